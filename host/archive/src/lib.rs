@@ -1,0 +1,1 @@
+//! Unpacking and reading of image archives.

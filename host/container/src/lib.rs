@@ -1,0 +1,1 @@
+//! What a container is, and the client of its keeper.

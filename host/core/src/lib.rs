@@ -1,0 +1,1 @@
+//! Instances, images, storage, networks, profiles, projects, operations and the journal.

@@ -1,0 +1,96 @@
+//! What comes with one call of a driver: the grants of the moment, and who waits for it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A tree that a driver may work in for the length of one call.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The name that the driver sees.
+    pub id: String,
+    /// Where it is. The broker opens it and stays below it.
+    pub path: PathBuf,
+    /// Whether it may be changed.
+    pub writable: bool,
+}
+
+/// A network namespace that a driver may put interfaces into, by the id that it sees.
+#[derive(Clone, Debug)]
+pub struct NetnsHandle {
+    /// The id in `nic-ref.netns`.
+    pub id: String,
+    /// The namespace.
+    pub fd: Arc<OwnedFd>,
+}
+
+/// Receives what a driver or the host says of long work.
+pub trait Progress: Send + Sync {
+    /// `total` is unknown when it is `None`; both are in the unit that `stage` names.
+    fn report(&self, stage: &str, done: u64, total: Option<u64>);
+}
+
+/// Progress that nobody watches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn report(&self, _stage: &str, _done: u64, _total: Option<u64>) {}
+}
+
+/// Whether the caller still wants the result. Clones share the answer.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// From now on [`Cancel::is_cancelled`] is true.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work should be given up at the next safe point.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The context of one call: the object it is for and what it may touch beyond the driver's fixed grants.
+#[derive(Clone)]
+pub struct Call {
+    /// The family's object: a pool's or network's name, an image server. Names of services and tables are made with it.
+    pub object: String,
+    /// The project of the object.
+    pub project: String,
+    /// The operation that caused the call, for logs and traces; empty for the daemon's own.
+    pub operation: String,
+    /// Trees of the moment.
+    pub roots: Vec<Root>,
+    /// Names of interfaces that are this object's own.
+    pub links: Vec<String>,
+    /// Network namespaces of the moment.
+    pub netns: Vec<NetnsHandle>,
+    /// The server that the caller named: scheme, host and port of this address are the `origin` grant.
+    pub origin: Option<String>,
+    /// Where progress goes.
+    pub progress: Arc<dyn Progress>,
+    /// Whether the caller has lost interest.
+    pub cancel: Cancel,
+}
+
+impl Call {
+    /// A call for `object` in `project` with no grants of the moment.
+    pub fn new(project: &str, object: &str) -> Self {
+        Self {
+            object: object.to_owned(),
+            project: project.to_owned(),
+            operation: String::new(),
+            roots: Vec::new(),
+            links: Vec::new(),
+            netns: Vec::new(),
+            origin: None,
+            progress: Arc::new(NoProgress),
+            cancel: Cancel::default(),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Image sources, as `wit/image` has them.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{Call, DriverError, DriverInfo, Options, TreePath};
+
+/// What is asked of a source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageRequest {
+    /// The server as the caller named it; empty where the source has none.
+    pub server: String,
+    /// An alias or a fingerprint.
+    pub name: String,
+    /// `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// `container` or `virtual-machine`.
+    pub kind: String,
+    /// The source's own options.
+    pub options: Options,
+}
+
+/// A file that makes up an image. The host fetches it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageFile {
+    /// `unified`, `metadata` or `rootfs`.
+    pub role: String,
+    /// Where it is.
+    pub url: String,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+    /// In bytes, where known.
+    pub size: Option<u64>,
+}
+
+/// An image that a source has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SourceImage {
+    /// Empty for one that is built on demand.
+    pub fingerprint: String,
+    /// Names that it goes by at the source.
+    pub aliases: Vec<String>,
+    /// `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// `container` or `virtual-machine`.
+    pub kind: String,
+    /// For people: `os`, `release`, `description`, …
+    pub properties: Options,
+    /// Seconds since 1970; 0 where unknown.
+    pub created: i64,
+    /// Seconds since 1970; 0 for never.
+    pub expires: i64,
+    /// In the order in which the fingerprint counts them.
+    pub files: Vec<ImageFile>,
+    /// For an image that is built: what stands for its content.
+    pub build_key: Option<String>,
+}
+
+/// An image that was built.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BuiltImage {
+    /// The archive, below the scratch root of the call.
+    pub rootfs: TreePath,
+    /// As in [`SourceImage::properties`].
+    pub properties: Options,
+}
+
+/// An image source; see `wit/image` for what each call means.
+#[async_trait]
+pub trait ImageDriver: Send + Sync {
+    /// Who provides it, and its abilities: `build`, …
+    fn info(&self) -> DriverInfo;
+
+    /// `source.resolve`.
+    async fn resolve(&self, call: &Call, request: &ImageRequest) -> Result<SourceImage, DriverError>;
+    /// `source.list`.
+    async fn list(&self, call: &Call, request: &ImageRequest) -> Result<Vec<SourceImage>, DriverError>;
+    /// `build.build`.
+    async fn build(&self, call: &Call, request: &ImageRequest, scratch: &TreePath) -> Result<BuiltImage, DriverError>;
+}

@@ -1,0 +1,1 @@
+//! Links, addresses and packet filters of the host.

@@ -1,0 +1,1 @@
+//! The plugin host: components, grants, calls and quarantine.

@@ -1,0 +1,1 @@
+//! What a driver in Rust is written with.
