@@ -1,0 +1,386 @@
+//! The store of a single machine: one SQLite file in WAL mode, owned by one thread.
+//!
+//! Commits are grouped: the thread takes every request that waits, does them inside one SQLite transaction and answers all
+//! after its commit, so that a hundred launches at once cost a few commits.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::oneshot;
+
+use crate::{Compare, Entry, Outcome, Store, StoreError, Transaction, Write};
+
+/// The schema that this version writes. Schemas are upgraded in [`upgrade`]; a newer one is refused.
+const SCHEMA: u32 = 1;
+/// How many requests share a commit at most, so that the first of them does not wait without bound.
+const GROUP: usize = 256;
+
+enum Request {
+    Get(String, oneshot::Sender<Result<Option<Entry>, StoreError>>),
+    Range(String, oneshot::Sender<Result<Vec<(String, Entry)>, StoreError>>),
+    Commit(Transaction, oneshot::Sender<Result<Outcome, StoreError>>),
+    Sync(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// See the module. Dropping it lets the thread finish what it was asked and close the file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    requests: mpsc::Sender<Request>,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, making it or upgrading its schema.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] for a database of a newer version, [`StoreError::Sqlite`] for one that can't be opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let name = path.display().to_string();
+        let fail = |action| {
+            let path = name.clone();
+            move |source| StoreError::Sqlite { path, action, source }
+        };
+        let db = Connection::open(path).map_err(fail("opening"))?;
+        // The daemon is the only user; the exclusive lock also refuses a second daemon on the same state.
+        db.pragma_update(None, "locking_mode", "EXCLUSIVE")
+            .map_err(fail("locking"))?;
+        db.pragma_update(None, "journal_mode", "WAL")
+            .map_err(fail("setting the journal mode"))?;
+        db.pragma_update(None, "synchronous", "NORMAL")
+            .map_err(fail("setting synchronous"))?;
+        upgrade(&db, &name)?;
+        db.set_prepared_statement_cache_capacity(16);
+        let (requests, inbox) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || Worker { db, name }.run(&inbox))
+            .map_err(|_| StoreError::Closed)?;
+        Ok(Self { requests })
+    }
+
+    async fn ask<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
+    ) -> Result<T, StoreError> {
+        let (answer, wait) = oneshot::channel();
+        self.requests.send(make(answer)).map_err(|_| StoreError::Closed)?;
+        wait.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let key = key.to_owned();
+        self.ask(|answer| Request::Get(key, answer)).await
+    }
+
+    async fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.ask(|answer| Request::Range(prefix, answer)).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.ask(|answer| Request::Commit(transaction, answer)).await
+    }
+
+    async fn sync(&self) -> Result<(), StoreError> {
+        self.ask(Request::Sync).await
+    }
+}
+
+fn upgrade(db: &Connection, name: &str) -> Result<(), StoreError> {
+    let fail = |source| StoreError::Sqlite {
+        path: name.to_owned(),
+        action: "upgrading the schema",
+        source,
+    };
+    let found: u32 = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(fail)?;
+    if found > SCHEMA {
+        return Err(StoreError::Newer {
+            path: name.to_owned(),
+            found,
+            known: SCHEMA,
+        });
+    }
+    if found == 0 {
+        db.execute_batch(
+            "BEGIN;
+             CREATE TABLE entry (key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
+             PRAGMA user_version = 1;
+             COMMIT;",
+        )
+        .map_err(fail)?;
+    }
+    Ok(())
+}
+
+struct Worker {
+    db: Connection,
+    name: String,
+}
+
+/// An answer that is sent once the group it belongs to is committed.
+type Deferred = (oneshot::Sender<Result<Outcome, StoreError>>, Outcome);
+
+impl Worker {
+    fn run(mut self, inbox: &mpsc::Receiver<Request>) {
+        while let Ok(first) = inbox.recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP {
+                match inbox.try_recv() {
+                    Ok(next) => group.push(next),
+                    Err(_) => break,
+                }
+            }
+            self.serve(group);
+        }
+    }
+
+    /// Answers a group. Reads see the writes before them in the same group.
+    fn serve(&mut self, group: Vec<Request>) {
+        let writes = group.iter().any(|r| matches!(r, Request::Commit(..)));
+        if writes && let Err(error) = self.sql("beginning", "BEGIN IMMEDIATE") {
+            tracing::error!(%error, "the state database refuses to write");
+        }
+        let mut deferred: Vec<Deferred> = Vec::new();
+        let mut syncs = Vec::new();
+        for request in group {
+            match request {
+                Request::Get(key, answer) => drop(answer.send(self.get(&key))),
+                Request::Range(prefix, answer) => drop(answer.send(self.range(&prefix))),
+                Request::Sync(answer) => syncs.push(answer),
+                Request::Commit(transaction, answer) => match self.apply(&transaction) {
+                    Ok(outcome) => deferred.push((answer, outcome)),
+                    Err(error) => drop(answer.send(Err(error))),
+                },
+            }
+        }
+        if writes {
+            self.finish(deferred);
+        }
+        for answer in syncs {
+            drop(answer.send(self.sql("checkpointing", "PRAGMA wal_checkpoint(FULL)")));
+        }
+    }
+
+    fn finish(&self, deferred: Vec<Deferred>) {
+        match self.sql("committing", "COMMIT") {
+            Ok(()) => {
+                for (answer, outcome) in deferred {
+                    drop(answer.send(Ok(outcome)));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a group of changes could not be committed");
+                if let Err(error) = self.sql("rolling back", "ROLLBACK") {
+                    tracing::error!(%error, "nor rolled back");
+                }
+                let reason = error.to_string();
+                for (answer, _) in deferred {
+                    drop(answer.send(Err(StoreError::Commit {
+                        path: self.name.clone(),
+                        reason: reason.clone(),
+                    })));
+                }
+            }
+        }
+    }
+
+    /// One transaction as a savepoint of the group, so that its failure takes back nothing else.
+    fn apply(&self, transaction: &Transaction) -> Result<Outcome, StoreError> {
+        for compare in &transaction.compare {
+            let holds = match compare {
+                Compare::Absent(key) => self.get(key)?.is_none(),
+                Compare::Version(key, version) => self.get(key)?.is_some_and(|entry| entry.version == *version),
+            };
+            if !holds {
+                return Ok(Outcome::Conflict);
+            }
+        }
+        self.sql("beginning a change", "SAVEPOINT change")?;
+        for write in &transaction.write {
+            if let Err(error) = self.write(write) {
+                self.sql("taking back a change", "ROLLBACK TO change")?;
+                self.sql("taking back a change", "RELEASE change")?;
+                return Err(error);
+            }
+        }
+        self.sql("ending a change", "RELEASE change")?;
+        Ok(Outcome::Committed)
+    }
+
+    fn write(&self, write: &Write) -> Result<(), StoreError> {
+        let result = match write {
+            Write::Put(key, value) => self
+                .db
+                .prepare_cached(
+                    "INSERT INTO entry (key, value, version) VALUES (?1, ?2, 1)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = version + 1",
+                )
+                .and_then(|mut statement| statement.execute(params![key, value])),
+            Write::Delete(key) => self
+                .db
+                .prepare_cached("DELETE FROM entry WHERE key = ?1")
+                .and_then(|mut statement| statement.execute(params![key])),
+        };
+        result.map(drop).map_err(|source| self.error("writing", source))
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.db
+            .prepare_cached("SELECT value, version FROM entry WHERE key = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([key], |row| {
+                        Ok(Entry {
+                            value: row.get(0)?,
+                            version: row.get::<_, i64>(1)?.cast_unsigned(),
+                        })
+                    })
+                    .optional()
+            })
+            .map_err(|source| self.error("reading", source))
+    }
+
+    fn range(&self, prefix: &str) -> Result<Vec<(String, Entry)>, StoreError> {
+        // The end of the range: no key that begins with the prefix sorts after it.
+        let end = format!("{prefix}\u{10ffff}");
+        self.db
+            .prepare_cached("SELECT key, value, version FROM entry WHERE key >= ?1 AND key < ?2 ORDER BY key")
+            .and_then(|mut statement| {
+                statement
+                    .query_map([prefix, &end], |row| {
+                        Ok((
+                            row.get(0)?,
+                            Entry {
+                                value: row.get(1)?,
+                                version: row.get::<_, i64>(2)?.cast_unsigned(),
+                            },
+                        ))
+                    })?
+                    .collect()
+            })
+            .map_err(|source| self.error("reading", source))
+    }
+
+    fn sql(&self, action: &'static str, statement: &str) -> Result<(), StoreError> {
+        self.db
+            .execute_batch(statement)
+            .map_err(|source| self.error(action, source))
+    }
+
+    fn error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite {
+            path: self.name.clone(),
+            action,
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load;
+
+    fn open() -> (tempfile::TempDir, SqliteStore) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = SqliteStore::open(&dir.path().join("state.db")).expect("a store");
+        (dir, store)
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_read_back_in_order() {
+        let (_dir, store) = open();
+        let change = Transaction::new()
+            .put("a/2", &2)
+            .unwrap()
+            .put("a/1", &1)
+            .unwrap()
+            .put("b", &3)
+            .unwrap();
+        assert_eq!(store.commit(change).await.unwrap(), Outcome::Committed);
+        let all: Vec<(String, u32)> = load(&store, "a/").await.unwrap();
+        assert_eq!(all, [("1".to_owned(), 1), ("2".to_owned(), 2)]);
+    }
+
+    #[tokio::test]
+    async fn a_condition_that_fails_leaves_everything_as_it_was() {
+        let (_dir, store) = open();
+        store.commit(Transaction::new().put("k", &1).unwrap()).await.unwrap();
+        let change = Transaction::new()
+            .absent("k")
+            .put("k", &2)
+            .unwrap()
+            .put("other", &2)
+            .unwrap();
+        assert_eq!(store.commit(change).await.unwrap(), Outcome::Conflict);
+        assert_eq!(store.get("k").await.unwrap().unwrap().value, b"1");
+        assert_eq!(store.get("other").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn versions_rise_with_every_write() {
+        let (_dir, store) = open();
+        for expected in 1..=3 {
+            store
+                .commit(Transaction::new().put("k", &expected).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(store.get("k").await.unwrap().unwrap().version, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn concurrent_claims_of_one_key_have_one_winner() {
+        let (_dir, store) = open();
+        let store = std::sync::Arc::new(store);
+        let claims = (0..64).map(|i| {
+            let store = std::sync::Arc::clone(&store);
+            tokio::spawn(async move {
+                store
+                    .commit(Transaction::new().absent("name").put("name", &i).unwrap())
+                    .await
+                    .unwrap()
+            })
+        });
+        let mut won = 0;
+        for claim in claims.collect::<Vec<_>>() {
+            won += u32::from(claim.await.unwrap() == Outcome::Committed);
+        }
+        assert_eq!(won, 1);
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        Connection::open(&path)
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        let error = SqliteStore::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_survives_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let store = SqliteStore::open(&path).unwrap();
+        store.commit(Transaction::new().put("k", &"v").unwrap()).await.unwrap();
+        store.sync().await.unwrap();
+        // A copy of the files as they are stands for the state that a killed process leaves.
+        for file in ["state.db", "state.db-wal"] {
+            if dir.path().join(file).exists() {
+                std::fs::copy(dir.path().join(file), dir.path().join(file.replace("state", "copy"))).unwrap();
+            }
+        }
+        let copy = SqliteStore::open(&dir.path().join("copy.db")).unwrap();
+        assert_eq!(copy.get("k").await.unwrap().unwrap().value, b"\"v\"");
+    }
+}
