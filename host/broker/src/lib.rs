@@ -1,1 +1,36 @@
 //! What the host does for a plugin, and the check that it may.
+//!
+//! Every function of `wit/host` is a [`Request`] that answers with a [`Response`]; both can be serialised, so that a plugin
+//! may one day run in another process without a line of its own changed. [`HostBroker`] carries them out. It asks the
+//! [`Granter`] first, at the top of each function: what the manifest does not request is refused with `not-requested`,
+//! what the operator has not granted with `not-granted`.
+//!
+//! There is no WebAssembly here and no driver's name.
+
+pub mod context;
+pub mod error;
+pub mod grant;
+pub mod permission;
+pub mod request;
+
+pub use context::{CallContext, DiscardMetrics, LogSink, MetricSink, Subject, SubjectLimits, TracingLog};
+pub use grant::{Granter, Grants};
+pub use permission::{CommandPermission, FixedPath, FsPermission, Permissions};
+pub use request::{
+    CommandOutput, DirEntry, FileInfo, HttpResponse, LinkInfo, LogLevel, Request, Response, ServiceStatus, Space,
+};
+
+use hutch_driver::DriverError;
+
+/// Carries out what plugins ask of the host.
+#[async_trait::async_trait]
+pub trait Broker: Send + Sync {
+    /// Does `request` for the caller that `cx` names, within its grants.
+    ///
+    /// The answer has the shape that [`Request::response_shape`] names for the request.
+    ///
+    /// # Errors
+    /// `not-requested` and `not-granted` where the caller may not; `invalid` for arguments that can't be; `limit` where a
+    /// bound of the caller's is reached; `cancelled` where the caller's operation was; else what the function itself says.
+    async fn call(&self, cx: &CallContext, request: Request) -> Result<Response, DriverError>;
+}

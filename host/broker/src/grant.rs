@@ -1,0 +1,172 @@
+//! The one place that says whether a plugin may do something: what its manifest requests and the operator granted.
+
+use std::path::Path;
+
+use hutch_driver::DriverError;
+
+use crate::permission::{CommandPermission, FixedPath, Permissions};
+use crate::{CallContext, Subject};
+
+/// Two sets of powers, of which their intersection counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// What the manifest asks for.
+    pub requested: Permissions,
+    /// What the operator gave.
+    pub granted: Permissions,
+}
+
+impl Grants {
+    /// The grants of a plugin whose operator gave it what it asks for.
+    pub fn as_requested(requested: Permissions) -> Self {
+        Self { granted: requested.clone(), requested }
+    }
+}
+
+/// Answers for one plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct Granter<'a> {
+    subject: &'a Subject,
+}
+
+/// What the check of a command found out for its running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandGrant {
+    /// Until the program is killed.
+    pub timeout: std::time::Duration,
+}
+
+/// Seconds that a command may take where neither request nor grant says.
+const DEFAULT_COMMAND_SECONDS: u64 = 600;
+
+impl<'a> Granter<'a> {
+    /// A granter for `subject`.
+    pub fn new(subject: &'a Subject) -> Self {
+        Self { subject }
+    }
+
+    /// Whether `link` functions may be used.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn link(&self) -> Result<(), DriverError> {
+        self.check("link", |p| p.link)
+    }
+
+    /// Whether `filter` functions may be used.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn filter(&self) -> Result<(), DriverError> {
+        self.check("filter", |p| p.filter)
+    }
+
+    /// Whether `watch` functions may be used.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn watch(&self) -> Result<(), DriverError> {
+        self.check("watch", |p| p.watch)
+    }
+
+    /// Whether `system` functions may be used.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn system(&self) -> Result<(), DriverError> {
+        self.check("system", |p| p.system)
+    }
+
+    /// Whether the roots of a call may be used.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn fs_roots(&self) -> Result<(), DriverError> {
+        self.check("fs.roots", |p| p.fs.roots)
+    }
+
+    /// The fixed place that goes by `id` and that both sides name. It is writable where both say so.
+    ///
+    /// # Errors
+    /// `not-found` where the manifest knows no such id; `not-granted` where the operator did not give its path.
+    pub fn fs_path(&self, id: &str) -> Result<(&'a Path, bool), DriverError> {
+        let find = |paths: &'a [FixedPath], want: &dyn Fn(&FixedPath) -> bool| paths.iter().find(|p| want(p));
+        let Some(requested) = find(&self.subject.grants.requested.fs.paths, &|p| p.id == id) else {
+            return Err(DriverError::new("not-found", format!("this call has no root {id:?}")));
+        };
+        let Some(granted) = find(&self.subject.grants.granted.fs.paths, &|p| p.path == requested.path) else {
+            return Err(self.not_granted(&format!("fs.paths={}", requested.path.display())));
+        };
+        Ok((&requested.path, requested.writable && granted.writable))
+    }
+
+    /// Whether any `service` function may be used. The ones that start a program ask [`Granter::service`].
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn services(&self) -> Result<(), DriverError> {
+        self.check("service", |p| !p.service.is_empty())
+    }
+
+    /// Whether `program` may run as a service.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn service(&self, program: &str) -> Result<(), DriverError> {
+        self.check(&format!("service={program}"), |p| p.service.iter().any(|name| name == program))
+    }
+
+    /// Whether `program` may be run with these arguments and additions to its environment.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn command(&self, program: &str, args: &[String], env: &[(String, String)]) -> Result<CommandGrant, DriverError> {
+        let what = format!("command={}", std::iter::once(program).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" "));
+        let find = |list: &'a [CommandPermission]| list.iter().find(|p| p.allows(program, args, env));
+        let requested = find(&self.subject.grants.requested.command).ok_or_else(|| self.not_requested(&what))?;
+        let granted = find(&self.subject.grants.granted.command).ok_or_else(|| self.not_granted(&what))?;
+        let seconds = [requested.timeout, granted.timeout].into_iter().flatten().min().unwrap_or(DEFAULT_COMMAND_SECONDS);
+        Ok(CommandGrant { timeout: std::time::Duration::from_secs(seconds) })
+    }
+
+    /// Whether `url` may be fetched in this call. Asked again for each redirection.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn http(&self, cx: &CallContext, url: &reqwest::Url) -> Result<(), DriverError> {
+        let origin = cx.call.origin.as_deref().and_then(|o| reqwest::Url::parse(o).ok());
+        let what = format!("http={}", url.origin().ascii_serialization());
+        self.check(&what, |p| p.http.iter().any(|pattern| crate::permission::url_matches(pattern, url, origin.as_ref())))
+    }
+
+    fn check(&self, what: &str, has: impl Fn(&Permissions) -> bool) -> Result<(), DriverError> {
+        if !has(&self.subject.grants.requested) {
+            return Err(self.not_requested(what));
+        }
+        if !has(&self.subject.grants.granted) {
+            return Err(self.not_granted(what));
+        }
+        Ok(())
+    }
+
+    fn not_requested(&self, what: &str) -> DriverError {
+        let plugin = &self.subject.plugin;
+        self.refusal("not-requested", what, format!(
+            "the manifest of {plugin} does not request the permission {what}: its author has to add it under [permissions]"
+        ))
+    }
+
+    fn not_granted(&self, what: &str) -> DriverError {
+        let plugin = &self.subject.plugin;
+        self.refusal("not-granted", what, format!(
+            "{plugin} requests the permission {what}, which was not granted: an operator can give it in the daemon's \
+             configuration or with `hutch plugin grant {plugin} '{what}'`"
+        ))
+    }
+
+    fn refusal(&self, code: &str, what: &str, message: String) -> DriverError {
+        let mut error = DriverError::new(code, message).from_plugin(&self.subject.plugin, &self.subject.version);
+        error.details.push(("permission".to_owned(), what.to_owned()));
+        error
+    }
+}
