@@ -56,11 +56,26 @@ pub struct SourceImage {
     pub build_key: Option<String>,
 }
 
+/// Something small that the host puts into a built image's root after unpacking it, replacing what is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedFile {
+    /// Relative to the image's root, without `..`. Directories above it that are missing are made with mode 0755.
+    pub path: String,
+    /// `file` or `symlink`.
+    pub kind: String,
+    /// Permission bits of a file, which belongs to root; 0 for a symbolic link.
+    pub mode: u32,
+    /// The file's bytes (at most 64 KiB), or the link's target in UTF-8.
+    pub data: Vec<u8>,
+}
+
 /// An image that was built.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BuiltImage {
     /// The archive, below the scratch root of the call.
     pub rootfs: TreePath,
+    /// What the archive lacks, at most 64 entries.
+    pub files: Vec<PlacedFile>,
     /// As in [`SourceImage::properties`].
     pub properties: Options,
 }
