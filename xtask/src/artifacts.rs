@@ -1,0 +1,206 @@
+//! `build`: the programs and the plugins, and where they end up.
+
+use crate::{run, setup};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the programs and plugins of one build are.
+#[derive(Debug)]
+pub(crate) struct Artifacts {
+    /// The daemon.
+    pub(crate) daemon: PathBuf,
+    /// The command line.
+    pub(crate) cli: PathBuf,
+    /// The process that holds one container; always the static one.
+    pub(crate) keeper: PathBuf,
+    /// The directory with our plugins.
+    pub(crate) plugins: PathBuf,
+}
+
+impl Artifacts {
+    /// Tells a program (the tests, the benchmarks) where everything is.
+    pub(crate) fn announce<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
+            .env("HUTCHD", &self.daemon)
+            .env("HUTCH", &self.cli)
+            .env("HUTCH_KEEPER", &self.keeper)
+            .env("HUTCH_PLUGINS", &self.plugins)
+    }
+
+    /// Prints what was made.
+    pub(crate) fn describe(&self) {
+        for path in [&self.daemon, &self.cli, &self.keeper] {
+            println!("{:>10}  {}", size(path), path.display());
+        }
+        let mut plugins: Vec<PathBuf> = std::fs::read_dir(&self.plugins)
+            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        plugins.sort();
+        for path in plugins {
+            println!("{:>10}  {}", size(&path), path.display());
+        }
+    }
+}
+
+fn size(path: &Path) -> String {
+    std::fs::metadata(path).map_or_else(|_| "missing".to_owned(), |found| format!("{} KiB", found.len() / 1024))
+}
+
+/// The part of `cargo metadata` that is used.
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+}
+
+fn metadata() -> Result<Metadata> {
+    let mut command = run::cargo();
+    command.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let text = run::output(&mut command)?;
+    serde_json::from_str(&text).context("can't read the output of `cargo metadata`")
+}
+
+/// Where cargo puts what it builds.
+///
+/// # Errors
+/// When cargo can't say.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    Ok(metadata()?.target_directory)
+}
+
+/// The names of our plugins' packages: every member of the workspace below `plugins/`.
+///
+/// # Errors
+/// When cargo can't list the workspace.
+pub(crate) fn plugin_packages() -> Result<Vec<String>> {
+    plugin_packages_of(&metadata()?)
+}
+
+fn plugin_packages_of(metadata: &Metadata) -> Result<Vec<String>> {
+    let folder = run::top().join("plugins");
+    let names: Vec<String> = metadata
+        .packages
+        .iter()
+        .filter(|package| package.manifest_path.starts_with(&folder))
+        .map(|package| package.name.clone())
+        .collect();
+    if names.is_empty() {
+        bail!("the workspace has no member below {}", folder.display());
+    }
+    Ok(names)
+}
+
+/// Builds what is shipped.
+///
+/// # Errors
+/// When a build fails.
+pub(crate) fn build_release() -> Result<Artifacts> {
+    build("release")
+}
+
+/// Builds the daemon and the command line in cargo's development profile, for the tests; the keeper and the plugins are those that
+/// are shipped, because they are small and their profile is part of what they are.
+///
+/// # Errors
+/// When a build fails.
+pub(crate) fn build_for_tests() -> Result<Artifacts> {
+    build("dev")
+}
+
+fn build(profile: &str) -> Result<Artifacts> {
+    let metadata = metadata()?;
+    let target = &metadata.target_directory;
+    run::check(run::cargo().args([
+        "build",
+        "--profile",
+        profile,
+        "--package",
+        "hutchd",
+        "--package",
+        "hutch",
+    ]))?;
+    let programs = target.join(if profile == "dev" { "debug" } else { profile });
+    let artifacts = Artifacts {
+        daemon: programs.join("hutchd"),
+        cli: programs.join("hutch"),
+        keeper: build_keeper(target)?,
+        plugins: build_plugins(&metadata)?,
+    };
+    Ok(artifacts)
+}
+
+fn build_keeper(target: &Path) -> Result<PathBuf> {
+    let triple = setup::keeper_target()?;
+    run::check(run::cargo().args([
+        "build",
+        "--profile",
+        "keeper",
+        "--package",
+        "hutch-keeper",
+        "--target",
+        triple,
+    ]))?;
+    let place = target.join("release/hutch-keeper");
+    install(&target.join(triple).join("keeper/hutch-keeper"), &place)?;
+    Ok(place)
+}
+
+fn build_plugins(metadata: &Metadata) -> Result<PathBuf> {
+    let packages = plugin_packages_of(metadata)?;
+    let mut command = run::cargo();
+    command.args(["build", "--profile", "plugin", "--target", setup::PLUGIN_TARGET]);
+    for package in &packages {
+        command.args(["--package", package]);
+    }
+    run::check(&mut command)?;
+    let target = &metadata.target_directory;
+    let place = target.join("plugins");
+    std::fs::create_dir_all(&place).with_context(|| format!("can't create {}", place.display()))?;
+    for package in &packages {
+        let built = target
+            .join(setup::PLUGIN_TARGET)
+            .join("plugin")
+            .join(format!("{}.wasm", package.replace('-', "_")));
+        install(
+            &built,
+            &place.join(format!("{}.wasm", package.trim_start_matches("hutch-plugin-"))),
+        )?;
+    }
+    remove_strangers(&place, &packages)?;
+    Ok(place)
+}
+
+/// Removes plugins of packages that are no more, which a daemon would load otherwise.
+fn remove_strangers(place: &Path, packages: &[String]) -> Result<()> {
+    for entry in std::fs::read_dir(place).with_context(|| format!("can't list {}", place.display()))? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if path.extension().is_some_and(|kind| kind == "wasm") && !packages.contains(&format!("hutch-plugin-{name}")) {
+            std::fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a built file in its place in one step, so that a daemon or a container that runs the old one keeps it. Does nothing when
+/// the content is there already, so that what watches the place sees no change.
+fn install(built: &Path, place: &Path) -> Result<()> {
+    let content = std::fs::read(built).with_context(|| format!("the build did not make {}", built.display()))?;
+    if std::fs::read(place).is_ok_and(|present| present == content) {
+        return Ok(());
+    }
+    if let Some(parent) = place.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("can't create {}", parent.display()))?;
+    }
+    let fresh = place.with_extension("new");
+    std::fs::copy(built, &fresh).with_context(|| format!("can't write {}", fresh.display()))?;
+    std::fs::rename(&fresh, place).with_context(|| format!("can't replace {}", place.display()))
+}

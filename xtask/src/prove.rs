@@ -1,0 +1,81 @@
+//! `prove`: everything at full length, and the dated record of it in `docs/proof.md`.
+
+use crate::{bench, run, test};
+use anyhow::{Context, Result};
+use clap::Args;
+use std::fmt::Write as _;
+use std::time::Instant;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// What `prove` may be told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Do without the comparison where Incus is not installed
+    #[arg(long)]
+    pub(crate) without_peer: bool,
+}
+
+/// Runs all tests with every case, then the benchmarks, and records what came out, also when something failed.
+///
+/// # Errors
+/// When a test fails, a figure can't be measured, or the record can't be written.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let tests = timed(|| {
+        test::run(&test::Options {
+            all: true,
+            ..test::Options::default()
+        })
+    });
+    let bench = bench::Options {
+        without_peer: options.without_peer,
+        only: None,
+        dry_run: false,
+        count: 128,
+    };
+    let figures = timed(|| bench::measure(&bench));
+    let record = record(&tests, &figures)?;
+    let file = run::top().join("docs/proof.md");
+    std::fs::write(&file, record).with_context(|| format!("can't write {}", file.display()))?;
+    println!("prove: written to {}", file.display());
+    tests.0?;
+    figures.0?;
+    Ok(())
+}
+
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> (Result<T>, u64) {
+    let begun = Instant::now();
+    let result = work();
+    (result, begun.elapsed().as_secs())
+}
+
+fn record(tests: &(Result<()>, u64), figures: &(Result<String>, u64)) -> Result<String> {
+    let date = OffsetDateTime::now_utc().format(format_description!("[year]-[month]-[day]"))?;
+    let commit = run::output(&mut run::program("git", ["rev-parse", "--short=12", "HEAD"]))?;
+    let clean = run::output(&mut run::program("git", ["status", "--porcelain"]))?.is_empty();
+    let kernel = run::output(&mut run::program("uname", ["-srm"]))?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut text = String::from("# Proof\n\nWritten by `cargo xtask prove`; do not edit.\n\n");
+    writeln!(text, "- date: {date}")?;
+    writeln!(
+        text,
+        "- commit: {commit}{}",
+        if clean {
+            ""
+        } else {
+            ", with changes that were not committed"
+        }
+    )?;
+    writeln!(text, "- machine: {kernel}, {processors} processors\n")?;
+    writeln!(text, "## Tests, every case\n")?;
+    match &tests.0 {
+        Ok(()) => writeln!(text, "All passed, in {} s.\n", tests.1)?,
+        Err(error) => writeln!(text, "**Failed** after {} s: {error:#}\n", tests.1)?,
+    }
+    writeln!(text, "## Figures\n")?;
+    match &figures.0 {
+        Ok(table) => writeln!(text, "{}", table.trim_end())?,
+        Err(error) => writeln!(text, "**Not measured**: {error:#}")?,
+    }
+    Ok(text)
+}
