@@ -1,1 +1,38 @@
 //! What a container is, and the client of its keeper.
+//!
+//! A container is described by a [`ContainerSpec`] and held by a keeper, a small process of its own (`hutch-keeper`), which
+//! outlives the daemon. [`Runtime`] starts keepers and finds those that live; [`Keeper`] talks to one. The same program keeps
+//! helper services ([`ServiceSpec`]) and opens the files of stopped containers ([`Runtime::files`]).
+#![allow(
+    unsafe_code,
+    reason = "this crate is one of those that may: it spawns keepers with chosen descriptors"
+)]
+
+mod client;
+mod connection;
+mod error;
+mod exec;
+mod idmap;
+mod limits;
+pub mod protocol;
+mod runtime;
+mod services;
+mod spec;
+mod state;
+mod stats;
+
+pub use client::{Exec, Keeper};
+pub use error::{Error, Fault, FaultKind};
+pub use exec::{ExecSpec, ExecStdio, MAX_EXEC_BYTES};
+pub use idmap::{IdMap, IdRange};
+pub use limits::{BadCpuSet, CpuQuota, CpuSet, Limits};
+pub use runtime::{AdoptOutcome, FilesHandle, Runtime};
+pub use services::{Service, ServiceSpec, ServiceState};
+pub use spec::{
+    BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, Rlimit, RootFs, SPEC_VERSION, SeccompPolicy,
+    check_file_name,
+};
+pub use state::{ContainerState, ExecInfo, Exit, ExitKind, ExitStatus, KeeperEvent, Stats};
+
+/// Directory below the root of each cgroup hierarchy in which containers have theirs.
+pub const CGROUP_PARENT: &str = "hutch";

@@ -1,0 +1,472 @@
+//! Starting keepers and finding those that live.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::Interest;
+
+use crate::client::{Keeper, Link};
+use crate::connection::watched;
+use crate::protocol::{LISTEN_FD, SPEC_FD};
+use crate::services::{Service, ServiceSpec};
+use crate::spec::{ContainerSpec, check_file_name};
+use crate::{CGROUP_PARENT, Error};
+
+/// Where keepers come from and where they are found again.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    keeper_binary: PathBuf,
+    run_dir: PathBuf,
+}
+
+/// What became of a container that had a keeper before the daemon was restarted.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AdoptOutcome {
+    /// Its keeper lives.
+    Adopted(Keeper),
+    /// Its keeper is dead; what it held has been killed and removed.
+    Dead,
+    /// Its keeper lives and can't be talked to.
+    Failed(Error),
+}
+
+/// Roles of the keeper's program, its first argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Container,
+    Service,
+    Files,
+}
+
+impl Role {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Service => "service",
+            Self::Files => "files",
+        }
+    }
+
+    /// What the names of its socket and its specification end with.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Container => "keeper",
+            Self::Service => "service",
+            Self::Files => "files",
+        }
+    }
+}
+
+impl Runtime {
+    /// A runtime with this keeper program and this directory for sockets, which is made when it is missing (0700).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory can't be made.
+    pub fn new(keeper_binary: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let (keeper_binary, run_dir) = (keeper_binary.into(), run_dir.into());
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.recursive(true).create(&run_dir) {
+            Ok(()) => Ok(Self { keeper_binary, run_dir }),
+            Err(error) => Err(Error::io("making", run_dir, error)),
+        }
+    }
+
+    /// Starts a keeper that makes the container's user and network namespaces and its cgroup, and is ready for
+    /// [`Keeper::start`].
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when this id has a keeper; a fault that names what could not be made, after which nothing is left.
+    pub async fn create(&self, spec: &ContainerSpec) -> Result<Keeper, Error> {
+        spec.check()?;
+        let (link, fds) = self.spawn(Role::Container, &spec.id, &encode(&spec.id, spec)?).await?;
+        Keeper::new(link, fds, &spec.cgroup)
+    }
+
+    /// After a restart of the daemon: connects to every keeper in the run directory, in any order. Of those that have died,
+    /// what is left is killed and removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the run directory can't be read.
+    pub async fn adopt(&self) -> Result<Vec<(String, AdoptOutcome)>, Error> {
+        let mut tasks = Vec::new();
+        for id in self.ids(Role::Container)? {
+            let this = self.clone();
+            tasks.push((id.clone(), tokio::spawn(async move { this.adopt_one(&id).await })));
+        }
+        let mut found = Vec::with_capacity(tasks.len());
+        for (id, task) in tasks {
+            let outcome = match task.await {
+                Ok(outcome) => outcome,
+                Err(error) => AdoptOutcome::Failed(Error::Protocol {
+                    id: id.clone(),
+                    what: error.to_string(),
+                }),
+            };
+            found.push((id, outcome));
+        }
+        Ok(found)
+    }
+
+    async fn adopt_one(&self, id: &str) -> AdoptOutcome {
+        let spec = || -> Result<ContainerSpec, Error> { self.read_spec(Role::Container, id) };
+        match self.connect(Role::Container, id) {
+            Ok(socket) => {
+                let opened = Link::open(id, socket).await;
+                let cgroup = spec().map(|spec| spec.cgroup);
+                match opened.and_then(|(link, fds)| Keeper::new(link, fds, &cgroup?)) {
+                    Ok(keeper) => AdoptOutcome::Adopted(keeper),
+                    Err(Error::Lost { .. }) => self.bury_aside(id).await,
+                    Err(error) => AdoptOutcome::Failed(error),
+                }
+            }
+            Err(Error::Lost { .. }) => self.bury_aside(id).await,
+            Err(error) => AdoptOutcome::Failed(error),
+        }
+    }
+
+    /// Kills and removes what a dead keeper has left; blocks while the processes die.
+    fn bury(&self, id: &str, spec: Option<&ContainerSpec>) -> AdoptOutcome {
+        if let Some(spec) = spec
+            && let Err(error) = hutch_sys::cgroup::Hierarchies::find().kill_and_remove(CGROUP_PARENT, &spec.cgroup)
+        {
+            return AdoptOutcome::Failed(Error::io("removing the cgroup of", id, error));
+        }
+        match self.remove_files(Role::Container, id) {
+            Ok(()) => AdoptOutcome::Dead,
+            Err(error) => AdoptOutcome::Failed(error),
+        }
+    }
+
+    async fn bury_aside(&self, id: &str) -> AdoptOutcome {
+        let (this, id) = (self.clone(), id.to_owned());
+        let spec = self.read_spec(Role::Container, &id).ok();
+        let task = tokio::task::spawn_blocking(move || this.bury(&id, spec.as_ref()));
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(error) => AdoptOutcome::Failed(Error::io("burying", &self.run_dir, io::Error::other(error))),
+        }
+    }
+
+    /// Kills and removes what is left of a container whose keeper was lost ([`crate::ContainerState::Lost`]).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when something can't be removed.
+    pub async fn clean_lost(&self, id: &str) -> Result<(), Error> {
+        check_file_name("id", id)?;
+        match self.bury_aside(id).await {
+            AdoptOutcome::Failed(error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the files of a container that does not run: its root and mounts as it would see them, in a user namespace with
+    /// the same map, with an SFTP server at the other end of [`FilesHandle::stream`].
+    ///
+    /// # Errors
+    /// A fault that names what could not be mounted.
+    pub async fn files(&self, spec: &ContainerSpec) -> Result<FilesHandle, Error> {
+        spec.check()?;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(|error| Error::io("making a socket for", &spec.id, error))?;
+        let memfd = spec_memfd(&encode(&spec.id, spec)?).map_err(|e| Error::io("making a memfd for", &spec.id, e))?;
+        let process = self.spawn_role(Role::Files, memfd, theirs)?;
+        let stream = read_verdict(&spec.id, ours).await?;
+        Ok(FilesHandle { stream, process })
+    }
+
+    /// Makes sure that a service runs as `spec` says: found as it is, it is left alone; different, it is replaced.
+    ///
+    /// # Errors
+    /// A fault when its program could not be executed the first time.
+    pub async fn service_ensure(&self, spec: &ServiceSpec) -> Result<Service, Error> {
+        spec.check()?;
+        let text = encode(&spec.id, spec)?;
+        match self.service(&spec.id).await {
+            Ok(Some(service)) => {
+                let same = std::fs::read(self.path(Role::Service, &spec.id, "json")).is_ok_and(|have| have == text);
+                if same {
+                    return Ok(service);
+                }
+                service.stop().await?;
+            }
+            Ok(None) => {}
+            Err(error) => return Err(error),
+        }
+        let (link, _) = self.spawn(Role::Service, &spec.id, &text).await?;
+        Ok(Service { link })
+    }
+
+    /// The service of this id, when its keeper lives.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Protocol`] when its keeper lives and can't be talked to.
+    pub async fn service(&self, id: &str) -> Result<Option<Service>, Error> {
+        check_file_name("service id", id)?;
+        let opened = match self.connect(Role::Service, id) {
+            Ok(socket) => Link::open(id, socket).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((link, _)) => Ok(Some(Service { link })),
+            Err(Error::Lost { .. }) => self.remove_files(Role::Service, id).map(|()| None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ids of all services whose keeper lived when it was last heard of.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the run directory can't be read.
+    pub fn services(&self) -> Result<Vec<String>, Error> {
+        self.ids(Role::Service)
+    }
+
+    /// Stops a service; one that is not there is no error.
+    ///
+    /// # Errors
+    /// As [`Service::stop`].
+    pub async fn service_stop(&self, id: &str) -> Result<(), Error> {
+        match self.service(id).await? {
+            Some(service) => service.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    fn path(&self, role: Role, id: &str, extension: &str) -> PathBuf {
+        self.run_dir.join(format!("{id}.{}.{extension}", role.suffix()))
+    }
+
+    fn ids(&self, role: Role) -> Result<Vec<String>, Error> {
+        let failed = |error| Error::io("reading", &self.run_dir, error);
+        let ending = format!(".{}.json", role.suffix());
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(&self.run_dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if let Some(id) = name.to_str().and_then(|name| name.strip_suffix(&ending))
+                && check_file_name("id", id).is_ok()
+            {
+                ids.push(id.to_owned());
+            }
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn read_spec<T: serde::de::DeserializeOwned>(&self, role: Role, id: &str) -> Result<T, Error> {
+        let path = self.path(role, id, "json");
+        let text = std::fs::read(&path).map_err(|error| Error::io("reading", &path, error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::io("reading", &path, error))
+    }
+
+    fn remove_files(&self, role: Role, id: &str) -> Result<(), Error> {
+        // The specification goes last: as long as it is there, another attempt finds the rest.
+        for extension in ["sock", "json"] {
+            let path = self.path(role, id, extension);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("removing", path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of a socket in the run directory, of whatever length its path: through a descriptor of the directory,
+    /// since `sun_path` holds 108 bytes (`unix(7)`).
+    fn address(&self, role: Role, id: &str) -> Result<(OwnedFd, SocketAddrUnix), Error> {
+        use std::os::fd::AsRawFd;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&self.run_dir, flags, Mode::empty())
+            .map_err(|error| Error::io("opening", &self.run_dir, error))?;
+        let path = format!("/proc/self/fd/{}/{id}.{}.sock", dir.as_raw_fd(), role.suffix());
+        let address = SocketAddrUnix::new(path.as_str()).map_err(|error| Error::io("naming", path, error))?;
+        Ok((dir, address))
+    }
+
+    fn connect(&self, role: Role, id: &str) -> Result<OwnedFd, Error> {
+        let (_dir, address) = self.address(role, id)?;
+        let socket = packet_socket().map_err(|error| Error::io("making a socket for", id, error))?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => Ok(socket),
+            Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Err(Error::Lost { id: id.to_owned() }),
+            Err(error) => Err(Error::io("connecting to the keeper of", id, error)),
+        }
+    }
+
+    async fn spawn(&self, role: Role, id: &str, text: &[u8]) -> Result<(std::sync::Arc<Link>, Vec<OwnedFd>), Error> {
+        let json = self.path(role, id, "json");
+        match self.connect(role, id) {
+            Ok(_) => return Err(Error::Exists { id: id.to_owned() }),
+            Err(Error::Lost { .. }) => self.remove_files(role, id)?,
+            Err(error) => return Err(error),
+        }
+        write_private(&json, text).map_err(|error| Error::io("writing", &json, error))?;
+        let opened = self.spawn_listening(role, id, text).await;
+        if opened.is_err() {
+            self.remove_files(role, id)?;
+        }
+        opened
+    }
+
+    async fn spawn_listening(
+        &self,
+        role: Role,
+        id: &str,
+        text: &[u8],
+    ) -> Result<(std::sync::Arc<Link>, Vec<OwnedFd>), Error> {
+        let (_dir, address) = self.address(role, id)?;
+        let listen = || -> rustix::io::Result<OwnedFd> {
+            let socket = packet_socket()?;
+            rustix::net::bind(&socket, &address)?;
+            rustix::net::listen(&socket, 16)?;
+            Ok(socket)
+        };
+        let listener = listen().map_err(|error| Error::io("listening for the keeper of", id, error))?;
+        let memfd = spec_memfd(text).map_err(|error| Error::io("making a memfd for", id, error))?;
+        // Connected before the keeper is up: the backlog takes it, and the introduction waits for its answer.
+        let socket = self.connect(role, id)?;
+        let process = self.spawn_role(role, memfd, listener)?;
+        let opened = Link::open(id, socket).await;
+        if opened.is_err() {
+            // It says why and exits; this makes sure of the second.
+            match rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(Error::io("killing the keeper of", id, error)),
+            }
+            ended(process.as_fd())
+                .await
+                .map_err(|error| Error::io("waiting for the keeper of", id, error))?;
+        }
+        opened
+    }
+
+    fn spawn_role(&self, role: Role, spec: OwnedFd, second: OwnedFd) -> Result<OwnedFd, Error> {
+        let arguments: [OsString; 2] = ["hutch-keeper".into(), role.argument().into()];
+        hutch_sys::spawn::detached(&self.keeper_binary, &arguments, &[(SPEC_FD, spec), (LISTEN_FD, second)])
+            .map_err(|error| Error::io("executing", &self.keeper_binary, error))
+    }
+}
+
+/// The open files of a container that does not run.
+#[derive(Debug)]
+pub struct FilesHandle {
+    stream: OwnedFd,
+    process: OwnedFd,
+}
+
+impl FilesHandle {
+    /// The stream socket on which SFTP (version 3) is spoken.
+    #[must_use]
+    pub fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Closes the stream and waits until the files are not in use any more.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when that can't be watched.
+    pub async fn close(self) -> Result<(), Error> {
+        // A shutdown reaches the server even when somebody holds a duplicate of the stream.
+        match rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both) {
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
+            Err(error) => return Err(Error::io("closing the stream of", "the file server", error)),
+        }
+        drop(self.stream);
+        ended(self.process.as_fd())
+            .await
+            .map_err(|error| Error::io("waiting for", "the file server", error))
+    }
+}
+
+/// Waits for the end of a process and, if it is a child, reaps it.
+pub(crate) async fn ended(process: BorrowedFd<'_>) -> io::Result<()> {
+    let watched = watched(process.try_clone_to_owned()?, Interest::READABLE)?;
+    drop(watched.readable().await?);
+    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
+    match rustix::process::waitid(rustix::process::WaitId::PidFd(process), options) {
+        // Not a child: it was adopted by another process when an earlier daemon ended.
+        Ok(_) | Err(rustix::io::Errno::CHILD) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn encode<T: serde::Serialize>(id: &str, spec: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(spec).map_err(|error| Error::Protocol {
+        id: id.to_owned(),
+        what: error.to_string(),
+    })
+}
+
+fn packet_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// A sealed memfd with this text.
+fn spec_memfd(text: &[u8]) -> io::Result<OwnedFd> {
+    let memfd = rustix::fs::memfd_create("hutch-spec", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = std::fs::File::from(memfd);
+    file.write_all(text)?;
+    let memfd = OwnedFd::from(file);
+    rustix::fs::fcntl_add_seals(
+        &memfd,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok(memfd)
+}
+
+fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text)
+}
+
+/// Reads how a file server's start went: a line, empty when all is well, else a fault as JSON.
+async fn read_verdict(id: &str, socket: OwnedFd) -> Result<OwnedFd, Error> {
+    let failed = |error| Error::io("hearing from the file server of", id, error);
+    rustix::io::ioctl_fionbio(&socket, true).map_err(|error| failed(error.into()))?;
+    let socket = watched(socket, Interest::READABLE).map_err(failed)?;
+    let mut line = Vec::new();
+    // Byte by byte, not to take what belongs to SFTP.
+    loop {
+        let mut byte = [0];
+        let read = socket
+            .async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut byte)?))
+            .await
+            .map_err(failed)?;
+        match (read, byte) {
+            (0, _) => return Err(Error::Lost { id: id.to_owned() }),
+            (_, [b'\n']) => break,
+            _ if line.len() > 4096 => {
+                return Err(Error::Protocol {
+                    id: id.to_owned(),
+                    what: "a line without end".to_owned(),
+                });
+            }
+            _ => line.extend(byte),
+        }
+    }
+    if !line.is_empty() {
+        let fault = serde_json::from_slice(&line).map_err(|error| Error::Protocol {
+            id: id.to_owned(),
+            what: error.to_string(),
+        })?;
+        return Err(Error::Keeper {
+            id: id.to_owned(),
+            fault,
+        });
+    }
+    Ok(socket.into_inner())
+}

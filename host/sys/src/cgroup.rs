@@ -1,0 +1,183 @@
+//! Where the cgroup hierarchies are mounted, and getting rid of a cgroup with all that is in it.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// The mounted cgroup hierarchies of this machine. It may have the unified one (v2), legacy ones (v1) with one or more
+/// controllers each, or both (`cgroups(7)`, "hybrid").
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hierarchies {
+    unified: Option<PathBuf>,
+    /// Controllers, or `name=…` for a hierarchy without, and where it is mounted.
+    legacy: Vec<(Vec<String>, PathBuf)>,
+}
+
+impl Hierarchies {
+    /// What is mounted in this process's mount namespace; looked up once, since nothing remounts them.
+    #[must_use]
+    pub fn find() -> &'static Self {
+        static FOUND: OnceLock<Hierarchies> = OnceLock::new();
+        FOUND.get_or_init(|| Self::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()))
+    }
+
+    /// Reads the format of `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`). Only mounts of a hierarchy's root count, the
+    /// first of each.
+    #[must_use]
+    pub fn parse(mountinfo: &str) -> Self {
+        const KNOWN: [&str; 12] = [
+            "cpu",
+            "cpuacct",
+            "cpuset",
+            "memory",
+            "devices",
+            "freezer",
+            "blkio",
+            "pids",
+            "net_cls",
+            "net_prio",
+            "perf_event",
+            "hugetlb",
+        ];
+        let mut found = Self::default();
+        for line in mountinfo.lines() {
+            let Some((before, after)) = line.split_once(" - ") else {
+                continue;
+            };
+            let mut before = before.split(' ').skip(3);
+            let (Some(root), Some(at)) = (before.next(), before.next()) else {
+                continue;
+            };
+            let mut after = after.split(' ');
+            let (Some(kind), Some(options)) = (after.next(), after.nth(1)) else {
+                continue;
+            };
+            if root != "/" {
+                continue;
+            }
+            match kind {
+                "cgroup2" if found.unified.is_none() => found.unified = Some(at.into()),
+                "cgroup" => {
+                    let is_one = |o: &&str| KNOWN.contains(o) || o.starts_with("name=");
+                    let names: Vec<String> = options.split(',').filter(is_one).map(str::to_owned).collect();
+                    if !found.legacy.iter().any(|(have, _)| *have == names) {
+                        found.legacy.push((names, at.into()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Where the unified hierarchy is.
+    #[must_use]
+    pub fn unified(&self) -> Option<&Path> {
+        self.unified.as_deref()
+    }
+
+    /// Where the legacy hierarchy with this controller (or `name=…`) is.
+    #[must_use]
+    pub fn legacy(&self, controller: &str) -> Option<&Path> {
+        self.legacy
+            .iter()
+            .find(|(names, _)| names.iter().any(|n| n == controller))
+            .map(|(_, at)| at.as_path())
+    }
+
+    /// Every hierarchy's root.
+    pub fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.unified
+            .iter()
+            .chain(self.legacy.iter().map(|(_, at)| at))
+            .map(PathBuf::as_path)
+    }
+
+    /// Kills every process in the cgroup `parent/name` of the unified hierarchy (`cgroup.kill`), waits until they are gone, and
+    /// removes the cgroups of that name in every hierarchy with those below. What is not there is no error. Blocks as long as
+    /// the processes take to die.
+    ///
+    /// # Errors
+    /// What the kernel says, such as `EBUSY` for a legacy cgroup that holds a process from elsewhere.
+    pub fn kill_and_remove(&self, parent: &str, name: &str) -> io::Result<()> {
+        if let Some(root) = self.unified() {
+            let dir = root.join(parent).join(name);
+            match fs::write(dir.join("cgroup.kill"), "1") {
+                Ok(()) => wait_empty(&dir)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for root in self.roots() {
+            remove_tree(&root.join(parent).join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until no process is in the cgroup or below it: `cgroup.events` signals each change (the kernel's
+/// `admin-guide/cgroup-v2`, "[Un]populated Notification").
+fn wait_empty(dir: &Path) -> io::Result<()> {
+    let mut events = match fs::File::open(dir.join("cgroup.events")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    loop {
+        let mut text = String::new();
+        io::Seek::rewind(&mut events)?;
+        events.read_to_string(&mut text)?;
+        if !text.lines().any(|line| line == "populated 1") {
+            return Ok(());
+        }
+        poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], None)?;
+    }
+}
+
+/// Removes a cgroup and those below it, deepest first. One that is not there is no error.
+///
+/// # Errors
+/// `EBUSY` when a process is in one of them.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Both a process and a cgroup below are EBUSY; which it is shows when those below are gone.
+        Err(error) if error.raw_os_error() != Some(libc::EBUSY) => return Err(error),
+        Err(_) => {}
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_is_read() {
+        let text = "30 22 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
+                    31 22 0:27 / /sys/fs/cgroup/systemd rw - cgroup none rw,xattr,name=systemd\n\
+                    32 22 0:28 /sub /mnt rw - cgroup cgroup rw,memory\n\
+                    33 22 0:29 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
+                    junk\n";
+        let found = Hierarchies::parse(text);
+        assert_eq!(found.unified(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(found.legacy("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
+        assert_eq!(found.legacy("name=systemd"), Some(Path::new("/sys/fs/cgroup/systemd")));
+        assert_eq!(found.legacy("memory"), None);
+        assert_eq!(found.roots().count(), 3);
+    }
+}
