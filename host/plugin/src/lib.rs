@@ -1,1 +1,7 @@
-//! The plugin host: components, grants, calls and quarantine.
+//! The plugin host.
+mod bindings;
+mod binary;
+mod engine;
+mod manifest;
+mod schema;
+mod units;

@@ -1,0 +1,202 @@
+//! The one wasmtime engine of the process: how guests are compiled, how much room they get, and how they are stopped.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::Thread;
+use std::time::Duration;
+
+use wasmtime::{Config, Engine, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
+
+/// The most linear memory that any instance can have, and the address space that each slot of the pool reserves.
+pub(crate) const MAX_MEMORY: usize = 64 << 20;
+/// Elements that a table may have. The largest that a language's runtime is known to want is some 20,000.
+pub(crate) const MAX_TABLE: usize = 32_768;
+/// Instances at once, whatever the plugin. Calls beyond wait for their turn.
+pub(crate) const MAX_INSTANCES: u32 = 32;
+/// Core instances, tables and memories of one component: a guest, its adapter and the shims between them.
+pub(crate) const MAX_CORE_INSTANCES: u32 = 16;
+pub(crate) const MAX_TABLES: u32 = 16;
+pub(crate) const MAX_MEMORIES: u32 = 4;
+/// How often a running guest is looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// The part of the configuration that decides what machine code looks like. The process that compiles and the one that
+/// runs must agree on it, or wasmtime refuses the code.
+pub(crate) fn compile_config() -> Config {
+    let mut config = Config::new();
+    // Functions are called one at a time per instance; without this a call costs three to five times as much.
+    config.concurrency_support(false);
+    config.epoch_interruption(true);
+    config.cranelift_opt_level(OptLevel::Speed);
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config.memory_reservation(MAX_MEMORY as u64);
+    config.memory_reservation_for_growth(0);
+    config.memory_guard_size(1 << 20);
+    config.memory_may_move(false);
+    config
+}
+
+/// The configuration of the process that runs guests.
+fn run_config() -> Config {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(MAX_INSTANCES * 8)
+        .total_memories(MAX_INSTANCES * 2)
+        .total_tables(MAX_INSTANCES * 4)
+        .total_stacks(MAX_INSTANCES)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .max_memory_size(MAX_MEMORY)
+        .table_elements(MAX_TABLE)
+        // Pages of a slot that are cleared by hand instead of being given back to the kernel: a call touches a few, and
+        // giving them back costs a system call and a fault for each.
+        .linear_memory_keep_resident(128 << 10)
+        .table_keep_resident(16 << 10)
+        .async_stack_keep_resident(32 << 10)
+        .max_unused_warm_slots(8);
+    let mut config = compile_config();
+    config.allocation_strategy(pool);
+    config
+}
+
+/// Makes an engine that can compile and not run. It reserves no pool, so that it fits into a small address space.
+pub(crate) fn compiler() -> wasmtime::Result<Engine> {
+    Engine::new(&compile_config())
+}
+
+/// A number that stands for the configuration and the processor's features: code compiled under one is not for another.
+pub(crate) fn config_hash(engine: &Engine) -> u64 {
+    use std::hash::{Hash, Hasher};
+    // The hash need not be stable over releases of the standard library: a cache entry that is not found again is made
+    // again.
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// An engine and the thread that interrupts its guests.
+pub(crate) struct Runtime {
+    engine: Engine,
+    ticker: Arc<Ticker>,
+    thread: Thread,
+}
+
+impl Runtime {
+    /// Makes the engine with its pool and starts the thread, which sleeps as long as no guest runs.
+    pub(crate) fn new() -> wasmtime::Result<Self> {
+        let engine = Engine::new(&run_config())?;
+        let ticker = Arc::new(Ticker::default());
+        let handle = std::thread::Builder::new().name("plugin-ticker".to_owned()).spawn({
+            let engine = engine.weak();
+            let ticker = Arc::clone(&ticker);
+            move || {
+                while ticker.wait_for_guest() {
+                    std::thread::sleep(TICK);
+                    match engine.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => return,
+                    }
+                }
+            }
+        })?;
+        Ok(Self { engine, ticker, thread: handle.thread().clone() })
+    }
+
+    /// The engine.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// A future that makes the ticker tick while it is being polled, which is while the guest runs. A guest that waits
+    /// for a host function costs nothing.
+    pub(crate) fn ticking<F: Future>(&self, inner: Pin<Box<F>>) -> Ticking<'_, F> {
+        Ticking { runtime: self, inner }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.ticker.ended.store(true, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
+
+#[derive(Default)]
+struct Ticker {
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Ticker {
+    /// Sleeps until a guest runs. False once the runtime is gone.
+    fn wait_for_guest(&self) -> bool {
+        while self.running.load(Ordering::SeqCst) == 0 {
+            // The order matters: a guest that starts after this store sees it and unparks this thread, and one that
+            // started before is seen by the load.
+            self.asleep.store(true, Ordering::SeqCst);
+            if self.ended.load(Ordering::SeqCst) {
+                return false;
+            }
+            if self.running.load(Ordering::SeqCst) == 0 {
+                std::thread::park();
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        !self.ended.load(Ordering::SeqCst)
+    }
+}
+
+/// See [`Runtime::ticking`].
+pub(crate) struct Ticking<'a, F> {
+    runtime: &'a Runtime,
+    inner: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Ticking<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        struct Running<'a>(&'a AtomicUsize);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        let runtime = self.runtime;
+        runtime.ticker.running.fetch_add(1, Ordering::SeqCst);
+        let _running = Running(&runtime.ticker.running);
+        if runtime.ticker.asleep.load(Ordering::SeqCst) {
+            runtime.thread.unpark();
+        }
+        self.inner.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiling_and_the_running_engine_agree() {
+        let runtime = Runtime::new().expect("an engine");
+        assert_eq!(config_hash(runtime.engine()), config_hash(&compiler().expect("a compiler")));
+    }
+
+    #[test]
+    fn the_ticker_sleeps_without_guests_and_ends_with_the_runtime() {
+        let runtime = Runtime::new().expect("an engine");
+        let ticker = Arc::clone(&runtime.ticker);
+        let count = || Arc::strong_count(&ticker);
+        assert_eq!(count(), 3, "the thread holds one");
+        drop(runtime);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while count() > 1 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(count(), 1, "the thread has ended");
+    }
+}
