@@ -88,10 +88,14 @@ impl<'a> Granter<'a> {
     /// The fixed place that goes by `id` and that both sides name. It is writable where both say so.
     ///
     /// # Errors
-    /// `not-found` where the manifest knows no such id; `not-granted` where the operator did not give its path.
+    /// `not-requested` where the manifest asks for no tree at all; `not-found` where it knows no such id; `not-granted` where the operator did not give its path.
     pub fn fs_path(&self, id: &str) -> Result<(&'a Path, bool), DriverError> {
         let find = |paths: &'a [FixedPath], want: &dyn Fn(&FixedPath) -> bool| paths.iter().find(|p| want(p));
-        let Some(requested) = find(&self.subject.grants.requested.fs.paths, &|p| p.id == id) else {
+        let fs = &self.subject.grants.requested.fs;
+        let Some(requested) = find(&fs.paths, &|p| p.id == id) else {
+            if !fs.roots && fs.paths.is_empty() {
+                return Err(self.not_requested("fs"));
+            }
             return Err(DriverError::new("not-found", format!("this call has no root {id:?}")));
         };
         let Some(granted) = find(&self.subject.grants.granted.fs.paths, &|p| p.path == requested.path) else {

@@ -9,6 +9,7 @@
 
 pub mod context;
 pub mod error;
+mod fs;
 pub mod grant;
 pub mod permission;
 pub mod request;

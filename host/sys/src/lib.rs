@@ -5,4 +5,5 @@
 )]
 
 pub mod cgroup;
+pub mod quota;
 pub mod spawn;

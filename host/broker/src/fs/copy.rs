@@ -1,0 +1,367 @@
+//! Copying trees as they are: owners, modes, times, extended attributes, hard links, device nodes, fifos, sockets, holes.
+//!
+//! The copy is made in the trash of the target's root and renamed into place when it is complete, so that a killed daemon
+//! leaves nothing but what the trash's emptying removes, and a failed copy is removed at once. Completeness is against a
+//! failing or killed copy; when the machine loses power it is the file system that says what of a recent copy is there.
+//!
+//! However deep and wide the source is, two directories are open at a time: the way back is found by path.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use hutch_driver::{Cancel, DriverError};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::tree::{OpenRoot, open_beneath_raw};
+use super::{exists, trash};
+use crate::error::{cancelled, invalid, os};
+
+/// Bytes that are copied between two looks at whether the copy is still wanted.
+const CHUNK: usize = 16 << 20;
+/// Longest path below the top of the source, in bytes (`PATH_MAX` of the kernel, with room for the root's).
+const MAX_DEPTH_BYTES: usize = 3800;
+/// Largest extended attribute, and list of them (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`; xattr(7)).
+const XATTR_MAX: usize = 64 << 10;
+
+/// One copy.
+pub(super) struct Job<'a> {
+    /// Where the source is.
+    pub(super) from_root: &'a OpenRoot,
+    /// Its path there.
+    pub(super) from: &'a str,
+    /// Where the copy goes.
+    pub(super) to_root: &'a OpenRoot,
+    /// Its path there.
+    pub(super) to: &'a str,
+    /// Whether extents can be shared; tried only where it is known to work.
+    pub(super) reflink: bool,
+    /// Whether the caller still wants it.
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Job<'_> {
+    fn what(&self) -> String {
+        format!("can't copy {} to {}", self.from_root.describe(self.from), self.to_root.describe(self.to))
+    }
+}
+
+/// Copies; see the module's documentation.
+///
+/// # Errors
+/// `already-exists` where something is at the target; `not-found`; `no-space`; `cancelled`; `limit` for a tree deeper than
+/// a path can be long.
+pub(super) fn copy_tree(job: &Job<'_>) -> Result<(), DriverError> {
+    job.to_root.require_writable()?;
+    let within = |outer: &str, inner: &str| inner == outer || outer.is_empty() || inner.starts_with(&format!("{outer}/"));
+    if job.from_root.path == job.to_root.path && within(job.from, job.to) {
+        return Err(invalid(format!("{}: the target lies in the source", job.what())));
+    }
+    let fail = |e| os(job.what(), e);
+    let target = job.to_root.place(job.to)?;
+    if exists(&target).map_err(fail)? {
+        return Err(DriverError::new("already-exists", format!("{}: the target exists", job.what())));
+    }
+    let source = job.from_root.place(job.from)?;
+    let trash = trash::open_trash(job.to_root)?;
+    let name = trash::fresh_name();
+    let copied = Copier::new(job, &trash, &name).and_then(|mut copier| copier.run(&source.parent, &source.name)).and_then(|()| {
+        rustix::fs::renameat_with(&trash, name.as_str(), &target.parent, target.name.as_str(), RenameFlags::NOREPLACE).map_err(fail)
+    });
+    if copied.is_err()
+        && let Ok(listed) = rustix::fs::openat(&trash, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        && let Err(e) = trash::remove_tree(listed.as_fd(), &name)
+    {
+        tracing::warn!("can't remove an unfinished copy in {}: {e}", job.to_root.path.display());
+    }
+    copied
+}
+
+/// A directory on the way from the top to what is being copied.
+struct Level {
+    /// Relative to the top of the tree; empty for the top.
+    path: PathBuf,
+    stat: Stat,
+    /// Subdirectories that are still to be copied.
+    pending: Vec<CString>,
+}
+
+struct Copier<'a> {
+    job: &'a Job<'a>,
+    trash: BorrowedFd<'a>,
+    name: &'a str,
+    /// The copy's first name of each file with several.
+    links: HashMap<(u64, u64), PathBuf>,
+    buffer: Vec<u8>,
+    names: Vec<u8>,
+}
+
+impl<'a> Copier<'a> {
+    fn new(job: &'a Job<'a>, trash: &'a OwnedFd, name: &'a str) -> Result<Self, DriverError> {
+        if job.cancel.is_cancelled() {
+            return Err(cancelled(job.what()));
+        }
+        let buffer = || vec![0; XATTR_MAX];
+        Ok(Self { job, trash: trash.as_fd(), name, links: HashMap::new(), buffer: buffer(), names: buffer() })
+    }
+
+    fn fail(&self, path: &Path, errno: Errno) -> DriverError {
+        if path.as_os_str().is_empty() {
+            os(self.job.what(), errno)
+        } else {
+            os(format_args!("{}: at {:?}", self.job.what(), path.display().to_string()), errno)
+        }
+    }
+
+    fn run(&mut self, parent: &OwnedFd, name: &str) -> Result<(), DriverError> {
+        let top = Path::new("");
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail(top, e))?;
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let name = CString::new(name).map_err(|_| invalid("a zero byte in a name"))?;
+            let target = CString::new(self.name).map_err(|_| invalid("a zero byte in a name"))?;
+            return self.copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat, top).map_err(|e| self.fail(top, e));
+        }
+        let source = open_beneath_raw(parent.as_fd(), Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?;
+        rustix::fs::mkdirat(self.trash, self.name, Mode::RWXU).map_err(|e| self.fail(top, e))?;
+        let mut levels = vec![self.enter(&source, top.to_owned(), stat)?];
+        while let Some(level) = levels.last_mut() {
+            if let Some(name) = level.pending.pop() {
+                let path = level.path.join(OsStr::from_bytes(name.to_bytes()));
+                if path.as_os_str().len() > MAX_DEPTH_BYTES {
+                    return Err(DriverError::new("limit", format!("{}: a path in it is longer than {MAX_DEPTH_BYTES} bytes", self.job.what())));
+                }
+                let dir = open_beneath_raw(source.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(&path, e))?;
+                let stat = rustix::fs::fstat(&dir).map_err(|e| self.fail(&path, e))?;
+                levels.push(self.enter(&dir, path, stat)?);
+            } else if let Some(level) = levels.pop() {
+                self.leave(&source, &level).map_err(|e| self.fail(&level.path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn target_dir(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        open_beneath_raw(self.trash, &Path::new(self.name).join(path), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// Copies everything in a directory but its subdirectories, which are made empty and remembered.
+    fn enter(&mut self, source: &OwnedFd, path: PathBuf, stat: Stat) -> Result<Level, DriverError> {
+        let target = self.target_dir(&path).map_err(|e| self.fail(&path, e))?;
+        let mut pending = Vec::new();
+        for entry in Dir::read_from(source).map_err(|e| self.fail(&path, e))? {
+            let entry = entry.map_err(|e| self.fail(&path, e))?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if self.job.cancel.is_cancelled() {
+                return Err(cancelled(self.job.what()));
+            }
+            let below = path.join(OsStr::from_bytes(name.to_bytes()));
+            let copied = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
+                if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    pending.push(name.to_owned());
+                    rustix::fs::mkdirat(&target, name, Mode::RWXU)
+                } else {
+                    self.copy_leaf(source.as_fd(), name, target.as_fd(), name, &stat, &below)
+                }
+            });
+            match copied {
+                Err(Errno::CANCELED) => return Err(cancelled(self.job.what())),
+                other => other.map_err(|e| self.fail(&below, e))?,
+            }
+        }
+        Ok(Level { path, stat, pending })
+    }
+
+    /// Gives a directory what only lasts once nothing is made in it any more.
+    fn leave(&mut self, source: &OwnedFd, level: &Level) -> Result<(), Errno> {
+        let from = open_beneath_raw(source.as_fd(), &level.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let to = self.target_dir(&level.path)?;
+        self.finish_open(from.as_fd(), to.as_fd(), &level.stat)
+    }
+
+    /// Owner, attributes, mode and times of what is open on both sides. The order matters: a change of the owner takes
+    /// away set-id bits and file capabilities (chown(2)), and everything changes times.
+    fn finish_open(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+        rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+        let used = match rustix::fs::flistxattr(from, self.names.as_mut_slice()) {
+            Err(Errno::OPNOTSUPP) => 0,
+            other => other?,
+        };
+        let list = self.names.get(..used).unwrap_or_default().to_vec();
+        for name in attribute_names(&list) {
+            let size = rustix::fs::fgetxattr(from, name, self.buffer.as_mut_slice())?;
+            rustix::fs::fsetxattr(to, name, self.buffer.get(..size).unwrap_or_default(), XattrFlags::empty())?;
+        }
+        rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        rustix::fs::futimens(to, &times(stat))
+    }
+
+    /// Copies anything but a directory.
+    fn copy_leaf(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &CStr,
+        to: BorrowedFd<'_>,
+        to_name: &CStr,
+        stat: &Stat,
+        path: &Path,
+    ) -> Result<(), Errno> {
+        if stat.st_nlink > 1 {
+            let key = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.links.get(&key) {
+                let first = open_beneath_raw(self.trash, &Path::new(self.name).join(first), OFlags::PATH)?;
+                return rustix::fs::linkat(&first, "", to, to_name, AtFlags::EMPTY_PATH);
+            }
+            self.links.insert(key, path.to_owned());
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => self.copy_file(from, name, to, to_name, stat),
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+                rustix::fs::symlinkat(target.as_c_str(), to, to_name)?;
+                self.finish_named(from, name, to, to_name, stat, false)
+            }
+            FileType::Directory => Err(Errno::ISDIR),
+            other => {
+                rustix::fs::mknodat(to, to_name, other, Mode::RUSR | Mode::WUSR, stat.st_rdev)?;
+                self.finish_named(from, name, to, to_name, stat, true)
+            }
+        }
+    }
+
+    /// Like [`Copier::finish_open`] for what can't or must not be opened.
+    fn finish_named(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &CStr,
+        to: BorrowedFd<'_>,
+        to_name: &CStr,
+        stat: &Stat,
+        has_mode: bool,
+    ) -> Result<(), Errno> {
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chownat(to, to_name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        let (source, target) = (proc_path(from, name), proc_path(to, to_name));
+        let used = match rustix::fs::llistxattr(source.as_path(), self.names.as_mut_slice()) {
+            Err(Errno::OPNOTSUPP) => 0,
+            other => other?,
+        };
+        let list = self.names.get(..used).unwrap_or_default().to_vec();
+        for attribute in attribute_names(&list) {
+            let size = rustix::fs::lgetxattr(source.as_path(), attribute, self.buffer.as_mut_slice())?;
+            let value = self.buffer.get(..size).unwrap_or_default();
+            rustix::fs::lsetxattr(target.as_path(), attribute, value, XattrFlags::empty())?;
+        }
+        if has_mode {
+            // The node was made a moment ago in a directory that nobody else reaches, so it is no symbolic link.
+            rustix::fs::chmodat(to, to_name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+        }
+        rustix::fs::utimensat(to, to_name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn copy_file(&mut self, from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, to_name: &CStr, stat: &Stat) -> Result<(), Errno> {
+        // Somebody inside may have put a fifo or a device where a file was: neither is waited for, and both are refused.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
+        let now = rustix::fs::fstat(&source)?;
+        if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) {
+            return Err(Errno::STALE);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let target = rustix::fs::openat(to, to_name, flags, Mode::RUSR | Mode::WUSR)?;
+        if now.st_size > 0 {
+            self.copy_data(source.as_fd(), target.as_fd(), &now)?;
+        }
+        self.finish_open(source.as_fd(), target.as_fd(), &now)
+    }
+
+    fn copy_data(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+        if self.job.reflink && rustix::fs::ioctl_ficlone(target, source).is_ok() {
+            return Ok(());
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        if allocated >= size {
+            return self.copy_range(source, target, 0, size);
+        }
+        // There are holes: only what holds data is copied.
+        let mut at = 0;
+        while at < size {
+            let start = match rustix::fs::seek(source, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                Err(Errno::INVAL) => return self.copy_range(source, target, at, size),
+                other => other?,
+            };
+            let end = rustix::fs::seek(source, SeekFrom::Hole(start))?;
+            self.copy_range(source, target, start, end.min(size))?;
+            at = end;
+        }
+        rustix::fs::ftruncate(target, size)
+    }
+
+    /// Copies the bytes from `start` to `end` to the same place. A file that became shorter meanwhile ends there.
+    fn copy_range(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
+        let (mut from, mut to) = (start, start);
+        while from < end {
+            if self.job.cancel.is_cancelled() {
+                return Err(Errno::CANCELED);
+            }
+            let length = usize::try_from(end - from).unwrap_or(CHUNK).min(CHUNK);
+            match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // Between file systems, and on those that know nothing of it (copy_file_range(2)).
+                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return self.copy_plain(source, target, from, end),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_plain(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, mut at: u64, end: u64) -> Result<(), Errno> {
+        while at < end {
+            if self.job.cancel.is_cancelled() {
+                return Err(Errno::CANCELED);
+            }
+            let want = usize::try_from(end - at).unwrap_or(XATTR_MAX).min(self.buffer.len());
+            let buffer = self.buffer.get_mut(..want).unwrap_or_default();
+            let got = rustix::io::retry_on_intr(|| rustix::io::pread(source, &mut *buffer, at))?;
+            if got == 0 {
+                return Ok(());
+            }
+            let mut written = 0;
+            while written < got {
+                let rest = self.buffer.get(written..got).unwrap_or_default();
+                written += rustix::io::retry_on_intr(|| rustix::io::pwrite(target, rest, at + written as u64))?;
+            }
+            at += got as u64;
+        }
+        Ok(())
+    }
+}
+
+/// A path by which functions that take no directory reach `name` in `dir`.
+fn proc_path(dir: BorrowedFd<'_>, name: &CStr) -> PathBuf {
+    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()))
+}
+
+fn attribute_names(list: &[u8]) -> impl Iterator<Item = &OsStr> {
+    list.split(|&b| b == 0).filter(|name| !name.is_empty()).map(OsStr::from_bytes)
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let nanoseconds = |n| i64::try_from(n).unwrap_or(0);
+    Timestamps {
+        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: nanoseconds(stat.st_atime_nsec) },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds(stat.st_mtime_nsec) },
+    }
+}
