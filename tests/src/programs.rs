@@ -1,0 +1,43 @@
+//! Where the programs under test are.
+
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+/// The programs and plugins of one build.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The daemon.
+    pub daemon: PathBuf,
+    /// The command line.
+    pub cli: PathBuf,
+    /// The process that holds one container.
+    pub keeper: PathBuf,
+    /// The directory with our plugins.
+    pub plugins: PathBuf,
+}
+
+impl Programs {
+    /// Takes them from the environment.
+    ///
+    /// # Errors
+    /// When a variable is not set or names nothing; the message says how to run the tests.
+    pub fn from_environment() -> Result<Self> {
+        Ok(Self {
+            daemon: named("HUTCHD")?,
+            cli: named("HUTCH")?,
+            keeper: named("HUTCH_KEEPER")?,
+            plugins: named("HUTCH_PLUGINS")?,
+        })
+    }
+}
+
+fn named(variable: &str) -> Result<PathBuf> {
+    let Some(value) = std::env::var_os(variable) else {
+        bail!("{variable} is not set: these tests are run by `cargo xtask test --whole`");
+    };
+    let path = PathBuf::from(value);
+    if !path.exists() {
+        bail!("{variable} names {}, which is not there", path.display());
+    }
+    Ok(path)
+}

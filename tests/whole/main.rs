@@ -1,0 +1,1 @@
+//! Tests of the whole: each starts a daemon of its own.
