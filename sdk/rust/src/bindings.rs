@@ -6,8 +6,17 @@
 #![allow(missing_docs, reason = "generated; the documentation is in the WIT packages")]
 #![allow(unsafe_code, reason = "generated: the canonical ABI passes memory by address")]
 #![allow(unreachable_pub, clippy::pedantic, reason = "generated")]
-#![allow(clippy::allow_attributes_without_reason, clippy::uninlined_format_args, reason = "generated")]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "generated: the canonical ABI's integers")]
+#![allow(
+    clippy::allow_attributes_without_reason,
+    clippy::uninlined_format_args,
+    reason = "generated"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "generated: the canonical ABI's integers"
+)]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "generated")]
 
 /// Everything that the host offers, and the records of every family.
