@@ -1,0 +1,197 @@
+//! What goes wrong, in the words the user reads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A failure of a command. [`report`] puts its chain of causes into the one line that is printed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Nobody answers at the daemon's socket.
+    #[error("cannot reach the daemon at {}{}", path.display(), connect_hint(source))]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The connection broke, or what came over it was not HTTP.
+    #[error("the connection to the daemon failed")]
+    Http(#[from] hyper::Error),
+    /// The daemon's answer, or a part of it, is not what the API says.
+    #[error("cannot understand the daemon's answer to {request}")]
+    Answer {
+        /// Method and path.
+        request: String,
+        /// Where reading it ended.
+        source: serde_json::Error,
+    },
+    /// The daemon refused. Its own words.
+    #[error("{message}")]
+    Server {
+        /// The HTTP status.
+        status: u16,
+        /// What the daemon said.
+        message: String,
+    },
+    /// An operation failed. The daemon's own words.
+    #[error("{0}")]
+    Operation(String),
+    /// A websocket failed.
+    #[error("a websocket to the daemon failed")]
+    WebSocket(#[source] Box<tokio_tungstenite::tungstenite::Error>),
+    /// The command can't be done as it was given. A sentence for the user.
+    #[error("{0}")]
+    Usage(String),
+    /// A file, a terminal or a program of the user's.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// YAML that can't be read.
+    #[error("{what} is not the YAML that is expected here")]
+    Yaml {
+        /// Where it came from.
+        what: String,
+        /// Where reading it ended.
+        source: Box<serde_saphyr::Error>,
+    },
+    /// JSON that can't be read or written.
+    #[error("{what} is not the JSON that is expected here")]
+    Json {
+        /// Where it came from.
+        what: String,
+        /// Where reading it ended.
+        source: serde_json::Error,
+    },
+    /// A failure about a named object, of several or one that the cause does not name.
+    #[error("{name}")]
+    About {
+        /// The object's name.
+        name: String,
+        /// What happened to it.
+        source: Box<Error>,
+    },
+    /// Some of several failed, and each has been reported.
+    #[error("{failed} of {total} failed")]
+    Several {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        total: usize,
+    },
+}
+
+/// What commands return.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn connect_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            " (is hutchd running? HUTCH_DIR or HUTCH_SOCKET names another one)"
+        }
+        io::ErrorKind::PermissionDenied => " (this needs root, or membership of the group that owns the socket)",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// Something that the user got wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    /// A failure of the system while doing `what` to a file.
+    pub(crate) fn file(what: &str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            what: format!("{what} {}", path.display()),
+            source,
+        }
+    }
+
+    /// A failure of the system while doing `what`.
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io {
+            what: what.into(),
+            source,
+        }
+    }
+
+    /// Names the object, unless the message does already. The daemon's words stay at the end, because scripts match them there.
+    pub(crate) fn about(self, name: &str) -> Self {
+        match &self {
+            Self::Server { message, .. } | Self::Operation(message) if !message.contains(name) => Self::About {
+                name: name.to_owned(),
+                source: Box::new(self),
+            },
+            _ => self,
+        }
+    }
+
+    /// The HTTP status of a refusal.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Server { status, .. } => Some(*status),
+            Self::About { source, .. } => source.status(),
+            _ => None,
+        }
+    }
+}
+
+impl From<tokio_tungstenite::tungstenite::Error> for Error {
+    fn from(error: tokio_tungstenite::tungstenite::Error) -> Self {
+        Self::WebSocket(Box::new(error))
+    }
+}
+
+/// The whole chain of an error on one line.
+pub(crate) fn report(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // Some libraries repeat their cause in their own words.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_is_named_once_and_the_daemons_words_end_the_line() {
+        let refused = || Error::Server {
+            status: 404,
+            message: "Instance not found".into(),
+        };
+        assert_eq!(report(&refused().about("c1")), "c1: Instance not found");
+        let named = Error::Server {
+            status: 404,
+            message: "no pool c1".into(),
+        };
+        assert_eq!(report(&named.about("c1")), "no pool c1");
+        assert_eq!(refused().about("c1").status(), Some(404));
+    }
+
+    #[test]
+    fn an_absent_daemon_is_said_with_what_to_do() {
+        let error = Error::Connect {
+            path: "/x/unix.socket".into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        let line = report(&error);
+        assert!(
+            line.starts_with("cannot reach the daemon at /x/unix.socket (is hutchd running?"),
+            "{line}"
+        );
+        assert!(line.ends_with("entity not found"), "{line}");
+    }
+}

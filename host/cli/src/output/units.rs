@@ -1,0 +1,82 @@
+//! Numbers and times for people.
+
+use hutch_api::Timestamp;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use time::{OffsetDateTime, UtcOffset};
+
+/// A size with a binary unit and two digits after the point, as `12.50MiB`; -1, which is "unknown", as nothing.
+pub(crate) fn bytes(count: i64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 0 {
+        return String::new();
+    }
+    if count < 1024 {
+        return format!("{count}B");
+    }
+    // Hundredths of the unit, in whole numbers so that nothing is lost to rounding of a float.
+    let mut scale: i128 = 1024;
+    let mut unit = 0;
+    while i128::from(count) >= scale * 1024 && unit + 1 < UNITS.len() {
+        scale *= 1024;
+        unit += 1;
+    }
+    let hundredths = i128::from(count) * 100 / scale;
+    format!("{}.{:02}{}", hundredths / 100, hundredths % 100, UNITS[unit])
+}
+
+fn local(at: OffsetDateTime) -> OffsetDateTime {
+    UtcOffset::local_offset_at(at).map_or(at, |offset| at.to_offset(offset))
+}
+
+fn format(at: Timestamp, items: &[BorrowedFormatItem<'_>]) -> String {
+    at.get().and_then(|at| local(at).format(items).ok()).unwrap_or_default()
+}
+
+/// A time in the local zone to the minute, with the zone; nothing for "never".
+pub(crate) fn minute(at: Timestamp) -> String {
+    let zone = at.get().map(|at| local(at).offset());
+    let text = format(at, format_description!("[year]/[month]/[day] [hour]:[minute]"));
+    match zone {
+        Some(offset) if offset.is_utc() => format!("{text} UTC"),
+        Some(offset) => {
+            let (hours, minutes, _) = offset.as_hms();
+            let sign = if offset.is_negative() { '-' } else { '+' };
+            format!("{text} {sign}{:02}{:02}", hours.unsigned_abs(), minutes.unsigned_abs())
+        }
+        None => text,
+    }
+}
+
+/// A day in the local zone; nothing for "never".
+pub(crate) fn date(at: Timestamp) -> String {
+    format(at, format_description!("[year]/[month]/[day]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_the_largest_unit_that_leaves_a_whole_number() {
+        for (count, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.00KiB"),
+            (1536, "1.50KiB"),
+            (1024 * 1024 - 1, "1023.99KiB"),
+            (200 * 1024 * 1024, "200.00MiB"),
+            (i64::MAX, "7.99EiB"),
+            (-1, ""),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn never_is_nothing() {
+        assert_eq!(date(Timestamp::NEVER), "");
+        assert_eq!(minute(Timestamp::NEVER), "");
+        assert_eq!(date(Timestamp::from_unix(86_400 * 365)).len(), "1971/01/01".len());
+    }
+}
