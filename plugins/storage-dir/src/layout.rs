@@ -41,7 +41,11 @@ pub(crate) struct VolumeNote {
 
 impl VolumeNote {
     pub(crate) fn new(origin: impl Into<String>) -> Self {
-        Self { version: VERSION, origin: origin.into(), quota: None }
+        Self {
+            version: VERSION,
+            origin: origin.into(),
+            quota: None,
+        }
     }
 }
 
@@ -55,7 +59,9 @@ fn parse<T: DeserializeOwned>(at: &TreePath, data: &[u8]) -> Result<T> {
     let VersionOnly { version } = serde_json::from_slice(data).map_err(damaged)?;
     if version > VERSION {
         let path = &at.path;
-        return Err(Error::unsupported(format!("{path} has the format version {version}, newer than the {VERSION} of this driver")));
+        return Err(Error::unsupported(format!(
+            "{path} has the format version {version}, newer than the {VERSION} of this driver"
+        )));
     }
     serde_json::from_slice(data).map_err(damaged)
 }
@@ -67,7 +73,9 @@ fn render<T: Serialize>(note: &T) -> Result<Vec<u8>> {
 /// The directory of a kind, in the pool.
 pub(crate) fn kind_dir(kind: &str) -> Result<&'static str> {
     let known = KINDS.iter().find(|(name, _)| *name == kind);
-    known.map(|(_, dir)| *dir).ok_or_else(|| Error::unsupported(format!("volumes of kind {kind:?} are not known")))
+    known
+        .map(|(_, dir)| *dir)
+        .ok_or_else(|| Error::unsupported(format!("volumes of kind {kind:?} are not known")))
 }
 
 /// The places of one volume.
@@ -90,7 +98,10 @@ impl Places {
     pub(crate) fn named(pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<Self> {
         check_component("volume", name)?;
         if volume.content != "filesystem" {
-            return Err(Error::unsupported(format!("volume {name:?}: a pool of directories holds no {} volumes", volume.content)));
+            return Err(Error::unsupported(format!(
+                "volume {name:?}: a pool of directories holds no {} volumes",
+                volume.content
+            )));
         }
         let dir = kind_dir(&volume.kind)?;
         let root = TreePath::root(&pool.root);
@@ -126,15 +137,23 @@ pub(crate) fn write_volume(host: &impl Host, home: &TreePath, note: &VolumeNote)
 /// The note of a pool; `None` where there is none.
 pub(crate) fn read_pool(host: &impl Host, pool: &PoolRef) -> Result<Option<()>> {
     let at = TreePath::root(&pool.root).join("pool.json");
-    let Some(data) = host.fs_read_file(&at)? else { return Ok(None) };
+    let Some(data) = host.fs_read_file(&at)? else {
+        return Ok(None);
+    };
     let note: PoolNote = parse(&at, &data)?;
     if note.driver != "dir" {
-        return Err(Error::invalid(format!("pool {} belongs to the driver {:?}", pool.name, note.driver)));
+        return Err(Error::invalid(format!(
+            "pool {} belongs to the driver {:?}",
+            pool.name, note.driver
+        )));
     }
     Ok(Some(()))
 }
 
 pub(crate) fn write_pool(host: &impl Host, pool: &PoolRef) -> Result<()> {
-    let note = PoolNote { version: VERSION, driver: "dir".into() };
+    let note = PoolNote {
+        version: VERSION,
+        driver: "dir".into(),
+    };
     host.fs_write_file(&TreePath::root(&pool.root).join("pool.json"), &render(&note)?, 0o600)
 }

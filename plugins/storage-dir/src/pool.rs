@@ -13,14 +13,19 @@ use crate::{Dir, volume};
 const FOREIGN: [&str; 2] = [".hutch-trash", "lost+found"];
 
 fn directories() -> impl Iterator<Item = String> {
-    let kinds = KINDS.iter().flat_map(|(_, dir)| [(*dir).to_owned(), format!("{dir}-snapshots")]);
+    let kinds = KINDS
+        .iter()
+        .flat_map(|(_, dir)| [(*dir).to_owned(), format!("{dir}-snapshots")]);
     kinds.chain([STAGING.to_owned()])
 }
 
 impl Pool for Dir {
     fn validate(_host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
         let options = Options::new(config);
-        options.check_keys("a pool of directories", &["source", "volatile.initial_source", "volume.size"])?;
+        options.check_keys(
+            "a pool of directories",
+            &["source", "volatile.initial_source", "volume.size"],
+        )?;
         if let Some(size) = options.get("volume.size") {
             parse_size(size).map_err(|error| error.context("invalid value for \"volume.size\""))?;
         }
@@ -32,7 +37,10 @@ impl Pool for Dir {
         if read_pool(host, pool)?.is_none() {
             let ours = |name: &str| FOREIGN.contains(&name) || directories().any(|dir| dir == name);
             if let Some(other) = list_all(host, &root)?.into_iter().find(|entry| !ours(&entry.name)) {
-                return Err(Error::invalid(format!("the directory of pool {} is not empty: it holds {:?}", pool.name, other.name)));
+                return Err(Error::invalid(format!(
+                    "the directory of pool {} is not empty: it holds {:?}",
+                    pool.name, other.name
+                )));
             }
         }
         for dir in directories() {
@@ -44,7 +52,10 @@ impl Pool for Dir {
     fn open(host: &impl Host, pool: &PoolRef) -> Result<()> {
         match read_pool(host, pool)? {
             Some(()) => Ok(()),
-            None => Err(Error::not_found(format!("there is no pool of this driver in the directory of pool {}", pool.name))),
+            None => Err(Error::not_found(format!(
+                "there is no pool of this driver in the directory of pool {}",
+                pool.name
+            ))),
         }
     }
 
@@ -52,7 +63,10 @@ impl Pool for Dir {
         let root = TreePath::root(&pool.root);
         for (_, dir) in KINDS {
             if let Some(volume) = list_all(host, &root.join(dir))?.first() {
-                return Err(Error::in_use(format!("pool {} holds the volume {dir}/{}", pool.name, volume.name)));
+                return Err(Error::in_use(format!(
+                    "pool {} holds the volume {dir}/{}",
+                    pool.name, volume.name
+                )));
             }
         }
         for dir in directories() {
@@ -76,14 +90,22 @@ impl Pool for Dir {
         let mut removed = Vec::new();
         for (kind, dir) in KINDS {
             let wanted = |name: &str| valid.iter().find(|volume| volume.kind == kind && volume.name == name);
-            drop_all(host, &root.join(STAGING).join(dir), "unfinished", &mut removed, |_| false)?;
-            drop_all(host, &root.join(dir), "volume", &mut removed, |name| wanted(name).is_some())?;
+            drop_all(host, &root.join(STAGING).join(dir), "unfinished", &mut removed, |_| {
+                false
+            })?;
+            drop_all(host, &root.join(dir), "volume", &mut removed, |name| {
+                wanted(name).is_some()
+            })?;
             let snapshots = root.join(&format!("{dir}-snapshots"));
-            drop_all(host, &snapshots, "snapshots of", &mut removed, |name| wanted(name).is_some())?;
+            drop_all(host, &snapshots, "snapshots of", &mut removed, |name| {
+                wanted(name).is_some()
+            })?;
             for volume in valid.iter().filter(|volume| volume.kind == kind) {
                 volume::settle(host, &root.join(dir).join(&volume.name))?;
                 let of_volume = snapshots.join(&volume.name);
-                drop_all(host, &of_volume, "snapshot", &mut removed, |name| volume.snapshots.iter().any(|s| s == name))?;
+                drop_all(host, &of_volume, "snapshot", &mut removed, |name| {
+                    volume.snapshots.iter().any(|s| s == name)
+                })?;
             }
         }
         Ok(removed)
@@ -91,7 +113,13 @@ impl Pool for Dir {
 }
 
 /// Discards the entries of a directory that are not to stay, and adds what it did to `removed`.
-fn drop_all(host: &impl Host, at: &TreePath, what: &str, removed: &mut Vec<String>, stays: impl Fn(&str) -> bool) -> Result<()> {
+fn drop_all(
+    host: &impl Host,
+    at: &TreePath,
+    what: &str,
+    removed: &mut Vec<String>,
+    stays: impl Fn(&str) -> bool,
+) -> Result<()> {
     for entry in list_all(host, at)?.into_iter().filter(|entry| !stays(&entry.name)) {
         let path = at.join(&entry.name);
         host.fs_discard(&path)?;

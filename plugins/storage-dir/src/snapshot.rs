@@ -12,7 +12,10 @@ fn is_there(host: &impl Host, snapshot: &TreePath) -> Result<bool> {
 }
 
 fn no_such(volume: &VolumeRef, name: &str) -> Error {
-    Error::not_found(format!("the {} volume {:?} has no snapshot {name:?}", volume.kind, volume.name))
+    Error::not_found(format!(
+        "the {} volume {:?} has no snapshot {name:?}",
+        volume.kind, volume.name
+    ))
 }
 
 impl Snapshot for Dir {
@@ -38,7 +41,10 @@ impl Snapshot for Dir {
             (false, false) => Err(no_such(volume, name)),
             (false, true) => Ok(()),
             (true, true) if name == new_name => Ok(()),
-            (true, true) => Err(Error::already_exists(format!("the volume {:?} has a snapshot {new_name:?} already", volume.name))),
+            (true, true) => Err(Error::already_exists(format!(
+                "the volume {:?} has a snapshot {new_name:?} already",
+                volume.name
+            ))),
             (true, false) => {
                 // An unfinished snapshot of the new name may have left its empty directory.
                 host.fs_discard(&to)?;

@@ -27,7 +27,10 @@ fn is_made(host: &impl Host, places: &Places, volume: &VolumeRef, origin: &str) 
         Some(note) if note.origin == origin => Ok(true),
         Some(note) => {
             let (kind, name) = (&volume.kind, &volume.name);
-            Err(Error::already_exists(format!("the {kind} volume {name:?} is there already, made from {}", note.origin)))
+            Err(Error::already_exists(format!(
+                "the {kind} volume {name:?} is there already, made from {}",
+                note.origin
+            )))
         }
     }
 }
@@ -78,7 +81,10 @@ impl Volume for Dir {
     fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath> {
         let places = Places::of(pool, volume)?;
         if read_volume(host, &places.home)?.is_some() {
-            return Err(Error::already_exists(format!("the {} volume {:?} is there already", volume.kind, volume.name)));
+            return Err(Error::already_exists(format!(
+                "the {} volume {:?} is there already",
+                volume.kind, volume.name
+            )));
         }
         host.fs_discard(&places.staging)?;
         host.fs_make_dir(&places.staging, 0o700)?;
@@ -93,12 +99,21 @@ impl Volume for Dir {
             return Ok(());
         }
         if host.fs_stat(&places.staging.join("rootfs"))?.is_none() {
-            return Err(Error::not_found(format!("the {} volume {:?} is not being filled", volume.kind, volume.name)));
+            return Err(Error::not_found(format!(
+                "the {} volume {:?} is not being filled",
+                volume.kind, volume.name
+            )));
         }
         publish(host, &places, "outside")
     }
 
-    fn create_from_image(host: &impl Host, pool: &PoolRef, image: &VolumeRef, volume: &VolumeRef, _plain: bool) -> Result<()> {
+    fn create_from_image(
+        host: &impl Host,
+        pool: &PoolRef,
+        image: &VolumeRef,
+        volume: &VolumeRef,
+        _plain: bool,
+    ) -> Result<()> {
         let places = Places::of(pool, volume)?;
         let origin = format!("{} {}", image.kind, image.name);
         if is_made(host, &places, volume, &origin)? {
@@ -124,7 +139,12 @@ impl Volume for Dir {
         let there = |at: &TreePath| Ok::<_, Error>(host.fs_stat(at)?.is_some());
         match (there(&from.home)?, there(&to.home)?) {
             (false, false) => return Err(no_such(volume)),
-            (true, true) => return Err(Error::already_exists(format!("there is a {} volume {new_name:?} already", volume.kind))),
+            (true, true) => {
+                return Err(Error::already_exists(format!(
+                    "there is a {} volume {new_name:?} already",
+                    volume.kind
+                )));
+            }
             _ => {}
         }
         // The snapshots go first, so that the volume under its new name means that all is done.
@@ -154,7 +174,10 @@ impl Clone for Dir {
         let (kind, name) = (&source.volume.kind, &source.volume.name);
         let (tree, origin) = match source.snapshot {
             None => (from.tree(), format!("{kind} {name}")),
-            Some(snapshot) => (from.snapshot(snapshot)?.join("rootfs"), format!("{kind} {name}/{snapshot}")),
+            Some(snapshot) => (
+                from.snapshot(snapshot)?.join("rootfs"),
+                format!("{kind} {name}/{snapshot}"),
+            ),
         };
         if is_made(host, &places, target, &origin)? {
             return Ok(());
@@ -171,7 +194,7 @@ impl Quota for Dir {
         if bytes.is_none() && note.quota.is_none() {
             return Ok(());
         }
-        // Written down first: after a crash in between, the next call with the same limit sets it again.
+        // Noted for a restore, whose new tree needs the limit again.
         note.quota = bytes;
         host.fs_set_quota(&places.tree(), bytes)?;
         write_volume(host, &places.home, &note)
