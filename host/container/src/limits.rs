@@ -185,11 +185,7 @@ mod tests {
             "0-8191,0-8191,0-8191",
             "1 2",
         ] {
-            if text.starts_with("0-8191") {
-                assert!(text.parse::<CpuSet>().is_err(), "{text}");
-            } else {
-                assert!(text.parse::<CpuSet>().is_err(), "{text}");
-            }
+            assert!(text.parse::<CpuSet>().is_err(), "{text}");
         }
     }
 

@@ -4,6 +4,9 @@
     reason = "this is one of the crates that may: it makes raw system calls"
 )]
 
+pub mod bpf;
 pub mod cgroup;
-pub mod quota;
+pub mod mount;
+pub mod process;
+pub mod seccomp;
 pub mod spawn;

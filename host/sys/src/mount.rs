@@ -1,0 +1,104 @@
+//! Changing mounts through descriptors.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::path::Arg;
+
+/// `struct mount_attr` of `mount_setattr(2)`, as of Linux 5.12.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+struct RawAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+/// `MOUNT_ATTR_IDMAP` of `mount_setattr(2)`.
+const IDMAP: u64 = 0x0010_0000;
+
+/// Flags of a mount, `MOUNT_ATTR_*` of `mount_setattr(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flags(u64);
+
+impl Flags {
+    /// Nothing can be written.
+    pub const READ_ONLY: Self = Self(1);
+    /// Set-user-id and file capabilities have no effect.
+    pub const NO_SUID: Self = Self(2);
+    /// Device nodes can't be opened.
+    pub const NO_DEVICES: Self = Self(4);
+    /// Programs can't be executed.
+    pub const NO_EXECUTION: Self = Self(8);
+
+    /// No flags.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(0)
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Changes the mount that `tree` is the root of, with those below it when `recursive`. With `userns`, ids are mapped by that
+/// user namespace from now on; it can be set once, on a mount that is not attached yet.
+///
+/// # Errors
+/// Those of `mount_setattr(2)`: `EINVAL` when the file system can't map ids, `EPERM` when the caller is not privileged over
+/// it or a flag is locked.
+pub fn set_attributes(
+    tree: BorrowedFd<'_>,
+    recursive: bool,
+    set: Flags,
+    clear: Flags,
+    userns: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut attributes = RawAttributes {
+        set: set.0,
+        clear: clear.0,
+        ..RawAttributes::default()
+    };
+    if let Some(userns) = userns {
+        attributes.set |= IDMAP;
+        attributes.userns = u64::from(userns.as_raw_fd().cast_unsigned());
+    }
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let empty: &CStr = c"";
+    // SAFETY: the path and the structure, whose size is given, live past the call, which only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            empty.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<RawAttributes>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A copy of the mount at `path`, attached nowhere; with those below it when `recursive`. It goes when the descriptor is
+/// closed, unless it has been moved somewhere by then.
+///
+/// # Errors
+/// Those of `open_tree(2)`.
+pub fn clone_tree(path: impl Arg, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    Ok(open_tree(CWD, path, flags)?)
+}
