@@ -1,12 +1,16 @@
 //! Where things lie in a pool, and the notes about them.
 
+use hutch_sdk::note;
 use hutch_sdk::paths::check_component;
 use hutch_sdk::storage::{PoolRef, VolumeRef};
 use hutch_sdk::{Error, Host, Result, TreePath};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// The version of the layout and of both notes. A pool or volume of a newer one is refused.
 const VERSION: u32 = 1;
+
+/// The name in a pool's note.
+const DRIVER: &str = "dir";
 
 /// The directories of the kinds of volumes.
 pub(crate) const KINDS: [(&str, &str); 4] = [
@@ -47,27 +51,6 @@ impl VolumeNote {
             quota: None,
         }
     }
-}
-
-#[derive(Deserialize)]
-struct VersionOnly {
-    version: u32,
-}
-
-fn parse<T: DeserializeOwned>(at: &TreePath, data: &[u8]) -> Result<T> {
-    let damaged = |error: serde_json::Error| Error::io(format!("{} is damaged: {error}", at.path));
-    let VersionOnly { version } = serde_json::from_slice(data).map_err(damaged)?;
-    if version > VERSION {
-        let path = &at.path;
-        return Err(Error::unsupported(format!(
-            "{path} has the format version {version}, newer than the {VERSION} of this driver"
-        )));
-    }
-    serde_json::from_slice(data).map_err(damaged)
-}
-
-fn render<T: Serialize>(note: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(note).map_err(|error| Error::internal(format!("can't write a note: {error}")))
 }
 
 /// The directory of a kind, in the pool.
@@ -126,34 +109,29 @@ impl Places {
 
 /// The note of a volume that lies at `home`; `None` where there is no volume.
 pub(crate) fn read_volume(host: &impl Host, home: &TreePath) -> Result<Option<VolumeNote>> {
-    let at = home.join("volume.json");
-    host.fs_read_file(&at)?.map(|data| parse(&at, &data)).transpose()
+    note::read(host, &home.join("volume.json"), VERSION)
 }
 
-pub(crate) fn write_volume(host: &impl Host, home: &TreePath, note: &VolumeNote) -> Result<()> {
-    host.fs_write_file(&home.join("volume.json"), &render(note)?, 0o600)
+pub(crate) fn write_volume(host: &impl Host, home: &TreePath, volume: &VolumeNote) -> Result<()> {
+    note::write(host, &home.join("volume.json"), volume)
 }
 
-/// The note of a pool; `None` where there is none.
-pub(crate) fn read_pool(host: &impl Host, pool: &PoolRef) -> Result<Option<()>> {
-    let at = TreePath::root(&pool.root).join("pool.json");
-    let Some(data) = host.fs_read_file(&at)? else {
-        return Ok(None);
-    };
-    let note: PoolNote = parse(&at, &data)?;
-    if note.driver != "dir" {
-        return Err(Error::invalid(format!(
+/// Whether there is a pool of this driver's.
+pub(crate) fn is_pool(host: &impl Host, pool: &PoolRef) -> Result<bool> {
+    let note: Option<PoolNote> = note::read(host, &TreePath::root(&pool.root).join("pool.json"), VERSION)?;
+    match note {
+        Some(note) if note.driver != DRIVER => Err(Error::invalid(format!(
             "pool {} belongs to the driver {:?}",
             pool.name, note.driver
-        )));
+        ))),
+        note => Ok(note.is_some()),
     }
-    Ok(Some(()))
 }
 
 pub(crate) fn write_pool(host: &impl Host, pool: &PoolRef) -> Result<()> {
-    let note = PoolNote {
+    let pool_note = PoolNote {
         version: VERSION,
-        driver: "dir".into(),
+        driver: DRIVER.into(),
     };
-    host.fs_write_file(&TreePath::root(&pool.root).join("pool.json"), &render(&note)?, 0o600)
+    note::write(host, &TreePath::root(&pool.root).join("pool.json"), &pool_note)
 }

@@ -5,7 +5,7 @@ use hutch_sdk::paths::list_all;
 use hutch_sdk::storage::{Pool, PoolRef, PoolSpace, VolumeState};
 use hutch_sdk::{Error, Host, Options, Result, TreePath};
 
-use crate::layout::{KINDS, STAGING, read_pool, write_pool};
+use crate::layout::{KINDS, STAGING, is_pool, write_pool};
 use crate::{Dir, volume};
 
 /// What may lie in the root of a pool that is being made, beside what this driver makes: the host's own, and what `mkfs`
@@ -34,7 +34,7 @@ impl Pool for Dir {
 
     fn create(host: &impl Host, pool: &PoolRef) -> Result<()> {
         let root = TreePath::root(&pool.root);
-        if read_pool(host, pool)?.is_none() {
+        if !is_pool(host, pool)? {
             let ours = |name: &str| FOREIGN.contains(&name) || directories().any(|dir| dir == name);
             if let Some(other) = list_all(host, &root)?.into_iter().find(|entry| !ours(&entry.name)) {
                 return Err(Error::invalid(format!(
@@ -50,9 +50,9 @@ impl Pool for Dir {
     }
 
     fn open(host: &impl Host, pool: &PoolRef) -> Result<()> {
-        match read_pool(host, pool)? {
-            Some(()) => Ok(()),
-            None => Err(Error::not_found(format!(
+        match is_pool(host, pool)? {
+            true => Ok(()),
+            false => Err(Error::not_found(format!(
                 "there is no pool of this driver in the directory of pool {}",
                 pool.name
             ))),

@@ -36,6 +36,7 @@ pub mod export;
 pub mod host;
 pub mod image;
 pub mod network;
+pub mod note;
 pub mod options;
 pub mod paths;
 pub mod storage;
