@@ -65,7 +65,12 @@ impl Tree for DryTree {
             Kind::Symlink(_) => Known::Symlink,
             Kind::Hardlink(target) => match self.known.get(target.as_bytes()) {
                 Some(kind @ (Known::Symlink | Known::Other)) if target != path => *kind,
-                _ => return Err(Error::refused(path.as_bytes(), Refusal::LinkTarget(show(target.as_bytes())))),
+                _ => {
+                    return Err(Error::refused(
+                        path.as_bytes(),
+                        Refusal::LinkTarget(show(target.as_bytes())),
+                    ));
+                }
             },
             Kind::File(_) => {
                 data.copy_to(&mut Nowhere)?;
@@ -93,7 +98,15 @@ mod tests {
 
     fn add(tree: &mut DryTree, name: &str, kind: Kind) -> Result<(), Refusal> {
         let path = EntryPath::parse(name.as_bytes(), 16).unwrap();
-        let entry = Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: Time::default(), xattrs: vec![] };
+        let entry = Entry {
+            path,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            xattrs: vec![],
+        };
         match tree.add(&entry, &mut NoData) {
             Ok(()) => Ok(()),
             Err(Error::Refused { reason, .. }) => Err(reason),
@@ -105,14 +118,23 @@ mod tests {
     fn links_do_not_lead_anywhere() {
         let mut tree = DryTree::default();
         add(&mut tree, "link", Kind::Symlink(b"/etc".to_vec())).unwrap();
-        assert_eq!(add(&mut tree, "link/passwd", Kind::File(0)), Err(Refusal::BehindSymlink));
+        assert_eq!(
+            add(&mut tree, "link/passwd", Kind::File(0)),
+            Err(Refusal::BehindSymlink)
+        );
         assert_eq!(add(&mut tree, "link/a/b/c", Kind::File(0)), Err(Refusal::BehindSymlink));
         add(&mut tree, "file", Kind::File(0)).unwrap();
-        assert_eq!(add(&mut tree, "file/x", Kind::File(0)), Err(Refusal::ParentNotDirectory));
+        assert_eq!(
+            add(&mut tree, "file/x", Kind::File(0)),
+            Err(Refusal::ParentNotDirectory)
+        );
         // A later directory takes the link's place, and then there is nothing behind a link any more.
         add(&mut tree, "link", Kind::Directory).unwrap();
         add(&mut tree, "link/passwd", Kind::File(0)).unwrap();
-        assert_eq!(add(&mut tree, "link", Kind::Symlink(b"x".to_vec())), Err(Refusal::ReplacesDirectory));
+        assert_eq!(
+            add(&mut tree, "link", Kind::Symlink(b"x".to_vec())),
+            Err(Refusal::ReplacesDirectory)
+        );
     }
 
     #[test]

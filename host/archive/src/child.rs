@@ -17,7 +17,7 @@ use crate::error::{Errno, Error, Result};
 use crate::jail::{self, Purpose};
 use crate::layout::Content;
 use crate::limits::{Budget, Limits};
-//use crate::squashfs::SquashfsReader;
+use crate::squashfs::SquashfsReader;
 use crate::stream::{Format, Stream};
 use crate::tar::reader::TarReader;
 use crate::walk::{self, Inspection, Meter, Progress, Report};
@@ -74,19 +74,27 @@ fn unpack_child_main(task: &str) -> ExitCode {
         Ok(message) => message,
         Err(e) => Message::Failed(e),
     };
-    if send(&mut answers, &answer).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if send(&mut answers, &answer).is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run(task: &str, mut archive: File, answers: &mut File) -> Result<Message> {
     let task: Task = serde_json::from_str(task).map_err(|e| Error::Process(format!("its task is invalid: {e}")))?;
-    jail::enter(if task.write.is_some() { Purpose::Unpack } else { Purpose::Inspect })?;
+    jail::enter(if task.write.is_some() {
+        Purpose::Unpack
+    } else {
+        Purpose::Inspect
+    })?;
     let read = Arc::new(AtomicU64::new(0));
     let mut source: Box<dyn Source> = match Format::of(&mut archive)? {
         Format::Tar(compression) => {
             let stream = Stream::open(archive, compression, task.limits.decoder_memory, Arc::clone(&read))?;
             Box::new(TarReader::new(stream, task.limits.depth))
         }
-        Format::Squashfs => return Err(Error::Format),
+        Format::Squashfs => Box::new(SquashfsReader::open(archive, task.limits.depth, Arc::clone(&read))?),
     };
     let mut tell = |progress| send(answers, &Message::Progress(progress));
     let meter = Meter::new(Budget::new(task.limits, read), &mut tell);
@@ -95,7 +103,8 @@ fn run(task: &str, mut archive: File, answers: &mut File) -> Result<Message> {
         return Ok(Message::Inspected(Box::new(found)));
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(rustix::fs::CWD, ".", flags, Mode::empty()).map_err(|e| Error::tree("open", b".", e))?;
+    let root =
+        rustix::fs::openat(rustix::fs::CWD, ".", flags, Mode::empty()).map_err(|e| Error::tree("open", b".", e))?;
     let mut tree = DiskTree::new(root);
     let report = walk::unpack(source.as_mut(), task.content, meter, &mut tree)?;
     tree.finish(write.sync)?;

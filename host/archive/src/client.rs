@@ -46,7 +46,11 @@ impl Unpacker {
         content: Content,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Inspection> {
-        let task = Task { content, limits: self.limits.clone(), write: None };
+        let task = Task {
+            content,
+            limits: self.limits.clone(),
+            write: None,
+        };
         match self.run(&task, archive, None, watch)? {
             Message::Inspected(found) => Ok(*found),
             _ => Err(Error::Process("its answer is not one to this question".to_owned())),
@@ -64,7 +68,11 @@ impl Unpacker {
         sync: bool,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Report> {
-        let task = Task { content, limits: self.limits.clone(), write: Some(WriteMode { sync }) };
+        let task = Task {
+            content,
+            limits: self.limits.clone(),
+            write: Some(WriteMode { sync }),
+        };
         match self.run(&task, archive, Some(target), watch)? {
             Message::Unpacked(report) => Ok(report),
             _ => Err(Error::Process("its answer is not one to this question".to_owned())),
@@ -94,9 +102,16 @@ impl Unpacker {
 
     fn spawn(&self, task: &Task, archive: &File, directory: Option<&OwnedFd>) -> Result<Child> {
         let task = serde_json::to_string(task).map_err(|e| Error::Process(e.to_string()))?;
-        let stdin = archive.as_fd().try_clone_to_owned().map_err(|e| Error::Read(Errno::from(&e)))?;
+        let stdin = archive
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| Error::Read(Errno::from(&e)))?;
         let mut command = Command::new(&self.program);
-        command.args([SUBCOMMAND, &task]).env_clear().stdin(Stdio::from(stdin)).stdout(Stdio::piped());
+        command
+            .args([SUBCOMMAND, &task])
+            .env_clear()
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::piped());
         // Signals of a terminal are for the daemon, which then ends its children in order.
         command.process_group(0);
         match directory {
@@ -104,7 +119,9 @@ impl Unpacker {
             Some(fd) => command.current_dir(format!("/proc/self/fd/{}", fd.as_raw_fd())),
             None => command.current_dir("/"),
         };
-        command.spawn().map_err(|e| Error::Process(format!("it cannot be started: {e}")))
+        command
+            .spawn()
+            .map_err(|e| Error::Process(format!("it cannot be started: {e}")))
     }
 }
 
@@ -133,7 +150,8 @@ fn listen(child: &mut Child, watch: &mut dyn FnMut(Progress) -> ControlFlow<()>)
         if line.pop() != Some(b'\n') {
             return Ok(Message::Progress(Progress::default()));
         }
-        let message = serde_json::from_slice(&line).map_err(|e| Error::Process(format!("its answer is invalid: {e}")))?;
+        let message =
+            serde_json::from_slice(&line).map_err(|e| Error::Process(format!("its answer is invalid: {e}")))?;
         match message {
             Message::Progress(progress) => {
                 if watch(progress).is_break() {

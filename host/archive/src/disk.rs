@@ -32,7 +32,11 @@ pub(crate) struct DiskTree {
 impl DiskTree {
     /// The tree below `root`, which is open for reading.
     pub(crate) fn new(root: OwnedFd) -> Self {
-        Self { root, last_parent: None, directories: Vec::new() }
+        Self {
+            root,
+            last_parent: None,
+            directories: Vec::new(),
+        }
     }
 
     /// Sets what could not be set before all files were there, and with `sync` waits until everything is on the disk.
@@ -78,8 +82,16 @@ impl DiskTree {
     }
 
     fn make_directories(&self, parent: &[u8], path: &EntryPath) -> Result<OwnedFd> {
-        let ends = parent.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([parent.len()]);
-        let mut fd = self.root.try_clone().map_err(|e| Error::tree("open", b"", io_errno(&e)))?;
+        let ends = parent
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(at, _)| at)
+            .chain([parent.len()]);
+        let mut fd = self
+            .root
+            .try_clone()
+            .map_err(|e| Error::tree("open", b"", io_errno(&e)))?;
         let mut start = 0;
         for end in ends {
             let component = &parent[start..end];
@@ -88,7 +100,8 @@ impl DiskTree {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(Error::tree("create", &parent[..end], e)),
             }
-            fd = rustix::fs::openat2(&fd, component, PASS, Mode::empty(), BENEATH).map_err(|e| parent_error(path, e))?;
+            fd =
+                rustix::fs::openat2(&fd, component, PASS, Mode::empty(), BENEATH).map_err(|e| parent_error(path, e))?;
         }
         Ok(fd)
     }
@@ -97,10 +110,16 @@ impl DiskTree {
         let fail = |action: &'static str| move |e| Error::tree(action, entry.path.as_bytes(), e);
         if !entry.path.is_root() {
             let (parent, name) = self.parent(&entry.path)?;
-            make_room(parent, name, entry, || rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)))?;
+            make_room(parent, name, entry, || {
+                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
+            })?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let path = if entry.path.is_root() { b"." } else { entry.path.as_bytes() };
+        let path = if entry.path.is_root() {
+            b"."
+        } else {
+            entry.path.as_bytes()
+        };
         let fd = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), BENEATH).map_err(fail("open"))?;
         set_attributes(fd.as_fd(), entry)?;
         self.directories.push((entry.path.clone(), entry.mtime));
@@ -111,11 +130,17 @@ impl DiskTree {
         let fail = |action: &'static str| move |e| Error::tree(action, entry.path.as_bytes(), e);
         let (parent, name) = self.parent(&entry.path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = make_room(parent, name, entry, || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)))?;
+        let fd = make_room(parent, name, entry, || {
+            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+        })?;
         let Some(fd) = fd else {
             return Err(Error::refused(entry.path.as_bytes(), Refusal::ReplacesDirectory));
         };
-        let mut writer = FileWriter { fd: fd.as_fd(), entry, end: 0 };
+        let mut writer = FileWriter {
+            fd: fd.as_fd(),
+            entry,
+            end: 0,
+        };
         data.copy_to(&mut writer)?;
         if writer.end != size {
             rustix::fs::ftruncate(&fd, size).map_err(fail("extend"))?;
@@ -132,7 +157,10 @@ impl DiskTree {
         }
         let (target_parent, target_name) = target.split();
         let target_parent = match target_parent {
-            [] => self.root.try_clone().map_err(|e| Error::tree("open", b"", io_errno(&e)))?,
+            [] => self
+                .root
+                .try_clone()
+                .map_err(|e| Error::tree("open", b"", io_errno(&e)))?,
             parent => self.open_directory(parent).map_err(|_| no_target())?,
         };
         let (parent, name) = self.parent(&entry.path)?;
@@ -192,14 +220,20 @@ impl Tree for DiskTree {
 
 /// Makes something with `make`; what an earlier entry of the same name made gives way. `None` when that is a directory,
 /// which only a directory may find there.
-fn make_room<T>(parent: BorrowedFd<'_>, name: &[u8], entry: &Entry, make: impl Fn() -> Result<T, Errno>) -> Result<Option<T>> {
+fn make_room<T>(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    entry: &Entry,
+    make: impl Fn() -> Result<T, Errno>,
+) -> Result<Option<T>> {
     let path = entry.path.as_bytes();
     match make() {
         Ok(made) => return Ok(Some(made)),
         Err(Errno::EXIST) => {}
         Err(e) => return Err(Error::tree("create", path, e)),
     }
-    let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::tree("look at", path, e))?;
+    let found =
+        rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| Error::tree("look at", path, e))?;
     if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
         return Ok(None);
     }
@@ -256,8 +290,14 @@ impl DataSink for FileWriter<'_> {
 }
 
 fn timestamps(time: Time) -> Timestamps {
-    let mtime = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
-    Timestamps { last_access: mtime, last_modification: mtime }
+    let mtime = Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: time.nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: mtime,
+        last_modification: mtime,
+    }
 }
 
 fn io_errno(e: &std::io::Error) -> Errno {

@@ -73,7 +73,11 @@ impl EntryPath {
     /// This path with one more component, which a directory of the archive holds.
     pub(crate) fn join(&self, name: &[u8], depth: usize) -> Result<Self, Refusal> {
         if name.contains(&b'/') || matches!(name, b"." | b".." | b"") {
-            return Err(if name == b".." { Refusal::Upwards } else { Refusal::NotAPath });
+            return Err(if name == b".." {
+                Refusal::Upwards
+            } else {
+                Refusal::NotAPath
+            });
         }
         let mut path = self.0.clone();
         if !path.is_empty() {
@@ -189,7 +193,13 @@ mod tests {
         assert_eq!(path.split(), (&b"rootfs/etc"[..], &b"passwd"[..]));
         assert_eq!(path.below(b"rootfs").unwrap().as_bytes(), b"etc/passwd");
         assert_eq!(path.below(b"root"), None);
-        assert!(EntryPath::parse(b"rootfs", 8).unwrap().below(b"rootfs").unwrap().is_root());
+        assert!(
+            EntryPath::parse(b"rootfs", 8)
+                .unwrap()
+                .below(b"rootfs")
+                .unwrap()
+                .is_root()
+        );
         assert_eq!(path.join(b"..", 8), Err(Refusal::Upwards));
         assert_eq!(path.join(b"a/b", 8), Err(Refusal::NotAPath));
     }

@@ -180,7 +180,10 @@ impl Error {
     }
 
     pub(crate) fn refused(entry: &[u8], reason: Refusal) -> Self {
-        Self::Refused { entry: show(entry), reason }
+        Self::Refused {
+            entry: show(entry),
+            reason,
+        }
     }
 
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
@@ -191,8 +194,15 @@ impl Error {
     pub(crate) fn tree(action: &str, entry: &[u8], e: rustix::io::Errno) -> Self {
         use rustix::io::Errno as E;
         match e {
-            E::NOSPC | E::DQUOT => Self::NoSpace { entry: show(entry), source: e.into() },
-            _ => Self::Tree { action: action.to_owned(), entry: show(entry), source: e.into() },
+            E::NOSPC | E::DQUOT => Self::NoSpace {
+                entry: show(entry),
+                source: e.into(),
+            },
+            _ => Self::Tree {
+                action: action.to_owned(),
+                entry: show(entry),
+                source: e.into(),
+            },
         }
     }
 

@@ -8,7 +8,9 @@ use nix::sched::CloneFlags;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
 
 use crate::error::{Errno, Error, Result};
 
@@ -42,15 +44,20 @@ pub(crate) fn enter(purpose: Purpose) -> Result<()> {
     limit(Resource::Cpu, CPU_SECONDS)?;
     limit(Resource::Nofile, FILES)?;
     limit(Resource::Core, 0)?;
-    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    let namespaces =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     nix::sched::unshare(namespaces).map_err(|e| failed("namespaces", Errno(e as i32)))?;
     if purpose == Purpose::Unpack {
         make_cwd_the_root().map_err(|e| failed("changing the root directory", e.into()))?;
     } else {
         become_nobody().map_err(|e| failed("changing the user", Errno(e as i32)))?;
     }
-    drop_capabilities(if purpose == Purpose::Unpack { TO_UNPACK } else { CapabilitySet::empty() })
-        .map_err(|e| failed("capabilities", e.into()))?;
+    drop_capabilities(if purpose == Purpose::Unpack {
+        TO_UNPACK
+    } else {
+        CapabilitySet::empty()
+    })
+    .map_err(|e| failed("capabilities", e.into()))?;
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("no_new_privs", e.into()))?;
     // The second would not let the first be installed.
     for filter in [no_clone3(), filter(purpose)] {
@@ -62,11 +69,17 @@ pub(crate) fn enter(purpose: Purpose) -> Result<()> {
 }
 
 fn failed(step: &str, source: Errno) -> Error {
-    Error::Jail { step: step.to_owned(), source }
+    Error::Jail {
+        step: step.to_owned(),
+        source,
+    }
 }
 
 fn limit(resource: Resource, most: u64) -> Result<()> {
-    let wanted = Rlimit { current: Some(most), maximum: Some(most) };
+    let wanted = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
     rustix::process::setrlimit(resource, wanted).map_err(|e| failed("resource limits", e.into()))
 }
 
@@ -98,27 +111,71 @@ fn become_nobody() -> nix::Result<()> {
 /// Keeps `keep` and gives up everything else, also for programs that could be executed. The bounding set is left as it is
 /// where the user can't change it any more, which does not matter once no_new_privs is set.
 fn drop_capabilities(keep: CapabilitySet) -> rustix::io::Result<()> {
-    let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+    let sets = CapabilitySets {
+        effective: keep,
+        permitted: keep,
+        inheritable: CapabilitySet::empty(),
+    };
     rustix::thread::clear_ambient_capability_set()?;
     rustix::thread::set_capabilities(None, sets)
 }
 
 /// System calls that reading, decompressing in a thread and reporting take.
 const READING: &[libc::c_long] = &[
-    libc::SYS_read, libc::SYS_pread64, libc::SYS_readv, libc::SYS_lseek, libc::SYS_write, libc::SYS_writev, libc::SYS_close,
-    libc::SYS_fstat, libc::SYS_fcntl, libc::SYS_dup, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap,
-    libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk, libc::SYS_futex, libc::SYS_set_robust_list, libc::SYS_rseq,
-    libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sigaltstack, libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigaction, libc::SYS_rt_sigreturn, libc::SYS_getrandom, libc::SYS_gettid, libc::SYS_getpid,
-    libc::SYS_tgkill, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_clock_gettime, libc::SYS_restart_syscall,
-   
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_readv,
+    libc::SYS_lseek,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_fstat,
+    libc::SYS_fcntl,
+    libc::SYS_dup,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_clock_gettime,
+    libc::SYS_restart_syscall,
 ];
 
 /// System calls that writing a tree takes beyond them.
 const WRITING: &[libc::c_long] = &[
-    libc::SYS_openat, libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_symlinkat, libc::SYS_linkat, libc::SYS_unlinkat,
-    libc::SYS_mknodat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_fchmod,
-    libc::SYS_fchmodat, libc::SYS_utimensat, libc::SYS_fsetxattr, libc::SYS_ftruncate, libc::SYS_pwrite64,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_mkdirat,
+    libc::SYS_symlinkat,
+    libc::SYS_linkat,
+    libc::SYS_unlinkat,
+    libc::SYS_mknodat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_utimensat,
+    libc::SYS_fsetxattr,
+    libc::SYS_ftruncate,
+    libc::SYS_pwrite64,
     libc::SYS_syncfs,
 ];
 

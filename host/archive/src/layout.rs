@@ -47,7 +47,11 @@ impl Content {
             return Ok(Place::Root);
         }
         if let Some(below) = entry.path.below(ROOTFS_DIR.as_bytes()) {
-            return if self.has_rootfs() { into_rootfs(entry, below) } else { Ok(Place::Elsewhere) };
+            return if self.has_rootfs() {
+                into_rootfs(entry, below)
+            } else {
+                Ok(Place::Elsewhere)
+            };
         }
         let is_file = matches!(entry.kind, Kind::File(_));
         let name = entry.path.as_bytes();
@@ -62,7 +66,11 @@ impl Content {
             }
         };
         // A link here could name any file of the machine for whoever reads it later.
-        if is_file { Ok(place) } else { Err(Error::refused(name, Refusal::NotAFile)) }
+        if is_file {
+            Ok(place)
+        } else {
+            Err(Error::refused(name, Refusal::NotAFile))
+        }
     }
 }
 
@@ -97,7 +105,15 @@ mod tests {
 
     fn entry(name: &str, kind: Kind) -> Entry {
         let path = EntryPath::parse(name.as_bytes(), 16).unwrap();
-        Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: Time::default(), xattrs: vec![] }
+        Entry {
+            path,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            xattrs: vec![],
+        }
     }
 
     fn place(content: Content, name: &str, kind: Kind) -> Result<(Place, String)> {
@@ -109,10 +125,16 @@ mod tests {
     #[test]
     fn unified() {
         let at = |name: &str, kind| place(Content::Unified, name, kind);
-        assert_eq!(at("rootfs/etc/x", Kind::File(1)).unwrap(), (Place::Root, "etc/x".into()));
+        assert_eq!(
+            at("rootfs/etc/x", Kind::File(1)).unwrap(),
+            (Place::Root, "etc/x".into())
+        );
         assert_eq!(at("rootfs", Kind::Directory).unwrap(), (Place::Root, String::new()));
         assert_eq!(at("metadata.yaml", Kind::File(1)).unwrap().0, Place::Metadata);
-        assert_eq!(at("templates/h.tpl", Kind::File(1)).unwrap().0, Place::Template("h.tpl".into()));
+        assert_eq!(
+            at("templates/h.tpl", Kind::File(1)).unwrap().0,
+            Place::Template("h.tpl".into())
+        );
         assert_eq!(at("templates", Kind::Directory).unwrap().0, Place::Elsewhere);
         assert_eq!(at("rootfsx", Kind::File(1)).unwrap().0, Place::Elsewhere);
         assert!(at("templates/a/b", Kind::File(1)).is_err());
@@ -133,6 +155,10 @@ mod tests {
         let mut inside = entry("rootfs/b", target("rootfs/a"));
         assert_eq!(Content::Unified.place(&mut inside), Ok(Place::Root));
         assert_eq!(inside.kind, target("a"));
-        assert!(Content::Unified.place(&mut entry("rootfs/b", target("metadata.yaml"))).is_err());
+        assert!(
+            Content::Unified
+                .place(&mut entry("rootfs/b", target("metadata.yaml")))
+                .is_err()
+        );
     }
 }

@@ -23,7 +23,7 @@ mod jail;
 mod layout;
 mod limits;
 mod metadata;
-//mod squashfs;
+mod squashfs;
 mod stream;
 mod tar;
 mod walk;

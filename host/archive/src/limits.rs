@@ -62,7 +62,12 @@ pub(crate) struct Budget {
 impl Budget {
     /// `read` counts the bytes of the archive that have been read.
     pub(crate) fn new(limits: Limits, read: Arc<AtomicU64>) -> Self {
-        Self { limits, read, entries: 0, bytes: 0 }
+        Self {
+            limits,
+            read,
+            entries: 0,
+            bytes: 0,
+        }
     }
 
     /// Bytes of the archive that have been read.
@@ -107,11 +112,18 @@ impl Budget {
 
 /// An error unless `value` is at most `limit`.
 pub(crate) fn at_most(value: u64, limit: u64, unit: &str) -> Result<()> {
-    if value > limit { Err(exceeded(limit, unit)) } else { Ok(()) }
+    if value > limit {
+        Err(exceeded(limit, unit))
+    } else {
+        Ok(())
+    }
 }
 
 pub(crate) fn exceeded(limit: u64, unit: &str) -> Error {
-    Error::Limit { limit, unit: unit.to_owned() }
+    Error::Limit {
+        limit,
+        unit: unit.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +132,11 @@ mod tests {
 
     #[test]
     fn the_ratio_counts_only_after_its_free_bytes() {
-        let limits = Limits { ratio: 10, ratio_free_bytes: 1000, ..Limits::default() };
+        let limits = Limits {
+            ratio: 10,
+            ratio_free_bytes: 1000,
+            ..Limits::default()
+        };
         let read = Arc::new(AtomicU64::new(0));
         let mut budget = Budget::new(limits, Arc::clone(&read));
         budget.data(1000).unwrap();
@@ -132,7 +148,14 @@ mod tests {
 
     #[test]
     fn entries_and_bytes_are_counted() {
-        let mut budget = Budget::new(Limits { entries: 1, total_bytes: 5, ..Limits::default() }, Arc::default());
+        let mut budget = Budget::new(
+            Limits {
+                entries: 1,
+                total_bytes: 5,
+                ..Limits::default()
+            },
+            Arc::default(),
+        );
         budget.entry().unwrap();
         assert!(budget.entry().is_err());
         budget.data(5).unwrap();

@@ -60,7 +60,10 @@ where
 impl ImageMetadata {
     /// Parses the file. Aliases, nesting and the number of nodes are bounded, so that small files can't become large.
     pub fn parse(yaml: &[u8]) -> Result<Self> {
-        let invalid = |reason: String| Error::Invalid { file: METADATA_FILE.to_owned(), reason };
+        let invalid = |reason: String| Error::Invalid {
+            file: METADATA_FILE.to_owned(),
+            reason,
+        };
         let text = std::str::from_utf8(yaml).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
         let budget = serde_saphyr::budget! {
             max_events: 50_000,
@@ -80,8 +83,10 @@ impl ImageMetadata {
 
     /// Writes the file.
     pub fn to_yaml(&self) -> Result<String> {
-        serde_saphyr::to_string(self)
-            .map_err(|e| Error::Invalid { file: METADATA_FILE.to_owned(), reason: e.to_string() })
+        serde_saphyr::to_string(self).map_err(|e| Error::Invalid {
+            file: METADATA_FILE.to_owned(),
+            reason: e.to_string(),
+        })
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -158,7 +163,9 @@ templates:
         assert!(reason("architecture: ''\ncreation_date: 5\n").contains("architecture"));
         assert!(reason("architecture: x86_64\ncreation_date: 0\n").contains("creation date"));
         let template = |path: &str, file: &str| {
-            reason(&format!("architecture: a\ncreation_date: 1\ntemplates: {{\"{path}\": {{template: \"{file}\"}}}}\n"))
+            reason(&format!(
+                "architecture: a\ncreation_date: 1\ntemplates: {{\"{path}\": {{template: \"{file}\"}}}}\n"
+            ))
         };
         assert!(template("/etc/../../x", "t").contains("absolute"));
         assert!(template("etc/x", "t").contains("absolute"));
@@ -175,7 +182,10 @@ templates:
         }
         laughs += "properties: {k: v}\n";
         let started = std::time::Instant::now();
-        assert!(matches!(ImageMetadata::parse(laughs.as_bytes()), Err(Error::Invalid { .. })));
+        assert!(matches!(
+            ImageMetadata::parse(laughs.as_bytes()),
+            Err(Error::Invalid { .. })
+        ));
         let deep = "[".repeat(200_000);
         assert!(ImageMetadata::parse(deep.as_bytes()).is_err());
         let wide = format!("architecture: x\ncreation_date: 1\nx: [{}]\n", "a,".repeat(400_000));

@@ -58,7 +58,11 @@ impl Format {
         }
         let is_tar = head.get(TAR_MAGIC_AT..TAR_MAGIC_AT + 5) == Some(b"ustar")
             || (head.len() == crate::tar::BLOCK && crate::tar::header::checksum_matches(head));
-        if is_tar { Ok(Self::Tar(Compression::None)) } else { Err(Error::Format) }
+        if is_tar {
+            Ok(Self::Tar(Compression::None))
+        } else {
+            Err(Error::Format)
+        }
     }
 
     /// Tells the format of a file and goes back to its beginning.
@@ -66,7 +70,10 @@ impl Format {
         let fail = |e: io::Error| Error::Read(Errno::from(&e));
         let mut head = Vec::with_capacity(crate::tar::BLOCK);
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
-        file.by_ref().take(crate::tar::BLOCK as u64).read_to_end(&mut head).map_err(fail)?;
+        file.by_ref()
+            .take(crate::tar::BLOCK as u64)
+            .read_to_end(&mut head)
+            .map_err(fail)?;
         file.seek(SeekFrom::Start(0)).map_err(fail)?;
         Self::detect(&head)
     }
@@ -159,8 +166,17 @@ impl Threaded {
                 // The receiver is gone only when nobody wants the answer.
                 Err(e) => drop(full_tx.send(Err(e))),
             })
-            .map_err(|e| Error::Jail { step: "starting a thread".into(), source: Errno::from(&e) })?;
-        Ok(Self { full, empty, current: Vec::new(), at: 0, ended: false })
+            .map_err(|e| Error::Jail {
+                step: "starting a thread".into(),
+                source: Errno::from(&e),
+            })?;
+        Ok(Self {
+            full,
+            empty,
+            current: Vec::new(),
+            at: 0,
+            ended: false,
+        })
     }
 }
 
@@ -256,7 +272,9 @@ mod tests {
         file.write_all(bytes).unwrap();
         file.seek(SeekFrom::Start(0)).unwrap();
         let mut out = Vec::new();
-        Stream::open(file, compression, 64 << 20, Arc::default()).unwrap().read_to_end(&mut out)?;
+        Stream::open(file, compression, 64 << 20, Arc::default())
+            .unwrap()
+            .read_to_end(&mut out)?;
         Ok(out)
     }
 
@@ -270,7 +288,12 @@ mod tests {
         (0..3_000_000).map(|_| next()).collect()
     }
 
-    const ALL: [Compression; 4] = [Compression::Gzip, Compression::Bzip2, Compression::Xz, Compression::Zstd];
+    const ALL: [Compression; 4] = [
+        Compression::Gzip,
+        Compression::Bzip2,
+        Compression::Xz,
+        Compression::Zstd,
+    ];
 
     #[test]
     fn streams_come_back_whole_and_are_known_by_their_magic() {
@@ -280,7 +303,11 @@ mod tests {
             assert_eq!(Format::detect(&bytes[..512]), Ok(Format::Tar(compression)));
             assert!(read_all(compression, &bytes).unwrap() == data, "{compression:?}");
             let twice = [bytes.clone(), bytes].concat();
-            assert_eq!(read_all(compression, &twice).unwrap().len(), 2 * data.len(), "{compression:?}");
+            assert_eq!(
+                read_all(compression, &twice).unwrap().len(),
+                2 * data.len(),
+                "{compression:?}"
+            );
         }
     }
 

@@ -75,7 +75,12 @@ pub(crate) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     pub(crate) fn new(budget: Budget, tell: &'a mut dyn FnMut(Progress) -> Result<()>) -> Self {
-        Self { budget, report: Report::default(), last: Progress::default(), tell }
+        Self {
+            budget,
+            report: Report::default(),
+            last: Progress::default(),
+            tell,
+        }
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<()> {
@@ -92,7 +97,11 @@ impl<'a> Meter<'a> {
     }
 
     fn tell_sometimes(&mut self) -> Result<()> {
-        let now = Progress { read: self.budget.read(), unpacked: self.budget.bytes(), entries: self.budget.entries() };
+        let now = Progress {
+            read: self.budget.read(),
+            unpacked: self.budget.bytes(),
+            entries: self.budget.entries(),
+        };
         let due = now.read - self.last.read >= REPORT_BYTES
             || now.unpacked - self.last.unpacked >= REPORT_BYTES
             || now.entries - self.last.entries >= REPORT_ENTRIES;
@@ -104,7 +113,11 @@ impl<'a> Meter<'a> {
     }
 
     fn finish(self) -> Report {
-        Report { entries: self.budget.entries(), bytes: self.budget.bytes(), ..self.report }
+        Report {
+            entries: self.budget.entries(),
+            bytes: self.budget.bytes(),
+            ..self.report
+        }
     }
 }
 
@@ -116,7 +129,10 @@ struct Metered<'a, 'b> {
 
 impl DataOf for Metered<'_, '_> {
     fn copy_to(&mut self, sink: &mut dyn DataSink) -> Result<()> {
-        self.source.read_data(&mut Counting { meter: self.meter, sink })
+        self.source.read_data(&mut Counting {
+            meter: self.meter,
+            sink,
+        })
     }
 }
 
@@ -146,7 +162,12 @@ impl DataSink for Collect {
 }
 
 /// Puts the root file system of an archive into `tree`.
-pub(crate) fn unpack(source: &mut dyn Source, content: Content, mut meter: Meter<'_>, tree: &mut dyn Tree) -> Result<Report> {
+pub(crate) fn unpack(
+    source: &mut dyn Source,
+    content: Content,
+    mut meter: Meter<'_>,
+    tree: &mut dyn Tree,
+) -> Result<Report> {
     let mut any = false;
     while let Some(mut entry) = source.next_entry()? {
         meter.entry(&entry)?;
@@ -176,7 +197,10 @@ pub(crate) fn inspect(source: &mut dyn Source, content: Content, mut meter: Mete
             }
             Place::Template(name) => {
                 let data = small(source, &mut meter, &entry, limits.template_bytes)?;
-                let not_text = |_| Error::Invalid { file: name.clone(), reason: "a template is not UTF-8".to_owned() };
+                let not_text = |_| Error::Invalid {
+                    file: name.clone(),
+                    reason: "a template is not UTF-8".to_owned(),
+                };
                 let text = String::from_utf8(data).map_err(not_text)?;
                 found.templates.insert(name, text);
                 at_most(found.templates.len() as u64, limits.templates as u64, "templates")?;
@@ -191,7 +215,10 @@ pub(crate) fn inspect(source: &mut dyn Source, content: Content, mut meter: Mete
         return Err(Error::Missing(ROOTFS_DIR.to_owned()));
     }
     if let Some(metadata) = &found.metadata {
-        let missing = metadata.templates.values().find(|t| !found.templates.contains_key(&t.template));
+        let missing = metadata
+            .templates
+            .values()
+            .find(|t| !found.templates.contains_key(&t.template));
         if let Some(template) = missing {
             return Err(Error::Missing(format!("template {:?}", template.template)));
         }

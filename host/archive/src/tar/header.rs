@@ -23,7 +23,11 @@ pub(crate) enum Flavour {
 impl<'a> Header<'a> {
     /// Checks the checksum.
     pub(crate) fn new(block: &'a [u8; BLOCK]) -> Result<Self> {
-        if checksum_matches(block) { Ok(Self(block)) } else { Err(Error::corrupt("a header's checksum is wrong")) }
+        if checksum_matches(block) {
+            Ok(Self(block))
+        } else {
+            Err(Error::corrupt("a header's checksum is wrong"))
+        }
     }
 
     pub(crate) fn flavour(&self) -> Flavour {
@@ -41,8 +45,16 @@ impl<'a> Header<'a> {
     /// The name, with the prefix of the POSIX format before it.
     pub(crate) fn name(&self) -> Vec<u8> {
         let name = text(&self.0[0..100]);
-        let prefix = if self.flavour() == Flavour::Ustar { text(&self.0[345..500]) } else { &[] };
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        let prefix = if self.flavour() == Flavour::Ustar {
+            text(&self.0[345..500])
+        } else {
+            &[]
+        };
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 
     pub(crate) fn link_name(&self) -> Vec<u8> {
@@ -101,7 +113,10 @@ pub(crate) fn number(field: &[u8]) -> Option<i64> {
         return i64::try_from(value).ok();
     }
     let digits = field.trim_ascii_start();
-    let end = digits.iter().position(|b| matches!(b, 0 | b' ')).unwrap_or(digits.len());
+    let end = digits
+        .iter()
+        .position(|b| matches!(b, 0 | b' '))
+        .unwrap_or(digits.len());
     let mut value: i64 = 0;
     for &digit in &digits[..end] {
         if !(b'0'..=b'7').contains(&digit) {
@@ -120,9 +135,15 @@ fn text(field: &[u8]) -> &[u8] {
 
 /// Whether a block's checksum is right, summed as unsigned bytes or, as some old programs did, as signed ones.
 pub(crate) fn checksum_matches(block: &[u8]) -> bool {
-    let Some(stored) = number(&block[CHECKSUM]) else { return false };
+    let Some(stored) = number(&block[CHECKSUM]) else {
+        return false;
+    };
     let sums = |value: fn(u8) -> i64| -> i64 {
-        block.iter().enumerate().map(|(i, &b)| value(if CHECKSUM.contains(&i) { b' ' } else { b })).sum()
+        block
+            .iter()
+            .enumerate()
+            .map(|(i, &b)| value(if CHECKSUM.contains(&i) { b' ' } else { b }))
+            .sum()
     };
     stored != 0 && (stored == sums(i64::from) || stored == sums(|b| i64::from(b.cast_signed())))
 }

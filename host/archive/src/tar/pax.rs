@@ -84,10 +84,15 @@ pub(crate) fn decimal(key: &[u8], value: &[u8]) -> Result<Option<u64>> {
     if value.is_empty() {
         return Ok(None);
     }
-    let number = std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit()));
+    let number = std::str::from_utf8(value)
+        .ok()
+        .filter(|v| v.bytes().all(|b| b.is_ascii_digit()));
     match number.and_then(|v| v.parse().ok()) {
         Some(number) => Ok(Some(number)),
-        None => Err(Error::corrupt(format!("the extended header {:?} is no number", crate::error::show(key)))),
+        None => Err(Error::corrupt(format!(
+            "the extended header {:?} is no number",
+            crate::error::show(key)
+        ))),
     }
 }
 
@@ -96,7 +101,9 @@ fn time(value: &[u8]) -> Result<Option<Time>> {
     if value.is_empty() {
         return Ok(None);
     }
-    parse_time(value).map(Some).ok_or_else(|| Error::corrupt("an extended header's time is no number"))
+    parse_time(value)
+        .map(Some)
+        .ok_or_else(|| Error::corrupt("an extended header's time is no number"))
 }
 
 fn parse_time(value: &[u8]) -> Option<Time> {
@@ -109,7 +116,10 @@ fn parse_time(value: &[u8]) -> Option<Time> {
     let nanoseconds: u32 = format!("{fraction:0<9.9}").parse().ok()?;
     if text.starts_with('-') && nanoseconds > 0 {
         // The fraction counts away from zero, the kernel's nanoseconds always forwards.
-        return Some(Time { seconds: seconds.checked_sub(1)?, nanoseconds: 1_000_000_000 - nanoseconds });
+        return Some(Time {
+            seconds: seconds.checked_sub(1)?,
+            nanoseconds: 1_000_000_000 - nanoseconds,
+        });
     }
     Some(Time { seconds, nanoseconds })
 }
@@ -123,11 +133,19 @@ mod tests {
     #[test]
     fn records() {
         let mut o = Overrides::default();
-        o.parse(b"16 path=new/name\n18 mtime=1.5000001\n28 SCHILY.xattr.user.x=a=b\n").unwrap_err();
+        o.parse(b"16 path=new/name\n18 mtime=1.5000001\n28 SCHILY.xattr.user.x=a=b\n")
+            .unwrap_err();
         let mut o = Overrides::default();
-        o.parse(b"17 path=new/name\n20 mtime=1.50000010\n27 SCHILY.xattr.user.x=a=b\n").unwrap();
+        o.parse(b"17 path=new/name\n20 mtime=1.50000010\n27 SCHILY.xattr.user.x=a=b\n")
+            .unwrap();
         assert_eq!(o.path.as_deref(), Some(&b"new/name"[..]));
-        assert_eq!(o.mtime, Some(Time { seconds: 1, nanoseconds: 500_000_100 }));
+        assert_eq!(
+            o.mtime,
+            Some(Time {
+                seconds: 1,
+                nanoseconds: 500_000_100
+            })
+        );
         assert_eq!(o.xattrs, vec![(b"user.x".to_vec(), b"a=b".to_vec())]);
         o.parse(b"8 path=\n").unwrap();
         assert_eq!(o.path, None);
@@ -135,8 +153,20 @@ mod tests {
 
     #[test]
     fn lengths_that_lie_are_refused() {
-        for bad in [&b"5 a=b\n"[..], b"7 a=b\n", b"0 a=b\n", b"99999999999999999999 a=b\n", b"6 abcd\n", b"-6 a=b\n", b"x"] {
-            assert!(Overrides::default().parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        for bad in [
+            &b"5 a=b\n"[..],
+            b"7 a=b\n",
+            b"0 a=b\n",
+            b"99999999999999999999 a=b\n",
+            b"6 abcd\n",
+            b"-6 a=b\n",
+            b"x",
+        ] {
+            assert!(
+                Overrides::default().parse(bad).is_err(),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
         }
         assert!(Overrides::default().parse(b"6 a=b\n").is_ok());
         assert!(Overrides::default().parse(b"11 size=1x\n").is_err());
@@ -145,8 +175,20 @@ mod tests {
 
     #[test]
     fn times_before_1970() {
-        assert_eq!(parse_time(b"-1.25"), Some(Time { seconds: -2, nanoseconds: 750_000_000 }));
-        assert_eq!(parse_time(b"-3"), Some(Time { seconds: -3, nanoseconds: 0 }));
+        assert_eq!(
+            parse_time(b"-1.25"),
+            Some(Time {
+                seconds: -2,
+                nanoseconds: 750_000_000
+            })
+        );
+        assert_eq!(
+            parse_time(b"-3"),
+            Some(Time {
+                seconds: -3,
+                nanoseconds: 0
+            })
+        );
         assert_eq!(parse_time(b"1.x"), None);
     }
 

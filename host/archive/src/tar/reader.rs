@@ -43,7 +43,15 @@ struct Before {
 impl<R: BufRead> TarReader<R> {
     /// Paths may have `depth` components.
     pub(crate) fn new(input: R, depth: usize) -> Self {
-        Self { input, depth, global: Overrides::default(), remaining: 0, padding: 0, pieces: Vec::new(), ended: false }
+        Self {
+            input,
+            depth,
+            global: Overrides::default(),
+            remaining: 0,
+            padding: 0,
+            pieces: Vec::new(),
+            ended: false,
+        }
     }
 
     /// Reads exactly `buf`; `false` when the archive ends before its first byte.
@@ -77,7 +85,11 @@ impl<R: BufRead> TarReader<R> {
 
     fn block(&mut self) -> Result<[u8; BLOCK]> {
         let mut block = [0; BLOCK];
-        if self.fill(&mut block)? { Ok(block) } else { Err(Error::Truncated) }
+        if self.fill(&mut block)? {
+            Ok(block)
+        } else {
+            Err(Error::Truncated)
+        }
     }
 
     /// Passes over what is left of the current entry.
@@ -154,7 +166,10 @@ impl<R: BufRead> TarReader<R> {
         let name = overrides.sparse.name.clone().filter(|_| sparse.is_some());
         let name = name.or(overrides.path).or(before.name).unwrap_or_else(|| header.name());
         let path = EntryPath::parse(&name, self.depth).map_err(|reason| Error::refused(&name, reason))?;
-        let link = overrides.link_path.or(before.link_name).unwrap_or_else(|| header.link_name());
+        let link = overrides
+            .link_path
+            .or(before.link_name)
+            .unwrap_or_else(|| header.link_name());
         let stored = match overrides.size {
             Some(size) => size,
             None => header.size()?,
@@ -170,7 +185,10 @@ impl<R: BufRead> TarReader<R> {
         let gid = overrides.gid.map_or_else(|| header.gid(), Ok)?;
         let mtime = match overrides.mtime {
             Some(time) => time,
-            None => Time { seconds: header.mtime()?, nanoseconds: 0 },
+            None => Time {
+                seconds: header.mtime()?,
+                nanoseconds: 0,
+            },
         };
         Ok(Entry {
             path,
@@ -183,7 +201,14 @@ impl<R: BufRead> TarReader<R> {
         })
     }
 
-    fn kind(&mut self, header: &Header<'_>, name: &[u8], link: &[u8], stored: u64, sparse: Option<PaxKind>) -> Result<Kind> {
+    fn kind(
+        &mut self,
+        header: &Header<'_>,
+        name: &[u8],
+        link: &[u8],
+        stored: u64,
+        sparse: Option<PaxKind>,
+    ) -> Result<Kind> {
         Ok(match header.typeflag() {
             // Before POSIX a directory was a file whose name ends with a slash.
             0 | b'0' if name.ends_with(b"/") => Kind::Directory,
@@ -208,14 +233,19 @@ impl<R: BufRead> TarReader<R> {
     fn file(&mut self, stored: u64, sparse: Option<PaxKind>) -> Result<u64> {
         let map = match sparse {
             None => {
-                self.pieces = vec![Piece { offset: 0, length: stored }];
+                self.pieces = vec![Piece {
+                    offset: 0,
+                    length: stored,
+                }];
                 return Ok(stored);
             }
             Some(PaxKind::InHeader(map)) => map,
             Some(PaxKind::InData { size }) => {
                 let mut left = stored;
                 let (map, used) = read_map(size, || {
-                    left = left.checked_sub(BLOCK as u64).ok_or_else(|| Error::corrupt("the map of a sparse file is cut"))?;
+                    left = left
+                        .checked_sub(BLOCK as u64)
+                        .ok_or_else(|| Error::corrupt("the map of a sparse file is cut"))?;
                     self.block()
                 })?;
                 self.remaining -= used;
@@ -231,7 +261,10 @@ impl<R: BufRead> TarReader<R> {
     /// the size.
     fn old_sparse(&mut self, header: &Header<'_>, stored: u64) -> Result<u64> {
         let size = unsigned(header.raw(483..495)).ok_or_else(|| Error::corrupt("a sparse file's size is no number"))?;
-        let mut map = SparseMap { size, pieces: Vec::new() };
+        let mut map = SparseMap {
+            size,
+            pieces: Vec::new(),
+        };
         map.push_old(header.raw(386..482), 4)?;
         let mut more = header.raw(482..483)[0] != 0;
         while more {

@@ -61,7 +61,10 @@ fn sample_entries() -> Vec<(Entry, Vec<u8>)> {
         mode: 0o4755,
         uid: 1000,
         gid: 3_000_000_000,
-        mtime: Time { seconds: -5, nanoseconds: 250_000_000 },
+        mtime: Time {
+            seconds: -5,
+            nanoseconds: 250_000_000,
+        },
         xattrs: vec![],
     };
     let long = "d/".repeat(30) + &"n".repeat(200);
@@ -159,11 +162,21 @@ fn sparse_files_of_every_version() {
     };
     let name = ("GNU.sparse.name", "real");
     let zero = ("GNU.sparse.size", "20");
-    let offsets = [("GNU.sparse.offset", "0"), ("GNU.sparse.numbytes", "2"), ("GNU.sparse.offset", "10"), ("GNU.sparse.numbytes", "2")];
+    let offsets = [
+        ("GNU.sparse.offset", "0"),
+        ("GNU.sparse.numbytes", "2"),
+        ("GNU.sparse.offset", "10"),
+        ("GNU.sparse.numbytes", "2"),
+    ];
     check(&pax(&[&[name, zero][..], &offsets].concat(), b"ABCD"), "0.0");
     check(&pax(&[name, zero, ("GNU.sparse.map", "0,2,10,2")], b"ABCD"), "0.1");
     let data = [&padded(b"2\n0\n2\n10\n2\n")[..], b"ABCD"].concat();
-    let one = [name, ("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "20")];
+    let one = [
+        name,
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.realsize", "20"),
+    ];
     check(&pax(&one, &data), "1.0");
     let lying = pax(&[name, zero, ("GNU.sparse.map", "0,2,19,2")], b"ABCD");
     assert!(matches!(read(&lying), Err(Error::Corrupt(_))));
@@ -194,8 +207,13 @@ fn bad_archives_are_refused_with_a_reason() {
     let mut wrong = block(b"x", b'0', 0);
     wrong[0] = b'y';
     assert!(corrupt(&one(wrong)), "a wrong checksum");
-    assert!(corrupt(&[&[0; BLOCK][..], &block(b"x", b'0', 0), &END].concat()), "an entry after the end");
-    let many: Vec<u8> = (0..20).flat_map(|_| [&block(b"p", b'x', 6)[..], &padded(b"6 a=b\n")].concat()).collect();
+    assert!(
+        corrupt(&[&[0; BLOCK][..], &block(b"x", b'0', 0), &END].concat()),
+        "an entry after the end"
+    );
+    let many: Vec<u8> = (0..20)
+        .flat_map(|_| [&block(b"p", b'x', 6)[..], &padded(b"6 a=b\n")].concat())
+        .collect();
     assert!(corrupt(&many), "nothing but extended headers");
 }
 

@@ -89,14 +89,19 @@ impl PaxSparse {
             b"numbytes" => {
                 let length = decimal(field, value)?;
                 let (Some(offset), Some(length)) = (self.pending.take(), length) else {
-                    return Err(Error::corrupt("the map of a sparse file has a length without an offset"));
+                    return Err(Error::corrupt(
+                        "the map of a sparse file has a length without an offset",
+                    ));
                 };
                 self.map.push(offset, length)?;
             }
             b"map" => {
                 let mut numbers = value.split(|&b| b == b',');
                 while let Some(offset) = numbers.next() {
-                    let pair = (decimal(field, offset)?, numbers.next().map(|n| decimal(field, n)).transpose()?.flatten());
+                    let pair = (
+                        decimal(field, offset)?,
+                        numbers.next().map(|n| decimal(field, n)).transpose()?.flatten(),
+                    );
                     let (Some(offset), Some(length)) = pair else {
                         return Err(Error::corrupt("the map of a sparse file is not made of pairs"));
                     };
@@ -112,7 +117,10 @@ impl PaxSparse {
     pub(crate) fn kind(&self) -> Result<Option<PaxKind>> {
         match (self.major, self.minor, self.size) {
             (None | Some(0), _, None) => Ok(None),
-            (None | Some(0), _, Some(size)) => Ok(Some(PaxKind::InHeader(SparseMap { size, ..self.map.clone() }))),
+            (None | Some(0), _, Some(size)) => Ok(Some(PaxKind::InHeader(SparseMap {
+                size,
+                ..self.map.clone()
+            }))),
             (Some(1), Some(0), Some(size)) => Ok(Some(PaxKind::InData { size })),
             _ => Err(Error::corrupt("the format of a sparse file is not known")),
         }
@@ -134,7 +142,10 @@ pub(crate) enum PaxKind {
 /// Reads the map of version 1.0, which is decimal numbers on lines of their own: how many pieces, then offset and length
 /// of each; padded to whole blocks. `next_block` answers the blocks. The bytes used are answered with the map.
 pub(crate) fn read_map(size: u64, mut next_block: impl FnMut() -> Result<[u8; BLOCK]>) -> Result<(SparseMap, u64)> {
-    let mut map = SparseMap { size, pieces: Vec::new() };
+    let mut map = SparseMap {
+        size,
+        pieces: Vec::new(),
+    };
     let mut used = 0;
     let mut block = [0; BLOCK];
     let mut at = BLOCK;
@@ -182,7 +193,16 @@ mod tests {
     #[test]
     fn maps_before_the_data() {
         let (map, used) = map_of("2\n0\n10\n512\n20\n").unwrap();
-        assert_eq!(map.pieces, [Piece { offset: 0, length: 10 }, Piece { offset: 512, length: 20 }]);
+        assert_eq!(
+            map.pieces,
+            [
+                Piece { offset: 0, length: 10 },
+                Piece {
+                    offset: 512,
+                    length: 20
+                }
+            ]
+        );
         assert_eq!(used, 512);
         map.check(30).unwrap();
         assert!(map.check(31).is_err());
@@ -191,7 +211,10 @@ mod tests {
         assert!(map_of("99999999999999999999\n").is_err());
         assert!(map_of("x\n").is_err());
         assert!(map_of("\n").is_err());
-        assert_eq!(map_of("5000\n0\n1\n"), Err(Error::corrupt("the map of a sparse file is not made of numbers")));
+        assert_eq!(
+            map_of("5000\n0\n1\n"),
+            Err(Error::corrupt("the map of a sparse file is not made of numbers"))
+        );
     }
 
     #[test]
@@ -199,7 +222,9 @@ mod tests {
         let mut sparse = PaxSparse::default();
         sparse.set(b"size", b"100").unwrap();
         sparse.set(b"map", b"0,5,50,5").unwrap();
-        let Some(PaxKind::InHeader(map)) = sparse.kind().unwrap() else { panic!("not sparse") };
+        let Some(PaxKind::InHeader(map)) = sparse.kind().unwrap() else {
+            panic!("not sparse")
+        };
         map.check(10).unwrap();
         let mut sparse = PaxSparse::default();
         assert!(sparse.set(b"numbytes", b"1").is_err());

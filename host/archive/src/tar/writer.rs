@@ -22,7 +22,11 @@ pub(crate) struct TarWriter<W> {
 
 impl<W: Write> TarWriter<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { out, remaining: 0, padding: 0 }
+        Self {
+            out,
+            remaining: 0,
+            padding: 0,
+        }
     }
 
     /// Begins an entry. For a [`Kind::File`] its bytes follow through [`TarWriter::data`], exactly as many as its size.
@@ -44,14 +48,31 @@ impl<W: Write> TarWriter<W> {
             Kind::Directory => (b'5', b"", 0),
             Kind::Fifo => (b'6', b"", 0),
             Kind::Socket | Kind::Device => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "sockets and devices are not archived"));
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "sockets and devices are not archived",
+                ));
             }
         };
         put_text(&mut block, &mut extended, 0..100, b"path", &name);
         put_text(&mut block, &mut extended, 157..257, b"linkpath", link);
         put_octal(&mut block, 100..108, u64::from(entry.mode));
-        put_number(&mut block, &mut extended, 108..116, b"uid", u64::from(entry.uid), MOST_ID);
-        put_number(&mut block, &mut extended, 116..124, b"gid", u64::from(entry.gid), MOST_ID);
+        put_number(
+            &mut block,
+            &mut extended,
+            108..116,
+            b"uid",
+            u64::from(entry.uid),
+            MOST_ID,
+        );
+        put_number(
+            &mut block,
+            &mut extended,
+            116..124,
+            b"gid",
+            u64::from(entry.gid),
+            MOST_ID,
+        );
         put_number(&mut block, &mut extended, 124..136, b"size", size, MOST_SIZE);
         put_mtime(&mut block, &mut extended, entry);
         for (key, value) in &entry.xattrs {
@@ -116,7 +137,10 @@ impl<W: Write> TarWriter<W> {
 
     fn end_of_data(&mut self) -> io::Result<()> {
         if self.remaining > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file shrank while it was archived"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a file shrank while it was archived",
+            ));
         }
         self.out.write_all(&[0; BLOCK][..self.padding])?;
         self.padding = 0;
@@ -152,7 +176,14 @@ fn put_text(block: &mut [u8; BLOCK], extended: &mut Vec<u8>, field: std::ops::Ra
     block[field.start..field.start + n].copy_from_slice(&text[..n]);
 }
 
-fn put_number(block: &mut [u8; BLOCK], extended: &mut Vec<u8>, field: std::ops::Range<usize>, key: &[u8], n: u64, most: u64) {
+fn put_number(
+    block: &mut [u8; BLOCK],
+    extended: &mut Vec<u8>,
+    field: std::ops::Range<usize>,
+    key: &[u8],
+    n: u64,
+    most: u64,
+) {
     if n > most {
         push_record(extended, key, n.to_string().as_bytes());
     }
