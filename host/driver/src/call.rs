@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 
 /// A tree that a driver may work in for the length of one call.
 #[derive(Clone, Debug)]
@@ -41,26 +42,45 @@ impl Progress for NoProgress {
 
 /// Whether the caller still wants the result. Clones share the answer.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel {
-    own: Arc<AtomicBool>,
-    parent: Option<Arc<Self>>,
+pub struct Cancel(Arc<Wanted>);
+
+#[derive(Debug, Default)]
+struct Wanted {
+    given_up: AtomicBool,
+    /// Who waits for [`Cancel::cancelled`].
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl Cancel {
     /// From now on [`Cancel::is_cancelled`] is true.
     pub fn cancel(&self) {
-        self.own.store(true, Ordering::Relaxed);
+        self.0.given_up.store(true, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Whether the work should be given up at the next safe point.
     pub fn is_cancelled(&self) -> bool {
-        self.own.load(Ordering::Relaxed) || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
+        self.0.given_up.load(Ordering::SeqCst)
     }
 
-    /// One for a part of the work: cancelled with the whole, and by itself without it.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self { own: Arc::default(), parent: Some(Arc::new(self.clone())) }
+    /// Returns when the work should be given up, which may be never.
+    pub async fn cancelled(&self) {
+        std::future::poll_fn(|context| {
+            if self.is_cancelled() {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            // Asked again under the lock: whoever gives up afterwards finds the waker.
+            if self.is_cancelled() {
+                return Poll::Ready(());
+            }
+            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 
