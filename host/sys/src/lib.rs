@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod command;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
