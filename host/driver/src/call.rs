@@ -42,7 +42,10 @@ impl Progress for NoProgress {
 
 /// Whether the caller still wants the result. Clones share the answer.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<Wanted>);
+pub struct Cancel {
+    own: Arc<Wanted>,
+    parent: Option<Arc<Self>>,
+}
 
 #[derive(Debug, Default)]
 struct Wanted {
@@ -54,33 +57,41 @@ struct Wanted {
 impl Cancel {
     /// From now on [`Cancel::is_cancelled`] is true.
     pub fn cancel(&self) {
-        self.0.given_up.store(true, Ordering::SeqCst);
-        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.own.given_up.store(true, Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *self.own.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Whether the work should be given up at the next safe point.
     pub fn is_cancelled(&self) -> bool {
-        self.0.given_up.load(Ordering::SeqCst)
+        self.own.given_up.load(Ordering::SeqCst) || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
+    }
+
+    /// One for a part of the work: cancelled with the whole, and by itself without it.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { own: Arc::default(), parent: Some(Arc::new(self.clone())) }
     }
 
     /// Returns when the work should be given up, which may be never.
     pub async fn cancelled(&self) {
         std::future::poll_fn(|context| {
-            if self.is_cancelled() {
-                return Poll::Ready(());
-            }
-            let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            // Asked again under the lock: whoever gives up afterwards finds the waker.
-            if self.is_cancelled() {
-                return Poll::Ready(());
-            }
-            if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.push(context.waker().clone());
-            }
-            Poll::Pending
+            // Registered before it is asked: whoever gives up afterwards finds the waker.
+            self.register(context.waker());
+            if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut waiting = self.own.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+        drop(waiting);
+        if let Some(parent) = &self.parent {
+            parent.register(waker);
+        }
     }
 }
 
@@ -121,5 +132,37 @@ impl Call {
             progress: Arc::new(NoProgress),
             cancel: Cancel::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_part_is_cancelled_with_the_whole_and_not_the_other_way() {
+        let whole = Cancel::default();
+        let (part, other) = (whole.child(), whole.child());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut wait = pin!(part.cancelled());
+        assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        other.cancel();
+        assert!(!woken.0.load(Ordering::SeqCst) && !whole.is_cancelled() && !part.is_cancelled());
+        whole.cancel();
+        assert!(woken.0.load(Ordering::SeqCst) && part.is_cancelled());
+        assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     }
 }
