@@ -17,8 +17,8 @@ const INTERFACES: [(&str, &[&str], &[&str]); 3] = [
 
 /// Interfaces of `hutch:host` that a plugin may import.
 const HOST_INTERFACES: [&str; 14] = [
-    "types", "log", "metric", "config", "kv", "progress", "fs", "link", "filter", "service", "command", "http", "watch",
-    "system",
+    "types", "log", "metric", "config", "kv", "progress", "fs", "link", "filter", "service", "command", "http",
+    "watch", "system",
 ];
 
 /// Why a file was refused as a plugin.
@@ -34,7 +34,10 @@ pub enum BinaryError {
     #[error("it is a core module and not a component: build it for the target wasm32-wasip2")]
     NotAComponent,
     /// It has no manifest.
-    #[error("it has no custom section {}: it was not built with the SDK, or was stripped", manifest::SECTION)]
+    #[error(
+        "it has no custom section {}: it was not built with the SDK, or was stripped",
+        manifest::SECTION
+    )]
     NoManifest,
     /// It has several manifests.
     #[error("it has more than one custom section {}", manifest::SECTION)]
@@ -80,7 +83,11 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, BinaryError> {
     let abilities = abilities(&manifest, &surface.exports)?;
     // `parse` has found it to be text.
     let manifest_text = String::from_utf8_lossy(section).into_owned();
-    Ok(Inspected { manifest, manifest_text, abilities })
+    Ok(Inspected {
+        manifest,
+        manifest_text,
+        abilities,
+    })
 }
 
 #[derive(Default)]
@@ -100,7 +107,10 @@ fn read_surface(bytes: &[u8]) -> Result<Surface<'_>, BinaryError> {
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(BinaryError::Invalid)?;
         match &payload {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(BinaryError::NotAComponent),
+            Payload::Version {
+                encoding: Encoding::Module,
+                ..
+            } if depth == 0 => return Err(BinaryError::NotAComponent),
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             // Compilers put a custom section of the source into the core module.
             Payload::CustomSection(section) if section.name() == manifest::SECTION => {
@@ -108,7 +118,9 @@ fn read_surface(bytes: &[u8]) -> Result<Surface<'_>, BinaryError> {
             }
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section.clone() {
-                    surface.imports.push(import.map_err(BinaryError::Invalid)?.name.0.to_owned());
+                    surface
+                        .imports
+                        .push(import.map_err(BinaryError::Invalid)?.name.0.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
@@ -139,8 +151,17 @@ fn check_imports(family: &str, imports: &[String]) -> Result<(), BinaryError> {
     let types = format!("hutch:{family}/types");
     for import in imports {
         let name = import.split('@').next().unwrap_or_default();
-        let ours = name.strip_prefix("hutch:host/").is_some_and(|interface| HOST_INTERFACES.contains(&interface));
-        let wasi = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+        let ours = name
+            .strip_prefix("hutch:host/")
+            .is_some_and(|interface| HOST_INTERFACES.contains(&interface));
+        let wasi = [
+            "wasi:cli/",
+            "wasi:clocks/",
+            "wasi:filesystem/",
+            "wasi:io/",
+            "wasi:random/",
+            "wasi:sockets/",
+        ];
         if !(ours || name == types || wasi.iter().any(|package| name.starts_with(package))) {
             return Err(BinaryError::Import(import.clone()));
         }
@@ -155,9 +176,16 @@ fn abilities(manifest: &Manifest, exports: &[String]) -> Result<Vec<String>, Bin
         let wanted = format!("hutch:{family}/{interface}");
         exports.iter().any(|export| export.split('@').next() == Some(&wanted))
     };
-    let (_, required, optional) = INTERFACES.iter().find(|(name, ..)| *name == family).unwrap_or(&INTERFACES[0]);
+    let (_, required, optional) = INTERFACES
+        .iter()
+        .find(|(name, ..)| *name == family)
+        .unwrap_or(&INTERFACES[0]);
     if let Some(missing) = required.iter().find(|interface| !has(interface)) {
         return Err(BinaryError::Missing(format!("hutch:{family}/{missing}")));
     }
-    Ok(optional.iter().filter(|interface| has(interface)).map(|&interface| interface.to_owned()).collect())
+    Ok(optional
+        .iter()
+        .filter(|interface| has(interface))
+        .map(|&interface| interface.to_owned())
+        .collect())
 }

@@ -3,7 +3,11 @@
 //! Only imports are generated. A driver's exports are called through [`crate::export`], one typed function at a time,
 //! because which of them are there is a matter of each plugin.
 
-#![allow(missing_docs, unreachable_pub, reason = "what is generated here is documented in the WIT packages")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "what is generated here is documented in the WIT packages"
+)]
 #![allow(clippy::all, reason = "generated code")]
 
 wasmtime::component::bindgen!({

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use wasmtime::{Config, Engine, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
 
+use crate::state::GuestClock;
+
 /// The most linear memory that any instance can have, and the address space that each slot of the pool reserves.
 pub(crate) const MAX_MEMORY: usize = 64 << 20;
 /// Elements that a table may have. The largest that a language's runtime is known to want is some 20,000.
@@ -102,7 +104,11 @@ impl Runtime {
                 }
             }
         })?;
-        Ok(Self { engine, ticker, thread: handle.thread().clone() })
+        Ok(Self {
+            engine,
+            ticker,
+            thread: handle.thread().clone(),
+        })
     }
 
     /// The engine.
@@ -110,10 +116,14 @@ impl Runtime {
         &self.engine
     }
 
-    /// A future that makes the ticker tick while it is being polled, which is while the guest runs. A guest that waits
-    /// for a host function costs nothing.
-    pub(crate) fn ticking<F: Future>(&self, inner: Pin<Box<F>>) -> Ticking<'_, F> {
-        Ticking { runtime: self, inner }
+    /// A future that makes the ticker tick and `clock` go while it is being polled, which is while the guest runs. A
+    /// guest that waits for a host function costs nothing.
+    pub(crate) fn ticking<'a, F: Future>(&'a self, clock: &'a GuestClock, inner: Pin<Box<F>>) -> Ticking<'a, F> {
+        Ticking {
+            runtime: self,
+            clock,
+            inner,
+        }
     }
 }
 
@@ -153,6 +163,7 @@ impl Ticker {
 /// See [`Runtime::ticking`].
 pub(crate) struct Ticking<'a, F> {
     runtime: &'a Runtime,
+    clock: &'a GuestClock,
     inner: Pin<Box<F>>,
 }
 
@@ -160,15 +171,17 @@ impl<F: Future> Future for Ticking<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        struct Running<'a>(&'a AtomicUsize);
+        struct Running<'a>(&'a AtomicUsize, &'a GuestClock);
         impl Drop for Running<'_> {
             fn drop(&mut self) {
                 self.0.fetch_sub(1, Ordering::SeqCst);
+                self.1.leave();
             }
         }
-        let runtime = self.runtime;
+        let (runtime, clock) = (self.runtime, self.clock);
+        clock.enter();
         runtime.ticker.running.fetch_add(1, Ordering::SeqCst);
-        let _running = Running(&runtime.ticker.running);
+        let _running = Running(&runtime.ticker.running, clock);
         if runtime.ticker.asleep.load(Ordering::SeqCst) {
             runtime.thread.unpark();
         }
@@ -183,7 +196,10 @@ mod tests {
     #[test]
     fn the_compiling_and_the_running_engine_agree() {
         let runtime = Runtime::new().expect("an engine");
-        assert_eq!(config_hash(runtime.engine()), config_hash(&compiler().expect("a compiler")));
+        assert_eq!(
+            config_hash(runtime.engine()),
+            config_hash(&compiler().expect("a compiler"))
+        );
     }
 
     #[test]

@@ -1,7 +1,47 @@
-//! The plugin host.
+//! The plugin host: loads drivers that are WebAssembly components, calls them, and answers for what they do.
+//!
+//! A plugin is one file, a component with its [`manifest::Manifest`] in a custom section. [`PluginHost::start`] takes in the
+//! files that the configuration lists, compiles what is new in a confined child, and implements [`hutch_driver::Drivers`]:
+//! the core finds a driver by its name and never learns that WebAssembly is behind it.
+//!
+//! What holds, and where:
+//! - every call has an instance of its own, bounded in memory, running time and time altogether (`call.rs`, `state.rs`,
+//!   `engine.rs`); parallel calls, crashes and upgrades need no further care;
+//! - everything that reaches out goes to [`hutch_broker::Broker`] as a message, within the plugin's grants (`functions.rs`);
+//! - every answer is checked before the core sees it (`adapter/`);
+//! - a fault is told with the plugin's name, version and last log lines, and a series of them ends in quarantine
+//!   (`call.rs`, `health.rs`); nothing that a plugin does stops the daemon;
+//! - code is only run that this host has compiled itself from a validated file, by digest (`binary.rs`, `files.rs`,
+//!   `compile.rs`, `mapped.rs`).
+
+mod adapter;
+pub mod binary;
 mod bindings;
-mod binary;
+mod call;
+mod compile;
+mod config;
 mod engine;
-mod manifest;
-mod schema;
-mod units;
+mod export;
+mod files;
+mod functions;
+mod health;
+mod host;
+mod lingering;
+mod log;
+pub mod manifest;
+mod mapped;
+mod plugin;
+pub mod schema;
+mod state;
+mod status;
+mod stdio;
+mod sync;
+pub mod units;
+
+pub use compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
+pub use config::{PluginConfig, PluginHostOptions, bundled_directory};
+pub use files::FileError;
+pub use health::{LATENCY_BOUNDS_US, PluginMetrics, QuarantinePolicy};
+pub use host::{HostError, PluginHost};
+pub use log::{KEPT_LINES, LogLine};
+pub use status::{PluginState, PluginStatus};

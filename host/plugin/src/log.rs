@@ -39,7 +39,10 @@ pub(crate) struct PluginLog {
 
 impl PluginLog {
     pub(crate) fn new(plugin: &str) -> Self {
-        Self { plugin: plugin.to_owned(), lines: Mutex::new(VecDeque::with_capacity(KEPT_LINES)) }
+        Self {
+            plugin: plugin.to_owned(),
+            lines: Mutex::new(VecDeque::with_capacity(KEPT_LINES)),
+        }
     }
 
     /// The kept lines, oldest first.
@@ -64,7 +67,12 @@ impl PluginLog {
         if lines.len() == KEPT_LINES {
             lines.pop_front();
         }
-        lines.push_back(LogLine { time: SystemTime::now(), level, object: object.to_owned(), text });
+        lines.push_back(LogLine {
+            time: SystemTime::now(),
+            level,
+            object: object.to_owned(),
+            text,
+        });
     }
 }
 
@@ -84,7 +92,11 @@ struct CallLines {
 
 impl CallLog {
     pub(crate) fn new(plugin: Arc<PluginLog>, object: &str) -> Self {
-        Self { plugin, object: object.to_owned(), call: Mutex::new(CallLines::default()) }
+        Self {
+            plugin,
+            object: object.to_owned(),
+            call: Mutex::new(CallLines::default()),
+        }
     }
 
     /// The last lines of this call, oldest first.
@@ -98,7 +110,11 @@ impl CallLog {
             call.seen += 1;
             if call.seen == MAX_CALL_LINES {
                 drop(call);
-                self.plugin.push(LogLevel::Warn, &self.object, "too many lines in one call, the rest is dropped".into());
+                self.plugin.push(
+                    LogLevel::Warn,
+                    &self.object,
+                    "too many lines in one call, the rest is dropped".into(),
+                );
                 return;
             }
             if call.seen > MAX_CALL_LINES {
@@ -148,11 +164,18 @@ mod tests {
         let log = Arc::new(PluginLog::new("org.example.test"));
         let call = CallLog::new(Arc::clone(&log), "pool");
         for i in 0..2000 {
-            call.write(LogLevel::Warn, &format!("line {i}"), &[("key".to_owned(), "value\n\u{1b}[31m".to_owned())]);
+            call.write(
+                LogLevel::Warn,
+                &format!("line {i}"),
+                &[("key".to_owned(), "value\n\u{1b}[31m".to_owned())],
+            );
         }
         let lines = log.lines();
         assert_eq!(lines.len(), KEPT_LINES);
-        assert_eq!(lines.last().map(|l| l.text.as_str()), Some("too many lines in one call, the rest is dropped"));
+        assert_eq!(
+            lines.last().map(|l| l.text.as_str()),
+            Some("too many lines in one call, the rest is dropped")
+        );
         let last = call.last_lines();
         assert_eq!(last.len(), CALL_LINES);
         assert_eq!(last.last().map(String::as_str), Some("line 498 key=value  [31m"));

@@ -70,6 +70,10 @@ pub struct Manifest {
     pub description: String,
     /// The WIT package that it implements and the version, such as `hutch:storage@0.1.0`.
     pub world: String,
+    /// Where the operator has not ordered plugins, those with a larger number come first, so that among the plugins that
+    /// come with the daemon one is the default.
+    #[serde(default)]
+    pub prefer: u8,
     /// Names by family that configuration can select the plugin by.
     pub provides: BTreeMap<String, Vec<String>>,
     /// What it wants to be allowed. Nothing by default.
@@ -171,7 +175,12 @@ impl Manifest {
         match table.get("manifest").and_then(toml::Value::as_integer) {
             Some(version) if version == i64::from(FORMAT) => {}
             Some(version) => return Err(ManifestError::Format(u32::try_from(version).unwrap_or(u32::MAX))),
-            None => return Err(field("manifest", "the version of the format is missing; this host reads format 1")),
+            None => {
+                return Err(field(
+                    "manifest",
+                    "the version of the format is missing; this host reads format 1",
+                ));
+            }
         }
         let manifest: Self = toml::from_str(text).map_err(syntax)?;
         manifest.check()?;
@@ -200,7 +209,10 @@ impl Manifest {
             return Err(field("description", "it must be one line of at most 1024 bytes"));
         }
         let (family, version) = parse_world(&self.world).ok_or_else(|| {
-            field("world", "it must name a family and its version, one of hutch:storage, hutch:network, hutch:image")
+            field(
+                "world",
+                "it must name a family and its version, one of hutch:storage, hutch:network, hutch:image",
+            )
         })?;
         let ours = FAMILIES.iter().find(|(name, _)| *name == family).map_or("", |f| f.1);
         if !compatible(version, ours) {
@@ -208,6 +220,9 @@ impl Manifest {
             return Err(field("world", reason));
         }
         self.check_names(family)?;
+        self.permissions
+            .validate()
+            .map_err(|reason| field("permissions", reason))?;
         self.limits.check()?;
         for (at, section) in [("config.schema", &self.config), ("options.schema", &self.options)] {
             if let Some(schema) = &section.schema {
@@ -219,15 +234,24 @@ impl Manifest {
 
     fn check_names(&self, family: &str) -> Result<(), ManifestError> {
         if self.provides.keys().any(|key| key != family) {
-            return Err(field("provides", format!("a plugin of the world {} provides {family} only", self.world)));
+            return Err(field(
+                "provides",
+                format!("a plugin of the world {} provides {family} only", self.world),
+            ));
         }
         let names = self.names();
         if names.is_empty() || names.len() > MAX_NAMES {
-            return Err(field("provides", format!("{family} must list between 1 and {MAX_NAMES} names")));
+            return Err(field(
+                "provides",
+                format!("{family} must list between 1 and {MAX_NAMES} names"),
+            ));
         }
         for (i, name) in names.iter().enumerate() {
             if !is_driver_name(name) {
-                return Err(field("provides", "a name is a letter and at most 31 more of a-z, 0-9 and -"));
+                return Err(field(
+                    "provides",
+                    "a name is a letter and at most 31 more of a-z, 0-9 and -",
+                ));
             }
             if names[..i].contains(name) {
                 return Err(field("provides", format!("{name} is listed twice")));
@@ -242,7 +266,10 @@ fn syntax(error: toml::de::Error) -> ManifestError {
 }
 
 fn field(field: &'static str, reason: impl Into<String>) -> ManifestError {
-    ManifestError::Field { field, reason: reason.into() }
+    ManifestError::Field {
+        field,
+        reason: reason.into(),
+    }
 }
 
 /// Splits `hutch:storage@0.1.0` into the family and the version.
@@ -258,7 +285,9 @@ fn compatible(theirs: &str, ours: &str) -> bool {
         let mut numbers = v.split('-').next()?.split('.').map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
     };
-    let (Some(theirs), Some(ours)) = (parts(theirs), parts(ours)) else { return false };
+    let (Some(theirs), Some(ours)) = (parts(theirs), parts(ours)) else {
+        return false;
+    };
     if ours.0 == 0 {
         theirs.0 == 0 && theirs.1 == ours.1 && theirs.2 <= ours.2
     } else {
@@ -272,7 +301,9 @@ fn check_id(id: &str) -> Result<(), ManifestError> {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -302,7 +333,9 @@ fn is_semver(version: &str) -> bool {
 pub(crate) fn is_driver_name(name: &str) -> bool {
     name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 fn printable(text: &str) -> bool {
@@ -359,9 +392,17 @@ mod tests {
             ("org.example.storage.thing", "Org.Example.Thing", "field id"),
             ("1.2.3-rc.1", "01.2.3", "field version"),
             ("1.2.3-rc.1", "1.2", "field version"),
-            ("hutch:storage@0.1.0", "hutch:storage@0.2.0", "speaks hutch:storage@0.1.0"),
+            (
+                "hutch:storage@0.1.0",
+                "hutch:storage@0.2.0",
+                "speaks hutch:storage@0.1.0",
+            ),
             ("hutch:storage@0.1.0", "hutch:coffee@0.1.0", "field world"),
-            ("storage = [\"thing\", \"other-thing\"]", "network = [\"thing\"]", "provides storage only"),
+            (
+                "storage = [\"thing\", \"other-thing\"]",
+                "network = [\"thing\"]",
+                "provides storage only",
+            ),
             ("\"thing\", \"other-thing\"", "\"thing\", \"thing\"", "listed twice"),
             ("\"thing\", \"other-thing\"", "\"a/b\"", "field provides"),
             ("\"thing\", \"other-thing\"", "", "between 1 and 16"),
@@ -378,7 +419,10 @@ mod tests {
 
     #[test]
     fn size_and_encoding_are_bounded() {
-        assert!(matches!(Manifest::parse(&vec![b'#'; MAX_BYTES + 1]), Err(ManifestError::TooLarge(_))));
+        assert!(matches!(
+            Manifest::parse(&vec![b'#'; MAX_BYTES + 1]),
+            Err(ManifestError::TooLarge(_))
+        ));
         assert!(matches!(Manifest::parse(&[0xff, 0xfe]), Err(ManifestError::NotText(_))));
         // Nesting must not exhaust the stack.
         let deep = format!("manifest = 1\nx = {}", "[".repeat(30_000));

@@ -88,7 +88,10 @@ impl Schema {
     /// Whether the schema itself makes sense. Answers with what does not.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.properties.len() > MAX_PROPERTIES {
-            return Err(format!("it has {} properties, and {MAX_PROPERTIES} are allowed", self.properties.len()));
+            return Err(format!(
+                "it has {} properties, and {MAX_PROPERTIES} are allowed",
+                self.properties.len()
+            ));
         }
         for (key, property) in &self.properties {
             if key.is_empty() || key.len() > MAX_KEY || key.chars().any(char::is_control) {
@@ -98,7 +101,9 @@ impl Schema {
                 return Err(format!("{key}: only an integer has a minimum or a maximum"));
             }
             for text in property.values.iter().chain(&property.default) {
-                property.check_type(text).map_err(|reason| format!("{key}: {text:?} {reason}"))?;
+                property
+                    .check_type(text)
+                    .map_err(|reason| format!("{key}: {text:?} {reason}"))?;
             }
         }
         match self.required.iter().find(|key| !self.properties.contains_key(*key)) {
@@ -117,7 +122,9 @@ impl Schema {
         }
         for (key, value) in options {
             match self.properties.get(key) {
-                Some(property) => property.validate(value).map_err(|reason| format!("{key}: {value:?} {reason}"))?,
+                Some(property) => property
+                    .validate(value)
+                    .map_err(|reason| format!("{key}: {value:?} {reason}"))?,
                 None if self.additional_properties => {}
                 None => return Err(format!("there is no key {key}")),
             }
@@ -182,7 +189,14 @@ mod tests {
     fn options_are_held_against_the_schema() {
         let schema = schema();
         schema.check().expect("sound");
-        schema.validate(&options(&[("size", "3"), ("mode", "b"), ("on", "true"), ("name", "äöü")])).expect("valid");
+        schema
+            .validate(&options(&[
+                ("size", "3"),
+                ("mode", "b"),
+                ("on", "true"),
+                ("name", "äöü"),
+            ]))
+            .expect("valid");
         for (pairs, expected) in [
             (&[][..], "size is required"),
             (&[("size", "10")], "more than 9"),
@@ -205,7 +219,10 @@ mod tests {
             "type = \"object\"\n[properties]\nx = { minimum = 3 }",
             "type = \"object\"\n[properties]\nx = { type = \"integer\", default = \"a\" }",
         ] {
-            assert!(toml::from_str::<Schema>(text).expect("syntax").check().is_err(), "{text}");
+            assert!(
+                toml::from_str::<Schema>(text).expect("syntax").check().is_err(),
+                "{text}"
+            );
         }
         for text in ["type = \"array\"", "type = \"object\"\npatternProperties = {}"] {
             assert!(toml::from_str::<Schema>(text).is_err(), "{text}");

@@ -62,9 +62,11 @@ impl Serialize for Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        scaled(&text, &TIMES).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(|| {
-            D::Error::custom("expected a time such as \"60s\": a whole number followed by ms, s, m or h")
-        })
+        scaled(&text, &TIMES)
+            .map(|ms| Self(Duration::from_millis(ms)))
+            .ok_or_else(|| {
+                D::Error::custom("expected a time such as \"60s\": a whole number followed by ms, s, m or h")
+            })
     }
 }
 
@@ -74,7 +76,13 @@ mod tests {
 
     #[test]
     fn sizes_and_times_read_back_as_written() {
-        for (text, value) in [("1GiB", 1 << 30), ("16MiB", 16 << 20), ("1536KiB", 1536 << 10), ("7B", 7), ("0B", 0)] {
+        for (text, value) in [
+            ("1GiB", 1 << 30),
+            ("16MiB", 16 << 20),
+            ("1536KiB", 1536 << 10),
+            ("7B", 7),
+            ("0B", 0),
+        ] {
             assert_eq!(scaled(text, &SIZES), Some(value), "{text}");
             assert_eq!(spelled(value, &SIZES), text);
         }
@@ -86,7 +94,17 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "16", "MiB", "-1MiB", "1.5MiB", "16 MiB", "16mib", "99999999999999999999B", "99999999999GiB"] {
+        for text in [
+            "",
+            "16",
+            "MiB",
+            "-1MiB",
+            "1.5MiB",
+            "16 MiB",
+            "16mib",
+            "99999999999999999999B",
+            "99999999999GiB",
+        ] {
             assert_eq!(scaled(text, &SIZES), None, "{text}");
         }
     }

@@ -1,0 +1,368 @@
+//! Storage drivers.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hutch_driver::storage::{PoolRef, PoolSpace, StorageDriver, VolumeRef, VolumeState};
+use hutch_driver::{Call, DriverError, DriverInfo, MountPlan, Options, TreePath};
+
+use super::{answer, pairs, picked};
+use crate::bindings::storage::types as wit;
+use crate::export::{Exports, StorageExports};
+use crate::plugin::Plugin;
+
+/// A storage driver that a plugin provides under one name.
+pub(crate) struct StorageAdapter {
+    plugin: Arc<Plugin>,
+    name: String,
+}
+
+impl StorageAdapter {
+    pub(crate) fn new(plugin: Arc<Plugin>, name: &str) -> Self {
+        Self {
+            plugin,
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl Exports {
+    fn storage(&self) -> Option<&StorageExports> {
+        match self {
+            Self::Storage(exports) => Some(exports),
+            _ => None,
+        }
+    }
+}
+
+fn pool_ref(pool: &PoolRef) -> wit::PoolRef {
+    wit::PoolRef {
+        name: pool.name.clone(),
+        root: pool.root.clone(),
+        config: pairs(&pool.config),
+    }
+}
+
+fn volume_ref(volume: &VolumeRef) -> wit::VolumeRef {
+    wit::VolumeRef {
+        kind: volume.kind.clone(),
+        name: volume.name.clone(),
+        content: volume.content.clone(),
+        config: pairs(&volume.config),
+    }
+}
+
+/// What a call on a pool as a whole works on.
+fn pool_target(pool: &PoolRef) -> String {
+    format!("storage/{}", pool.name)
+}
+
+/// What a call on a volume works on.
+fn target(pool: &PoolRef, volume: &VolumeRef) -> String {
+    format!("storage/{}/{}/{}", pool.name, volume.kind, volume.name)
+}
+
+#[async_trait]
+impl StorageDriver for StorageAdapter {
+    fn info(&self) -> DriverInfo {
+        self.plugin.info(&self.name)
+    }
+
+    async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
+        self.plugin.check_options(config)?;
+        let target = format!("storage/{}", call.object);
+        let answer = self
+            .plugin
+            .call(
+                call,
+                target,
+                |e| e.storage().map(|s| &s.pool.validate),
+                (pairs(config),),
+            )
+            .await?;
+        self.plugin.checked("pool.validate", answer::options(answer))
+    }
+
+    async fn create_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
+        self.plugin
+            .call(
+                call,
+                pool_target(pool),
+                |e| e.storage().map(|s| &s.pool.create),
+                (pool_ref(pool),),
+            )
+            .await
+    }
+
+    async fn open_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
+        self.plugin
+            .call(
+                call,
+                pool_target(pool),
+                |e| e.storage().map(|s| &s.pool.open),
+                (pool_ref(pool),),
+            )
+            .await
+    }
+
+    async fn delete_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
+        self.plugin
+            .call(
+                call,
+                pool_target(pool),
+                |e| e.storage().map(|s| &s.pool.delete),
+                (pool_ref(pool),),
+            )
+            .await
+    }
+
+    async fn space(&self, call: &Call, pool: &PoolRef) -> Result<PoolSpace, DriverError> {
+        // Reading how full a pool is must not wait for what is being written to it.
+        let target = format!("storage-space/{}", pool.name);
+        let space = self
+            .plugin
+            .call(call, target, |e| e.storage().map(|s| &s.pool.space), (pool_ref(pool),))
+            .await?;
+        let space = PoolSpace {
+            total_bytes: space.total_bytes,
+            used_bytes: space.used_bytes,
+            total_inodes: space.total_inodes,
+            used_inodes: space.used_inodes,
+        };
+        let fits = space.used_bytes <= space.total_bytes
+            && (space.total_inodes == 0 || space.used_inodes <= space.total_inodes);
+        let answer = if fits {
+            Ok(space)
+        } else {
+            Err("more in use than there is".to_owned())
+        };
+        self.plugin.checked("pool.space", answer)
+    }
+
+    async fn reconcile(&self, call: &Call, pool: &PoolRef, valid: &[VolumeState]) -> Result<Vec<String>, DriverError> {
+        let valid: Vec<_> = valid
+            .iter()
+            .map(|v| wit::VolumeState {
+                kind: v.kind.clone(),
+                name: v.name.clone(),
+                snapshots: v.snapshots.clone(),
+            })
+            .collect();
+        let params = (pool_ref(pool), valid);
+        let done = self
+            .plugin
+            .call(
+                call,
+                pool_target(pool),
+                |e| e.storage().map(|s| &s.pool.reconcile),
+                params,
+            )
+            .await?;
+        self.plugin.checked("pool.reconcile", answer::report(done))
+    }
+
+    async fn create(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        self.plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.create),
+                params,
+            )
+            .await
+    }
+
+    async fn begin_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath, DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        let at = self
+            .plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.begin_fill),
+                params,
+            )
+            .await?;
+        self.plugin.checked("volume.begin-fill", answer::tree_path(call, at))
+    }
+
+    async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        self.plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.end_fill),
+                params,
+            )
+            .await
+    }
+
+    async fn create_from_image(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        image: &VolumeRef,
+        volume: &VolumeRef,
+        plain: bool,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(image), volume_ref(volume), plain);
+        self.plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.create_from_image),
+                params,
+            )
+            .await
+    }
+
+    async fn delete(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        self.plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.delete),
+                params,
+            )
+            .await
+    }
+
+    async fn rename(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, new_name: &str) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), new_name.to_owned());
+        self.plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.rename),
+                params,
+            )
+            .await
+    }
+
+    async fn mount(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<MountPlan, DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        let plan = self
+            .plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.mount),
+                params,
+            )
+            .await?;
+        self.plugin.checked("volume.mount", answer::mount_plan(call, plan))
+    }
+
+    async fn usage(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<Option<u64>, DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        self.plugin
+            .call(
+                call,
+                target(pool, volume),
+                |e| e.storage().map(|s| &s.volume.usage),
+                params,
+            )
+            .await
+    }
+
+    async fn snapshot_create(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+        live: bool,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned(), live);
+        let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.create));
+        self.plugin.call(call, target(pool, volume), pick, params).await
+    }
+
+    async fn snapshot_delete(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
+        let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.delete));
+        self.plugin.call(call, target(pool, volume), pick, params).await
+    }
+
+    async fn snapshot_rename(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+        new_name: &str,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned(), new_name.to_owned());
+        let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.rename));
+        self.plugin.call(call, target(pool, volume), pick, params).await
+    }
+
+    async fn snapshot_restore(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
+        let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.restore));
+        self.plugin.call(call, target(pool, volume), pick, params).await
+    }
+
+    async fn snapshot_mount(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<MountPlan, DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
+        let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.mount));
+        let plan = self.plugin.call(call, target(pool, volume), pick, params).await?;
+        self.plugin.checked("snapshot.mount", answer::mount_plan(call, plan))
+    }
+
+    async fn copy(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        source: &VolumeRef,
+        snapshot: Option<&str>,
+        to: &VolumeRef,
+        live: bool,
+        plain: bool,
+    ) -> Result<(), DriverError> {
+        let snapshot = snapshot.map(str::to_owned);
+        let params = (
+            pool_ref(pool),
+            volume_ref(source),
+            snapshot,
+            volume_ref(to),
+            live,
+            plain,
+        );
+        let pick = picked(|e| e.storage()?.clone.as_ref().map(|c| &c.copy));
+        self.plugin.call(call, target(pool, to), pick, params).await
+    }
+
+    async fn set_quota(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        bytes: Option<u64>,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), bytes);
+        let pick = picked(|e| e.storage()?.quota.as_ref().map(|q| &q.set));
+        self.plugin.call(call, target(pool, volume), pick, params).await
+    }
+}

@@ -1,0 +1,577 @@
+//! The plugin host: which plugins there are, how they get into service, and where the core finds their drivers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hutch_broker::{Broker, Grants, Permissions, Subject, SubjectLimits};
+use hutch_driver::image::ImageDriver;
+use hutch_driver::network::NetworkDriver;
+use hutch_driver::storage::StorageDriver;
+use hutch_driver::{DriverError, DriverEvent, DriverInfo, Drivers, EventStream};
+use tokio::sync::{Semaphore, broadcast, watch};
+use wasmtime::component::Linker;
+
+use crate::adapter::{ImageAdapter, NetworkAdapter, StorageAdapter};
+use crate::bindings::Everything;
+use crate::compile::{Cache, CompileError};
+use crate::config::{PluginConfig, PluginHostOptions};
+use crate::engine::{MAX_INSTANCES, Runtime};
+use crate::export::Exports;
+use crate::files::{FileError, FileStore, Stored};
+use crate::health::{Counters, Health};
+use crate::log::{LogLine, PluginLog};
+use crate::plugin::{Phase, Plugin, Ready, Shared};
+use crate::state::CallState;
+use crate::status::{PluginState, PluginStatus};
+
+/// Compiling children at once. Each uses several processors.
+const COMPILERS: usize = 2;
+
+/// Why the plugin host could not be started. A plugin that can't be used is no reason: it is listed with what is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The engine could not be made.
+    #[error("can't start the WebAssembly engine")]
+    Engine(#[source] wasmtime::Error),
+    /// The store of plugins can't be used.
+    #[error("can't use the store of plugins")]
+    Store(#[source] FileError),
+    /// The cache of compiled code can't be used.
+    #[error("can't use the cache of compiled plugins")]
+    Cache(#[source] CompileError),
+}
+
+/// A file or digest of the configuration that did not become a plugin.
+struct Refused {
+    source: PathBuf,
+    reason: String,
+}
+
+/// A plugin and where it came from.
+struct Entry {
+    plugin: Arc<Plugin>,
+    source: PathBuf,
+    /// Names of its manifest under which it is found. Others were taken.
+    names: Vec<String>,
+}
+
+/// See the module's documentation.
+pub struct PluginHost {
+    entries: Vec<Entry>,
+    refused: Vec<Refused>,
+    events: broadcast::Sender<DriverEvent>,
+}
+
+/// A plugin to be loaded, before anything is known of it.
+struct Candidate {
+    source: PathBuf,
+    found: Result<Stored, String>,
+    grants: Option<Permissions>,
+    config: hutch_driver::Options,
+}
+
+impl PluginHost {
+    /// Reads what is to be loaded and returns; code is compiled and mapped in the background, and calls wait for it.
+    ///
+    /// Must be called within a tokio runtime. `events` is the channel on which the broker reports what `watch` tells it.
+    ///
+    /// # Errors
+    /// Only where no plugin could be loaded at all: the engine, the store or the cache can't be used.
+    pub fn start(
+        options: PluginHostOptions,
+        broker: Arc<dyn Broker>,
+        events: broadcast::Sender<DriverEvent>,
+    ) -> Result<Arc<Self>, HostError> {
+        let runtime = Runtime::new().map_err(HostError::Engine)?;
+        let files = FileStore::open(options.state_dir.join("plugins/sha256")).map_err(HostError::Store)?;
+        let cache = Cache::open(
+            options.state_dir.join("cache/plugins"),
+            options.compiler.clone(),
+            runtime.engine(),
+        )
+        .map_err(HostError::Cache)?;
+        let linker = linker(runtime.engine()).map_err(HostError::Engine)?;
+        let shared = Arc::new(Shared {
+            runtime,
+            broker,
+            lingering: Arc::default(),
+            instances: Semaphore::new(MAX_INSTANCES as usize),
+            quarantine: options.quarantine,
+        });
+        let mut host = Self {
+            entries: Vec::new(),
+            refused: Vec::new(),
+            events,
+        };
+        for candidate in candidates(&options, &files) {
+            host.take(candidate, &shared);
+        }
+        let loader = Arc::new(Loader {
+            files,
+            cache,
+            linker,
+            compilers: Semaphore::new(COMPILERS),
+        });
+        for entry in &host.entries {
+            tokio::spawn(Arc::clone(&loader).load(Arc::clone(&entry.plugin)));
+        }
+        tokio::task::spawn_blocking(move || loader.cache.tidy());
+        Ok(Arc::new(host))
+    }
+
+    /// Makes a plugin of a candidate, or remembers why not.
+    fn take(&mut self, candidate: Candidate, shared: &Arc<Shared>) {
+        let source = candidate.source;
+        let made = candidate.found.and_then(|stored| {
+            let id = &stored.manifest.id;
+            if let Some(other) = self.entries.iter().find(|entry| entry.plugin.id() == id) {
+                let version = &other.plugin.manifest.version;
+                return Err(format!(
+                    "a plugin with the id {id} is loaded already (version {version})"
+                ));
+            }
+            make_plugin(stored, candidate.grants, candidate.config, shared)
+        });
+        match made {
+            Ok(plugin) => {
+                let names = self.free_names(&plugin);
+                self.entries.push(Entry {
+                    plugin: Arc::new(plugin),
+                    source,
+                    names,
+                });
+            }
+            Err(reason) => {
+                tracing::error!(source = %source.display(), "plugin not loaded: {reason}");
+                self.refused.push(Refused { source, reason });
+            }
+        }
+    }
+
+    /// The names of a plugin that nobody before it provides.
+    fn free_names(&self, plugin: &Plugin) -> Vec<String> {
+        let family = plugin.manifest.family();
+        let (free, taken): (Vec<_>, Vec<_>) = plugin
+            .manifest
+            .names()
+            .iter()
+            .cloned()
+            .partition(|name| self.find(family, name).is_none());
+        for name in taken {
+            tracing::warn!(
+                plugin = plugin.id(),
+                family,
+                name,
+                "the name is provided by an earlier plugin"
+            );
+        }
+        free
+    }
+
+    fn find(&self, family: &str, name: &str) -> Option<&Entry> {
+        self.entries
+            .iter()
+            .find(|entry| entry.plugin.manifest.family() == family && entry.names.iter().any(|own| own == name))
+    }
+
+    /// The plugin that provides `name`, or an error that says what there is instead.
+    fn resolve(&self, family: &str, name: &str) -> Result<Arc<Plugin>, DriverError> {
+        if let Some(entry) = self.find(family, name) {
+            let plugin = &entry.plugin;
+            if let Phase::Failed(reason) = &*plugin.phase.borrow() {
+                return Err(plugin.unavailable(reason));
+            }
+            return Ok(Arc::clone(plugin));
+        }
+        let known: Vec<_> = self.list(family).into_iter().map(|info| info.name).collect();
+        let mut message = match known.as_slice() {
+            [] => format!("no plugin provides the {family} driver {name:?}, or any other"),
+            names => format!(
+                "no plugin provides the {family} driver {name:?}; there are {}",
+                names.join(", ")
+            ),
+        };
+        for refused in &self.refused {
+            message.push_str(&format!(
+                "; {} was not loaded: {}",
+                refused.source.display(),
+                refused.reason
+            ));
+        }
+        Err(DriverError::new("not-found", message))
+    }
+
+    /// All plugins in the order of the configuration, then the files that could not be loaded.
+    pub fn plugins(&self) -> Vec<PluginStatus> {
+        self.entries
+            .iter()
+            .map(status)
+            .chain(self.refused.iter().map(refused_status))
+            .collect()
+    }
+
+    /// The plugin with this id.
+    pub fn plugin(&self, id: &str) -> Option<PluginStatus> {
+        self.entries.iter().find(|entry| entry.plugin.id() == id).map(status)
+    }
+
+    /// The last lines that the plugin logged, oldest first.
+    pub fn logs(&self, id: &str) -> Option<Vec<LogLine>> {
+        self.entries
+            .iter()
+            .find(|entry| entry.plugin.id() == id)
+            .map(|entry| entry.plugin.log.lines())
+    }
+
+    /// Takes a plugin out of quarantine.
+    ///
+    /// # Errors
+    /// `not-found`, where there is no such plugin.
+    pub fn enable(&self, id: &str) -> Result<(), DriverError> {
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| entry.plugin.id() == id)
+            .ok_or_else(|| DriverError::new("not-found", format!("there is no plugin {id:?}")))?;
+        entry.plugin.health.lift();
+        Ok(())
+    }
+
+    /// Waits until every plugin can be called or has failed. Calls need not: they wait for their own plugin.
+    pub async fn settled(&self) {
+        for entry in &self.entries {
+            let mut phase = entry.plugin.phase.subscribe();
+            // The sender lives in the plugin, which lives in the entry.
+            let _ = phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await;
+        }
+    }
+}
+
+impl Drivers for PluginHost {
+    fn storage(&self, name: &str) -> Result<Arc<dyn StorageDriver>, DriverError> {
+        Ok(Arc::new(StorageAdapter::new(self.resolve("storage", name)?, name)))
+    }
+
+    fn network(&self, name: &str) -> Result<Arc<dyn NetworkDriver>, DriverError> {
+        Ok(Arc::new(NetworkAdapter::new(self.resolve("network", name)?, name)))
+    }
+
+    fn image(&self, name: &str) -> Result<Arc<dyn ImageDriver>, DriverError> {
+        Ok(Arc::new(ImageAdapter::new(self.resolve("image", name)?, name)))
+    }
+
+    fn list(&self, family: &str) -> Vec<DriverInfo> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.plugin.manifest.family() == family)
+            .flat_map(|entry| entry.names.iter().map(|name| entry.plugin.info(name)))
+            .collect()
+    }
+
+    fn events(&self) -> Box<dyn EventStream> {
+        Box::new(Events(self.events.subscribe()))
+    }
+}
+
+struct Events(broadcast::Receiver<DriverEvent>);
+
+#[async_trait::async_trait]
+impl EventStream for Events {
+    async fn next(&mut self) -> Option<DriverEvent> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(lost)) => {
+                    tracing::warn!(
+                        lost,
+                        "driver events came faster than they were taken; the oldest are lost"
+                    );
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// What is to be loaded, in order.
+fn candidates(options: &PluginHostOptions, files: &FileStore) -> Vec<Candidate> {
+    if let Some(list) = &options.plugins {
+        return list
+            .iter()
+            .map(|config| configured(config, options.bundled.as_deref(), files))
+            .collect();
+    }
+    let Some(directory) = &options.bundled else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(directory) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| is_wasm(path))
+            .collect(),
+        Err(error) => {
+            tracing::error!(directory = %directory.display(), %error, "can't read the directory of plugins");
+            return Vec::new();
+        }
+    };
+    paths.sort();
+    let mut found: Vec<_> = paths
+        .into_iter()
+        .map(|path| {
+            configured(
+                &PluginConfig {
+                    path: Some(path),
+                    ..PluginConfig::default()
+                },
+                Some(directory),
+                files,
+            )
+        })
+        .collect();
+    found.sort_by_key(|candidate| {
+        std::cmp::Reverse(candidate.found.as_ref().map_or(0, |stored| stored.manifest.prefer))
+    });
+    found
+}
+
+fn is_wasm(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "wasm")
+}
+
+/// Finds one plugin of the configuration.
+fn configured(config: &PluginConfig, bundled: Option<&Path>, files: &FileStore) -> Candidate {
+    let wanted = config
+        .digest
+        .as_deref()
+        .map(|digest| digest.strip_prefix("sha256:").unwrap_or(digest));
+    let found = match (&config.path, wanted) {
+        (Some(path), wanted) => files
+            .add(path)
+            .map_err(|error| with_causes(&error))
+            .and_then(|stored| match wanted {
+                Some(wanted) if wanted != stored.digest => Err(format!(
+                    "its digest is sha256:{}, and the configuration wants sha256:{wanted}",
+                    stored.digest
+                )),
+                _ => Ok(stored),
+            }),
+        (None, Some(digest)) => files.get(digest).map_err(|error| with_causes(&error)),
+        (None, None) => Err("the configuration of a plugin names neither a path nor a digest".to_owned()),
+    };
+    let ours = config
+        .path
+        .as_deref()
+        .and_then(Path::parent)
+        .is_some_and(|parent| Some(parent) == bundled);
+    let grants = config.grants.clone().or_else(|| {
+        // Bundled plugins come with the daemon, from the same hands: they are granted what they request.
+        found
+            .as_ref()
+            .ok()
+            .filter(|_| ours)
+            .map(|stored| stored.manifest.permissions.clone())
+    });
+    Candidate {
+        source: config.path.clone().unwrap_or_default(),
+        found,
+        grants,
+        config: config.config.clone(),
+    }
+}
+
+/// An error with its causes, for a listing.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+fn make_plugin(
+    stored: Stored,
+    grants: Option<Permissions>,
+    config: hutch_driver::Options,
+    shared: &Arc<Shared>,
+) -> Result<Plugin, String> {
+    let Stored {
+        digest,
+        manifest,
+        abilities,
+    } = stored;
+    match &manifest.config.schema {
+        Some(schema) => schema
+            .validate(&config)
+            .map_err(|reason| format!("its configuration is not valid: {reason}"))?,
+        None if config.is_empty() => {}
+        None => return Err("the configuration has settings for it, and it takes none".to_owned()),
+    }
+    let granted = grants.unwrap_or_default();
+    granted
+        .validate()
+        .map_err(|reason| format!("its grants are not valid: {reason}"))?;
+    let subject = Subject {
+        plugin: manifest.id.clone(),
+        version: manifest.version.clone(),
+        digest: digest.clone(),
+        family: manifest.family().to_owned(),
+        grants: Grants {
+            requested: manifest.permissions.clone(),
+            granted,
+        },
+        limits: SubjectLimits {
+            kv_bytes: manifest.limits.kv_bytes.0,
+            http_timeout: SubjectLimits::default()
+                .http_timeout
+                .min(manifest.limits.call_timeout.0),
+        },
+        config,
+    };
+    Ok(Plugin {
+        shared: Arc::clone(shared),
+        log: Arc::new(PluginLog::new(&manifest.id)),
+        turns: Semaphore::new(manifest.limits.concurrency as usize),
+        digest,
+        abilities,
+        subject: Arc::new(subject),
+        counters: Arc::new(Counters::default()),
+        health: Health::default(),
+        phase: watch::Sender::new(Phase::Loading),
+        manifest,
+    })
+}
+
+/// Everything that a plugin may import: an empty WASI and `wit/host`.
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<CallState>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    Everything::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+/// What it takes to bring a plugin's code into memory.
+struct Loader {
+    files: FileStore,
+    cache: Cache,
+    linker: Linker<CallState>,
+    compilers: Semaphore,
+}
+
+impl Loader {
+    async fn load(self: Arc<Self>, plugin: Arc<Plugin>) {
+        let phase = match self.code(&plugin).await {
+            Ok(ready) => Phase::Ready(Arc::new(ready)),
+            Err(reason) => {
+                tracing::error!(plugin = plugin.id(), "plugin can't be used: {reason}");
+                Phase::Failed(reason.into())
+            }
+        };
+        plugin.phase.send_replace(phase);
+    }
+
+    async fn code(&self, plugin: &Plugin) -> Result<Ready, String> {
+        let engine = plugin.shared.runtime.engine();
+        let component = match self.cache.get(engine, &plugin.digest) {
+            Some(component) => component,
+            None => {
+                let _turn = self
+                    .compilers
+                    .acquire()
+                    .await
+                    .map_err(|_| "the plugin host is going down".to_owned())?;
+                self.files.verify(&plugin.digest).map_err(|error| with_causes(&error))?;
+                let started = std::time::Instant::now();
+                let wasm = self.files.wasm(&plugin.digest);
+                let made = self
+                    .cache
+                    .make(engine, &plugin.digest, &wasm)
+                    .await
+                    .map_err(|error| with_causes(&error))?;
+                tracing::info!(
+                    plugin = plugin.id(),
+                    ms = started.elapsed().as_millis(),
+                    "plugin compiled"
+                );
+                made
+            }
+        };
+        let pre = self
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| format!("it can't be linked: {error:#}"))?;
+        let exports = Exports::find(&pre, plugin.manifest.family(), &plugin.abilities);
+        let exports = exports.map_err(|error| with_causes(&error))?;
+        Ok(Ready { pre, exports })
+    }
+}
+
+fn status(entry: &Entry) -> PluginStatus {
+    let plugin = &entry.plugin;
+    let manifest = &plugin.manifest;
+    let (state, reason) = match (&*plugin.phase.borrow(), plugin.health.quarantined()) {
+        (Phase::Failed(reason), _) => (PluginState::Failed, reason.to_string()),
+        (_, Some(reason)) => (PluginState::Quarantined, reason),
+        (Phase::Loading, None) => (PluginState::Loading, String::new()),
+        (Phase::Ready(_), None) => (PluginState::Enabled, taken_names(entry)),
+    };
+    PluginStatus {
+        id: manifest.id.clone(),
+        version: manifest.version.clone(),
+        license: manifest.license.clone(),
+        description: manifest.description.clone(),
+        digest: plugin.digest.clone(),
+        source: entry.source.clone(),
+        state,
+        reason,
+        family: manifest.family().to_owned(),
+        provides: manifest.names().to_vec(),
+        abilities: plugin.abilities.clone(),
+        requested: plugin.subject.grants.requested.clone(),
+        granted: plugin.subject.grants.granted.clone(),
+        limits: manifest.limits.clone(),
+        config: manifest.config.clone(),
+        options: manifest.options.clone(),
+        metrics: plugin.counters.snapshot(),
+    }
+}
+
+fn taken_names(entry: &Entry) -> String {
+    let taken: Vec<_> = entry
+        .plugin
+        .manifest
+        .names()
+        .iter()
+        .filter(|name| !entry.names.contains(name))
+        .map(String::as_str)
+        .collect();
+    if taken.is_empty() {
+        String::new()
+    } else {
+        format!("provided by an earlier plugin: {}", taken.join(", "))
+    }
+}
+
+fn refused_status(refused: &Refused) -> PluginStatus {
+    PluginStatus {
+        id: String::new(),
+        version: String::new(),
+        license: String::new(),
+        description: String::new(),
+        digest: String::new(),
+        source: refused.source.clone(),
+        state: PluginState::Failed,
+        reason: refused.reason.clone(),
+        family: String::new(),
+        provides: Vec::new(),
+        abilities: Vec::new(),
+        requested: Permissions::default(),
+        granted: Permissions::default(),
+        limits: crate::manifest::Limits::default(),
+        config: crate::manifest::Section::default(),
+        options: crate::manifest::Section::default(),
+        metrics: crate::health::PluginMetrics::default(),
+    }
+}

@@ -1,0 +1,104 @@
+//! A plugin that is part of the running daemon.
+
+use std::sync::Arc;
+
+use hutch_broker::{Broker, Subject};
+use hutch_driver::{DriverError, DriverInfo};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use wasmtime::component::InstancePre;
+
+use crate::engine::Runtime;
+use crate::export::Exports;
+use crate::health::{Counters, Health, QuarantinePolicy};
+use crate::lingering::Lingering;
+use crate::log::PluginLog;
+use crate::manifest::Manifest;
+use crate::state::CallState;
+
+/// What all plugins of a host share.
+pub(crate) struct Shared {
+    pub(crate) runtime: Runtime,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) lingering: Arc<Lingering>,
+    /// Places in the engine's pool.
+    pub(crate) instances: Semaphore,
+    pub(crate) quarantine: QuarantinePolicy,
+}
+
+/// A plugin whose code is in memory.
+pub(crate) struct Ready {
+    pub(crate) pre: InstancePre<CallState>,
+    pub(crate) exports: Exports,
+}
+
+/// How far a plugin is on its way into service.
+#[derive(Clone)]
+pub(crate) enum Phase {
+    /// It is being compiled, or its code is being mapped.
+    Loading,
+    /// It can be called.
+    Ready(Arc<Ready>),
+    /// It can't be used, and why.
+    Failed(Arc<str>),
+}
+
+/// See the module's documentation.
+pub(crate) struct Plugin {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) manifest: Manifest,
+    pub(crate) digest: String,
+    pub(crate) abilities: Vec<String>,
+    pub(crate) subject: Arc<Subject>,
+    pub(crate) log: Arc<PluginLog>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) health: Health,
+    /// Calls at once, as its manifest limits them.
+    pub(crate) turns: Semaphore,
+    pub(crate) phase: watch::Sender<Phase>,
+}
+
+impl Plugin {
+    /// The plugin's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    /// Who provides the driver `name`.
+    pub(crate) fn info(&self, name: &str) -> DriverInfo {
+        DriverInfo {
+            name: name.to_owned(),
+            plugin: self.manifest.id.clone(),
+            version: self.manifest.version.clone(),
+            abilities: self.abilities.clone(),
+        }
+    }
+
+    /// The plugin's code, once it is there.
+    pub(crate) async fn ready(&self, deadline: Instant) -> Result<Arc<Ready>, DriverError> {
+        if let Some(reason) = self.health.quarantined() {
+            return Err(self.unavailable(&format!(
+                "it is in quarantine ({reason}); `hutch plugin enable {}` takes it back into service",
+                self.id()
+            )));
+        }
+        let mut phase = self.phase.subscribe();
+        let loaded = phase.wait_for(|phase| !matches!(phase, Phase::Loading));
+        match tokio::time::timeout_at(deadline, loaded).await {
+            Ok(Ok(phase)) => match &*phase {
+                Phase::Ready(ready) => Ok(Arc::clone(ready)),
+                Phase::Failed(reason) => Err(self.unavailable(reason)),
+                Phase::Loading => Err(self.unavailable("it is still being compiled")),
+            },
+            Ok(Err(_)) => Err(self.unavailable("the plugin host is going down")),
+            Err(_) => Err(DriverError {
+                retryable: true,
+                ..self.unavailable("it is still being compiled")
+            }),
+        }
+    }
+
+    pub(crate) fn unavailable(&self, reason: &str) -> DriverError {
+        DriverError::new("unavailable", reason).from_plugin(self.id(), &self.manifest.version)
+    }
+}

@@ -1,0 +1,63 @@
+//! What an operator sees of the plugins.
+
+use std::path::PathBuf;
+
+use hutch_broker::Permissions;
+use serde::Serialize;
+
+use crate::health::PluginMetrics;
+use crate::manifest::{Limits, Section};
+
+/// What a plugin is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginState {
+    /// It is being compiled or its code is being mapped; calls wait for it.
+    Loading,
+    /// It can be called.
+    Enabled,
+    /// It can't be used.
+    Failed,
+    /// It was taken out of service after a series of faults.
+    Quarantined,
+}
+
+/// One plugin, as a listing shows it. Everything but `source`, `state` and `reason` is empty for a file whose manifest
+/// can't be read.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginStatus {
+    /// Its id.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// An SPDX expression.
+    pub license: String,
+    /// One line for people.
+    pub description: String,
+    /// SHA-256 of its file, in lower-case hexadecimal.
+    pub digest: String,
+    /// The file that it was taken from, or empty where the configuration names its digest.
+    pub source: PathBuf,
+    /// What it is doing.
+    pub state: PluginState,
+    /// Why it can't be used, where it can't; or which of its names others have taken.
+    pub reason: String,
+    /// `storage`, `network` or `image`.
+    pub family: String,
+    /// The names of its drivers.
+    pub provides: Vec<String>,
+    /// The optional interfaces that it exports.
+    pub abilities: Vec<String>,
+    /// What its manifest requests.
+    pub requested: Permissions,
+    /// What the operator granted. It may do what is in both.
+    pub granted: Permissions,
+    /// Its bounds.
+    pub limits: Limits,
+    /// The settings that it takes.
+    pub config: Section,
+    /// The options that its objects take.
+    pub options: Section,
+    /// Its figures since the daemon began.
+    pub metrics: PluginMetrics,
+}
