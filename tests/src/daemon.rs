@@ -67,11 +67,20 @@ impl Daemon {
         Self::with(Options::default())
     }
 
-    /// Starts ours.
+    /// Starts ours; or, to see whether a test itself is right, the peer's daemon that `HUTCH_TEST_AGAINST` names.
     ///
     /// # Errors
     /// See [`Daemon::start`].
     pub fn with(options: Options) -> Result<Self> {
+        if let Some(peer) = std::env::var_os("HUTCH_TEST_AGAINST") {
+            return Self::of_kind(
+                Kind::Incus(peer.into()),
+                Options {
+                    shared_network: true,
+                    ..options
+                },
+            );
+        }
         Self::of_kind(Kind::Hutch(Programs::from_environment()?), options)
     }
 
@@ -322,6 +331,38 @@ impl Daemon {
         Ok(())
     }
 
+    /// Removes the instances and the network: on the machine's own network nothing else would.
+    fn take_back(&self) -> Result<()> {
+        let mut client = self.client();
+        let instances = client.get("/1.0/instances?recursion=1")?;
+        for instance in instances.as_array().into_iter().flatten() {
+            let name = instance["name"].as_str().unwrap_or_default();
+            if instance["status"] != "Stopped" {
+                self.change(name, "stop", true)?;
+            }
+            if instance["ephemeral"] != true {
+                client.run("DELETE", &format!("/1.0/instances/{name}"), &Value::Null)?;
+            }
+        }
+        client.sync(
+            "PUT",
+            "/1.0/profiles/default",
+            &json!({ "config": {}, "description": "", "devices": {} }),
+        )?;
+        for network in client
+            .get("/1.0/networks?recursion=1")?
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            if network["managed"] == true {
+                let name = network["name"].as_str().unwrap_or_default();
+                client.sync("DELETE", &format!("/1.0/networks/{name}"), &Value::Null)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Creates an instance from the busybox image and starts it.
     ///
     /// # Errors
@@ -373,6 +414,15 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the daemon's log ends with:\n{}", tail(&self.log()));
+        }
+        if self.options.shared_network
+            && self.child.is_some()
+            && let Err(error) = self.take_back()
+        {
+            eprintln!(
+                "the machine's network may keep something of {}: {error:#}",
+                self.network()
+            );
         }
         if let Some(mut child) = self.child.take() {
             // It may have ended already; what it made is removed with the sandbox.

@@ -4,9 +4,13 @@ use crate::daemon::Daemon;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The release that is tested with.
 const RELEASE: &str = "bookworm";
+
+/// How long a build may take.
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// The image's file: from the cache, or built by `daemon`, which must reach this machine's package mirror.
 ///
@@ -40,7 +44,7 @@ fn cached() -> Result<PathBuf> {
 /// # Errors
 /// When one of both fails.
 pub fn build(daemon: &Daemon, place: &std::path::Path) -> Result<()> {
-    let mut client = daemon.client();
+    let mut client = daemon.client().patience(PATIENCE);
     let source = json!({ "type": "image", "mode": "pull", "protocol": "debian", "server": "", "alias": RELEASE });
     let ended = client
         .run(

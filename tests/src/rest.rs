@@ -10,8 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long an answer may take. The longest that a test waits for is a Debian image being built.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long an operation may take unless [`Client::patience`] says otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much longer than an operation the answer about it may take.
+const MARGIN: Duration = Duration::from_secs(30);
 
 /// An HTTP answer.
 #[derive(Clone, Debug)]
@@ -57,6 +60,7 @@ impl Answer {
 pub struct Client {
     socket: PathBuf,
     connection: Option<BufReader<UnixStream>>,
+    patience: Duration,
 }
 
 impl Client {
@@ -67,6 +71,13 @@ impl Client {
             socket: socket.to_path_buf(),
             connection: None,
         }
+    }
+
+    /// The same, but for operations that may take longer.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The daemon's socket.
@@ -82,8 +93,8 @@ impl Client {
     pub fn connect(&self) -> Result<UnixStream> {
         let stream =
             UnixStream::connect(&self.socket).with_context(|| format!("can't connect to {}", self.socket.display()))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(self.patience + MARGIN))?;
+        stream.set_write_timeout(Some(self.patience + MARGIN))?;
         Ok(stream)
     }
 

@@ -1,1 +1,18 @@
-//! Tests of the whole: each starts a daemon of its own.
+//! Tests of the whole, by concern. Each starts a daemon of its own, in a directory and a network namespace of its own, and
+//! drives it over its socket. See the crate's documentation for how they are run.
+
+mod clients;
+mod debian;
+mod exec;
+mod faults;
+mod files;
+mod hostile;
+mod lifecycle;
+mod limits;
+mod network;
+mod plugins;
+mod requests;
+mod restart;
+mod snapshots;
+mod socket;
+mod storage;

@@ -1,0 +1,262 @@
+//! Instances from their creation to their deletion.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::leftovers::Leftovers;
+use serde_json::{Value, json};
+
+#[test]
+fn a_life_leaves_nothing_behind() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    // The first instance unpacks the image into the pool, where it stays.
+    daemon.instance("first", &json!({}))?;
+    daemon.change("first", "stop", true)?;
+    client.run("DELETE", "/1.0/instances/first", &Value::Null)?;
+    let before = Leftovers::look(&daemon)?;
+
+    client.run("POST", "/1.0/instances", &creation("c1", &json!({}), false))?;
+    ensure!(daemon.status("c1")? == "Stopped");
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.status("c1")? == "Running");
+    ensure!(daemon.shell("c1", "cat /proc/1/comm")? == "init");
+    ensure!(daemon.shell("c1", "hostname")? == "c1");
+    daemon.change("c1", "restart", true)?;
+    ensure!(daemon.status("c1")? == "Running");
+    let (status, message) = client.refused("DELETE", "/1.0/instances/c1", &Value::Null)?;
+    ensure!(
+        status == 400 && message.to_lowercase().contains("running"),
+        "{status} {message}"
+    );
+    daemon.change("c1", "stop", true)?;
+    ensure!(daemon.status("c1")? == "Stopped");
+    client.run("DELETE", "/1.0/instances/c1", &Value::Null)?;
+
+    let (status, message) = client.refused("GET", "/1.0/instances/c1", &Value::Null)?;
+    ensure!(status == 404 && message == "Instance not found", "{status} {message}");
+    before.compare(&Leftovers::look(&daemon)?)
+}
+
+#[test]
+fn an_init_that_ends_stops_the_instance() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    // busybox's init: SIGUSR2 is power off.
+    let events = daemon.client();
+    drop(events);
+    daemon.shell("c1", "kill -USR2 1")?;
+    wait_for_status(&daemon, "c1", "Stopped")?;
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "echo again")? == "again");
+    Ok(())
+}
+
+#[test]
+fn a_reboot_from_inside_keeps_the_instance_running() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let before = daemon.client().get("/1.0/instances/c1/state")?["pid"].as_i64();
+    daemon.shell("c1", "touch /tmp/mark; kill -TERM 1")?;
+    let begun = std::time::Instant::now();
+    loop {
+        let state = daemon.client().get("/1.0/instances/c1/state")?;
+        if state["status"] == "Running" && state["pid"].as_i64() > Some(0) && state["pid"].as_i64() != before {
+            break;
+        }
+        ensure!(begun.elapsed().as_secs() < 30, "it did not come back: {state}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    ensure!(
+        daemon.shell("c1", "test -e /tmp/mark && echo kept")? == "kept",
+        "the root was lost"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_ephemeral_instance_goes_when_it_stops() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({ "ephemeral": true }))?;
+    daemon.change("c1", "stop", true)?;
+    let begun = std::time::Instant::now();
+    while daemon
+        .client()
+        .request("GET", "/1.0/instances/c1", &Value::Null)?
+        .status
+        != 404
+    {
+        ensure!(begun.elapsed().as_secs() < 10, "it is still there");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_paused_instance_does_nothing_until_it_is_resumed() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.shell(
+        "c1",
+        "(while :; do echo x >> /tmp/ticks; sleep 0.05; done) >/dev/null 2>&1 &",
+    )?;
+    daemon.change("c1", "freeze", false)?;
+    ensure!(daemon.status("c1")? == "Frozen");
+    let ticks = |daemon: &Daemon| -> Result<usize> {
+        let answer = daemon
+            .client()
+            .send("GET", "/1.0/instances/c1/files?path=/tmp/ticks", &[], b"")?;
+        Ok(answer.body.len())
+    };
+    let before = ticks(&daemon)?;
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    ensure!(ticks(&daemon)? == before, "it went on while paused");
+    daemon.change("c1", "unfreeze", false)?;
+    ensure!(daemon.status("c1")? == "Running");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    ensure!(ticks(&daemon)? > before, "it did not go on");
+    Ok(())
+}
+
+#[test]
+fn a_rename_keeps_the_files_and_the_old_name_is_free() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    daemon.instance("old", &json!({}))?;
+    daemon.shell("old", "echo kept > /root/file")?;
+    let (status, message) = client.refused("POST", "/1.0/instances/old", &json!({ "name": "new" }))?;
+    ensure!(
+        status == 400 && message.to_lowercase().contains("running"),
+        "{status} {message}"
+    );
+    daemon.change("old", "stop", true)?;
+    client.run("POST", "/1.0/instances/old", &json!({ "name": "new" }))?;
+    daemon.change("new", "start", false)?;
+    ensure!(daemon.shell("new", "cat /root/file; hostname")? == "kept\nnew");
+    daemon.instance("old", &json!({}))?;
+    let (status, _) = client.refused("POST", "/1.0/instances", &creation("old", &json!({}), false))?;
+    ensure!(status == 409 || status == 400, "a name twice: {status}");
+    Ok(())
+}
+
+#[test]
+fn a_copy_is_its_own_instance() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    daemon.instance("c1", &json!({ "config": { "user.colour": "blue" } }))?;
+    daemon.shell("c1", "echo original > /root/file")?;
+    daemon.change("c1", "stop", true)?;
+    let body = json!({ "name": "c2", "source": { "type": "copy", "source": "c1" } });
+    client.run("POST", "/1.0/instances", &body)?;
+    let (first, second) = (client.get("/1.0/instances/c1")?, client.get("/1.0/instances/c2")?);
+    ensure!(second["config"]["user.colour"] == "blue");
+    let mac = |instance: &Value| {
+        instance["config"]["volatile.eth0.hwaddr"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    ensure!(
+        mac(&first).is_empty() || mac(&first) != mac(&second),
+        "both have {}",
+        mac(&first)
+    );
+    daemon.change("c1", "start", false)?;
+    daemon.change("c2", "start", false)?;
+    daemon.shell("c2", "echo changed > /root/file")?;
+    ensure!(daemon.shell("c1", "cat /root/file")? == "original");
+    Ok(())
+}
+
+#[test]
+fn root_is_nobody_on_the_host_unless_privileged() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("plain", &json!({}))?;
+    daemon.instance("strong", &json!({ "config": { "security.privileged": "true" } }))?;
+    let first = |map: String| map.split_whitespace().nth(1).and_then(|base| base.parse::<u64>().ok());
+    let plain = first(daemon.shell("plain", "cat /proc/self/uid_map")?).context("no map")?;
+    ensure!(plain >= 65536, "root is user {plain} on the host");
+    ensure!(first(daemon.shell("strong", "cat /proc/self/uid_map")?) == Some(0));
+    for name in ["plain", "strong"] {
+        ensure!(daemon.shell(name, "stat -c %u /bin/busybox; id -u")? == "0\n0");
+        ensure!(daemon.shell(name, "touch /root/x && stat -c %u /root/x")? == "0");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_instances_have_ranges_of_their_own() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let isolated = json!({ "config": { "security.idmap.isolated": "true" } });
+    daemon.instance("c1", &isolated)?;
+    daemon.instance("c2", &isolated)?;
+    let map = |name| daemon.shell(name, "cat /proc/self/uid_map");
+    ensure!(map("c1")? != map("c2")?);
+    Ok(())
+}
+
+#[test]
+fn the_environment_and_the_autostart_are_kept() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let config = json!({ "config": { "environment.COLOUR": "blue", "boot.autostart": "true" } });
+    daemon.instance("c1", &config)?;
+    ensure!(daemon.shell("c1", "echo $COLOUR; tr '\\0' '\\n' < /proc/1/environ | grep COLOUR")? == "blue\nCOLOUR=blue");
+    daemon.change("c1", "stop", true)?;
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    wait_for_status(&daemon, "c1", "Running")
+}
+
+#[test]
+fn a_container_runs_in_a_container() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({ "config": { "security.nesting": "true" } }))?;
+    // What a runtime needs: namespaces of all kinds with a fresh proc, sysfs and a mount of its own.
+    let script = "unshare --user --map-root-user --mount --pid --fork --net --ipc --uts /bin/sh -c \
+                  'mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /mnt && \
+                  test \"$(cat /proc/self/comm)\" = cat && echo inner $$'";
+    ensure!(daemon.shell("c1", script)? == "inner 1");
+    Ok(())
+}
+
+#[test]
+fn listings_filter_and_nest() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    daemon.instance("one", &json!({ "config": { "user.colour": "blue" } }))?;
+    client.run("POST", "/1.0/instances", &creation("two", &json!({}), false))?;
+    ensure!(client.get("/1.0/instances")? == json!(["/1.0/instances/one", "/1.0/instances/two"]));
+    ensure!(client.get("/1.0/containers")? == json!(["/1.0/containers/one", "/1.0/containers/two"]));
+    let running = client.get("/1.0/instances?recursion=1&filter=status%20eq%20Running")?;
+    ensure!(
+        running
+            .as_array()
+            .is_some_and(|all| all.len() == 1 && all[0]["name"] == "one"),
+        "{running}"
+    );
+    let blue = client.get("/1.0/instances?recursion=1&filter=config.user.colour%20eq%20blue")?;
+    ensure!(
+        blue.as_array()
+            .is_some_and(|all| all.len() == 1 && all[0]["name"] == "one"),
+        "{blue}"
+    );
+    let full = client.get("/1.0/instances?recursion=2")?;
+    ensure!(
+        full[0]["state"]["status"] == "Running" && full[1]["state"]["status"] == "Stopped",
+        "{full}"
+    );
+    ensure!(full[0]["state"]["memory"]["usage"].as_i64() > Some(0), "{full}");
+    Ok(())
+}
+
+/// Waits until an instance has a status, by asking: what is tested is what a caller sees.
+pub(crate) fn wait_for_status(daemon: &Daemon, instance: &str, status: &str) -> Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        let now = daemon.status(instance)?;
+        if now == status {
+            return Ok(());
+        }
+        ensure!(begun.elapsed().as_secs() < 30, "{instance} is {now} and not {status}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
