@@ -123,6 +123,7 @@ wire! {
         /// Profiles in the order they apply.
         pub profiles: Vec<String>,
         /// When not empty, the snapshot to restore (`s1` or `c1/s1`), and all the rest is ignored.
+        #[serde(skip_serializing_if = "String::is_empty")]
         pub restore: String,
         /// Whether a restore brings memory back too.
         pub stateful: bool,

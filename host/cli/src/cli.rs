@@ -2,13 +2,19 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{console, create, exec, list, state};
+use crate::commands::configure::ConfigCommand;
+use crate::commands::file::FileCommand;
+use crate::commands::network::NetworkCommand;
+use crate::commands::profile::ProfileCommand;
+use crate::commands::project::ProjectCommand;
+use crate::commands::storage::StorageCommand;
+use crate::commands::{console, create, exec, list, relocate, snapshot, state};
 use crate::context::{Context, GlobalArgs};
 use crate::error::Result;
 
 /// Containers and virtual machines from the command line
 #[derive(Debug, Parser)]
-#[command(name = "hutch", version, disable_help_subcommand = false, propagate_version = false)]
+#[command(name = "hutch", version)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: GlobalArgs,
@@ -47,6 +53,36 @@ pub(crate) enum Command {
     Shell(exec::ShellArgs),
     /// Attach to an instance's console
     Console(console::ConsoleArgs),
+    /// Copy files from and to instances
+    #[command(subcommand)]
+    File(FileCommand),
+    /// Copy an instance
+    #[command(alias = "cp")]
+    Copy(relocate::CopyArgs),
+    /// Move an instance to another name, storage pool or project
+    #[command(alias = "mv")]
+    Move(relocate::MoveArgs),
+    /// Give an instance a new name
+    Rename(relocate::RenameArgs),
+    /// Manage snapshots
+    Snapshot(snapshot::SnapshotArgs),
+    /// Set an instance back to a snapshot
+    Restore(snapshot::RestoreArgs),
+    /// Manage the configuration of instances and of the daemon
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Manage profiles
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Manage storage pools and volumes
+    #[command(subcommand)]
+    Storage(StorageCommand),
+    /// Manage projects
+    #[command(subcommand)]
+    Project(ProjectCommand),
 }
 
 impl Command {
@@ -65,6 +101,17 @@ impl Command {
             Self::Resume(args) => state::resume(ctx, args).await,
             Self::Delete(args) => state::delete(ctx, args).await,
             Self::Console(args) => console::console(ctx, args).await,
+            Self::File(command) => command.run(ctx).await,
+            Self::Copy(args) => relocate::copy(ctx, args).await,
+            Self::Move(args) => relocate::relocate(ctx, args).await,
+            Self::Rename(args) => relocate::rename(ctx, args).await,
+            Self::Snapshot(args) => snapshot::snapshot(ctx, args).await,
+            Self::Restore(args) => snapshot::restore(ctx, args).await,
+            Self::Config(command) => command.run(ctx).await,
+            Self::Profile(command) => command.run(ctx).await,
+            Self::Network(command) => command.run(ctx).await,
+            Self::Storage(command) => command.run(ctx).await,
+            Self::Project(command) => command.run(ctx).await,
         }
         .map(|()| 0)
     }

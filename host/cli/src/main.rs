@@ -8,8 +8,10 @@ mod config;
 mod context;
 mod edit;
 mod error;
+mod files;
 mod interrupt;
 mod keyvalue;
+mod object;
 mod output;
 mod terminal;
 

@@ -1,7 +1,6 @@
 //! `launch`, `create` (`init`).
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use clap::Args;
 use hutch_api::instance::{CONTAINER, Instance, InstanceSource, InstanceStatePut, InstancesPost, VIRTUAL_MACHINE};
@@ -9,14 +8,13 @@ use hutch_api::profile::Profile;
 use hutch_api::server::Server;
 use hutch_api::{Config, Devices};
 use hyper::Method;
-use rustix::fs::FileType;
 use serde::Deserialize;
 
 use crate::client::{Answer, ApiPath, Client};
 use crate::commands::image_name;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::{keyvalue, output, terminal};
+use crate::{edit, keyvalue, output, terminal};
 
 /// The extension of daemons that start what they create in the same request.
 const CREATE_START: &str = "instance_create_start";
@@ -236,7 +234,7 @@ fn about(error: Error, image: Option<&str>, name: &str) -> Error {
 }
 
 /// The name of the instance that an operation makes, from the resources that it says it is about.
-fn created_name(answer: &Answer) -> Option<String> {
+pub(crate) fn created_name(answer: &Answer) -> Option<String> {
     let Answer::Operation(operation) = answer else {
         return None;
     };
@@ -259,17 +257,9 @@ async fn expanded_by_profiles(client: &Client, post: &InstancesPost) -> Result<D
 
 /// What standard input says, if it is a file or a pipe.
 fn preset() -> Result<Preset> {
-    let kind = rustix::fs::fstat(std::io::stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode));
-    if !matches!(kind, Ok(FileType::RegularFile | FileType::Fifo)) {
+    let Some(text) = edit::piped_file()? else {
         return Ok(Preset::default());
-    }
-    let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
-        .map_err(|source| Error::io("cannot read the instance's configuration from standard input", source))?;
-    if text.trim().is_empty() {
-        return Ok(Preset::default());
-    }
+    };
     output::from_yaml(
         &text,
         "standard input (from /dev/null it would not be read as the instance's configuration)",

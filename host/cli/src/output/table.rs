@@ -55,8 +55,11 @@ impl Table {
         for row in &self.rows {
             table.add_row(row.iter().map(|cell| printable(cell)));
         }
+        let lines: Vec<_> = table.lines().collect();
+        // The line under the header and the one at the bottom are the same where there is nothing between them.
+        let twice = self.rows.is_empty() && lines.len() > 1 && lines.last() == lines.iter().rev().nth(1);
         let mut text = String::new();
-        for line in table.lines() {
+        for line in &lines[..lines.len() - usize::from(twice)] {
             text.push_str(line.trim_end());
             text.push('\n');
         }
