@@ -9,6 +9,7 @@ use crate::client::Link;
 use crate::error::Error;
 use crate::protocol::Request;
 use crate::spec::{BadSpec, check_environment, check_file_name, check_strings};
+use crate::state::ExitStatus;
 
 /// A program that a keeper supervises: started again whenever it ends, after 100 ms at first and up to 30 s when it keeps
 /// ending within 10 s.
@@ -66,8 +67,8 @@ pub struct ServiceState {
     pub pid: Option<u32>,
     /// How often it was started again.
     pub restarts: u32,
-    /// How it ended last time, in words.
-    pub last_end: Option<String>,
+    /// How it ended last time.
+    pub last_exit: Option<ExitStatus>,
 }
 
 /// A supervised program. Clones are handles of the same one; dropping them leaves it running.
