@@ -1,0 +1,153 @@
+//! Why the core could not do what it was asked.
+
+use std::fmt::Write as _;
+
+use hutch_driver::DriverError;
+use hutch_store::StoreError;
+
+/// A refusal or failure. Its [`Display`](std::fmt::Display) names the object and what happened; [`Error::report`] adds the
+/// causes, each once.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object is not there. The text is the one that clients look for: `Instance not found`.
+    #[error("{0} not found")]
+    NotFound(&'static str),
+    /// The request can't be carried out as it is: a bad name, an unknown key, a wrong state.
+    #[error("{0}")]
+    Invalid(String),
+    /// The name is taken, or the object is in use.
+    #[error("{0}")]
+    Conflict(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The object changed since the caller read it (`If-Match`).
+    #[error("the object was changed by somebody else since it was read (ETag {found}, not {wanted}): read it again")]
+    Changed {
+        /// What it has.
+        found: String,
+        /// What the caller asked for.
+        wanted: String,
+    },
+    /// It can't be done now, and may be later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The operation was cancelled.
+    #[error("the operation was cancelled")]
+    Cancelled,
+    /// It took longer than the caller allowed.
+    #[error("{0}")]
+    Timeout(String),
+    /// A driver failed.
+    #[error("{action}")]
+    Driver {
+        /// What was being done, with the object's name.
+        action: String,
+        /// Why, with the plugin and its version.
+        #[source]
+        source: DriverError,
+    },
+    /// The state database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A container's keeper failed or refused.
+    #[error("{action}")]
+    Container {
+        /// What was being done, with the instance's name.
+        action: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file or other resource of the host failed.
+    #[error("{action}")]
+    Io {
+        /// What was being done.
+        action: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The core's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The HTTP status for this error (RFC 9110).
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NotFound(_) => 404,
+            Self::Invalid(_) => 400,
+            Self::Conflict(_) => 409,
+            Self::Forbidden(_) => 403,
+            Self::Changed { .. } => 412,
+            Self::Unavailable(_) => 503,
+            Self::Driver { source, .. } => match source.code.as_str() {
+                "invalid" | "unsupported" | "limit" => 400,
+                "not-found" => 404,
+                "already-exists" | "in-use" => 409,
+                "not-granted" | "not-requested" => 403,
+                "unavailable" => 503,
+                "no-space" => 507,
+                _ => 500,
+            },
+            Self::Cancelled | Self::Timeout(_) | Self::Store(_) | Self::Container { .. } | Self::Io { .. } => 500,
+        }
+    }
+
+    /// The message with its causes, outermost first, separated by colons.
+    pub fn report(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let message = error.to_string();
+            // A transparent error repeats its source; each is said once.
+            if !text.ends_with(&message) {
+                let _ = write!(text, ": {message}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+
+    /// A driver's failure during `action`.
+    pub fn driver(action: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
+        let action = action.into();
+        move |source| Self::Driver { action, source }
+    }
+
+    /// A keeper's failure during `action`.
+    pub fn container<E: std::error::Error + Send + Sync + 'static>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let action = action.into();
+        move |source| Self::Container { action, source: Box::new(source) }
+    }
+
+    /// A failure of the host's during `action`.
+    pub fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+
+    /// A refusal with this text.
+    pub fn invalid(text: impl Into<String>) -> Self {
+        Self::Invalid(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_each_cause_once() {
+        let error = Error::driver("creating volume c1")(DriverError::new("no-space", "the pool is full").from_plugin("org.x", "1.0"));
+        assert_eq!(error.report(), "creating volume c1: plugin org.x 1.0: the pool is full");
+        assert_eq!(error.status(), 507);
+    }
+
+    #[test]
+    fn what_clients_match_on_is_kept() {
+        assert_eq!(Error::NotFound("Instance").report(), "Instance not found");
+    }
+}

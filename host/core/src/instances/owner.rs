@@ -1,0 +1,190 @@
+//! The owner of an instance: the one task that changes it.
+
+use std::sync::Arc;
+
+use hutch_api::Timestamp;
+use hutch_container::{ContainerState, FilesHandle, Keeper, KeeperEvent};
+use hutch_store::Transaction;
+use serde_json::Map;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::Core;
+use crate::error::{Error, Result};
+use crate::idrange::IdRange;
+use crate::instances::state::Probe;
+use crate::instances::view::View;
+use crate::instances::{Instance, Job};
+use crate::profiles::with_project;
+use crate::records::{InstanceRecord, SnapshotRecord, key};
+
+/// Somebody who waits for the container to end.
+pub(crate) struct StopWaiter {
+    /// Told once it has.
+    pub(crate) answer: oneshot::Sender<()>,
+    /// It is to be started again: an ephemeral instance is not deleted this time.
+    pub(crate) restart: bool,
+}
+
+/// See the module.
+pub struct Owner {
+    pub(crate) core: Arc<Core>,
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) record: Arc<InstanceRecord>,
+    pub(crate) snapshots: Vec<Arc<SnapshotRecord>>,
+    pub(crate) keeper: Option<Keeper>,
+    pub(crate) probe: Option<Arc<Probe>>,
+    pub(crate) events: Option<broadcast::Receiver<KeeperEvent>>,
+    pub(crate) ids: Option<IdRange>,
+    pub(crate) started_at: Timestamp,
+    pub(crate) broken: Option<String>,
+    pub(crate) waiters: Vec<StopWaiter>,
+    /// The opened files of the stopped instance: its root must not be mounted twice.
+    pub(crate) files: Option<FilesHandle>,
+    pub(crate) deleted: bool,
+}
+
+enum Turn {
+    Job(Job),
+    Idle,
+    Ended(ContainerState),
+    Event(KeeperEvent),
+}
+
+impl Owner {
+    pub(crate) fn new(core: Arc<Core>, instance: Arc<Instance>) -> Self {
+        let view = instance.view();
+        Self {
+            record: Arc::clone(&view.record),
+            snapshots: view.snapshots.clone(),
+            core,
+            instance,
+            keeper: None,
+            probe: None,
+            events: None,
+            ids: None,
+            started_at: Timestamp::NEVER,
+            broken: None,
+            waiters: Vec::new(),
+            files: None,
+            deleted: false,
+        }
+    }
+
+    /// Does jobs until the instance is deleted.
+    pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while !self.deleted {
+            match self.next(&mut jobs).await {
+                Turn::Job(job) => job(&mut self).await,
+                Turn::Ended(state) => self.ended(state).await,
+                Turn::Event(KeeperEvent::Rebooted { .. }) => {
+                    self.started_at = Timestamp::now();
+                    self.publish();
+                    self.tell("instance-restarted");
+                }
+                Turn::Event(_) => {}
+                Turn::Idle => return,
+            }
+        }
+    }
+
+    async fn next(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Turn {
+        let keeper = self.keeper.clone();
+        let ended = async {
+            match keeper {
+                Some(keeper) => keeper.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let events = &mut self.events;
+        let event = async {
+            match events {
+                Some(events) => loop {
+                    match events.recv().await {
+                        Ok(event) => return event,
+                        Err(broadcast::error::RecvError::Lagged(_)) => {}
+                        Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+                    }
+                },
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            state = ended => Turn::Ended(state),
+            job = jobs.recv() => job.map_or(Turn::Idle, Turn::Job),
+            event = event => Turn::Event(event),
+        }
+    }
+
+    /// Shows the current state to everybody.
+    pub(crate) fn publish(&self) {
+        let mut view = View::stopped(&self.core, Arc::clone(&self.record), self.snapshots.clone());
+        view.keeper.clone_from(&self.keeper);
+        view.probe.clone_from(&self.probe);
+        view.started_at = self.started_at;
+        view.broken.clone_from(&self.broken);
+        self.instance.publish(view);
+    }
+
+    /// The instance's path, as events have it.
+    pub(crate) fn path(&self) -> String {
+        with_project(format!("/1.0/instances/{}", self.record.name), &self.record.project)
+    }
+
+    /// An event about the instance.
+    pub(crate) fn tell(&self, action: &str) {
+        self.core.events.lifecycle(&self.record.project, action, &self.path(), None, Map::new());
+    }
+
+    /// The transaction that writes a record.
+    pub(crate) fn write(record: &InstanceRecord) -> Result<Transaction> {
+        Ok(Transaction::new().put(key::instance(&record.project, &record.name), record)?)
+    }
+
+    /// Refuses work that needs the instance to be stopped.
+    pub(crate) fn require_stopped(&self, what: &str) -> Result<()> {
+        if self.keeper.is_some() {
+            return Err(Error::invalid(format!("Instance {:?} is running: stop it first to {what}", self.record.name)));
+        }
+        Ok(())
+    }
+
+    /// The keeper of a running container, or the message that clients look for.
+    pub(crate) fn require_running(&self) -> Result<Keeper> {
+        self.keeper.clone().ok_or_else(|| Error::invalid("Instance is not running"))
+    }
+
+    /// Closes the files of the stopped instance, if somebody had opened them.
+    pub(crate) async fn close_files(&mut self) {
+        if let Some(files) = self.files.take()
+            && let Err(error) = files.close().await
+        {
+            tracing::warn!(instance = self.record.name, %error, "closing the files of a stopped instance");
+        }
+    }
+
+    /// The container has ended by itself or was killed.
+    async fn ended(&mut self, state: ContainerState) {
+        let Some(keeper) = self.keeper.take() else { return };
+        self.probe = None;
+        tracing::info!(instance = self.record.name, ?state, "the container has ended");
+        self.events = None;
+        if state == ContainerState::Lost {
+            if let Err(error) = self.core.runtime.clean_lost(keeper.id()).await {
+                tracing::error!(instance = self.record.name, %error, "what a lost keeper left can't be cleaned up");
+                self.broken = Some(format!("its keeper was lost, and what it left can't be cleaned up: {error}"));
+            }
+        }
+        self.after_end(Some(&keeper)).await;
+        let restart = self.waiters.iter().any(|waiter| waiter.restart);
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.answer.send(());
+        }
+        self.tell("instance-shutdown");
+        if self.record.ephemeral && !restart {
+            if let Err(error) = self.delete("").await {
+                tracing::error!(instance = self.record.name, error = error.report(), "an ephemeral instance could not be deleted");
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Starting, stopping, freezing and deleting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hutch_api::instance::{InstanceStatePut, InstancesPut};
+use hutch_api::{Timestamp, operation};
+use hutch_container::{ContainerSpec, ContainerState, Keeper};
+use hutch_store::Transaction;
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use crate::instances::owner::{Owner, StopWaiter};
+use crate::instances::{Instance, devices, spec};
+use crate::journal::{Entry, Open};
+use crate::operations::NewOperation;
+use crate::pools::instance_volume;
+use crate::profiles::with_project;
+use crate::records::{InstanceRecord, key};
+use crate::settings;
+use crate::{Core, Operation};
+
+/// How long a clean stop may take when the caller does not say.
+const SHUTDOWN: Duration = Duration::from_secs(600);
+const POWER: &str = "volatile.last_state.power";
+
+impl Core {
+    /// Starts, stops, restarts, freezes or unfreezes an instance.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for an unknown action; what fails later is the operation's error.
+    pub async fn instance_state_change(self: &Arc<Self>, project: &str, name: &str, put: InstanceStatePut) -> Result<Arc<Operation>> {
+        let instance = self.instances.get(project, name)?;
+        let description = check_action(&put)?;
+        let path = with_project(format!("/1.0/instances/{name}"), project);
+        let new = NewOperation::task(project, description, "instances", path);
+        self.operations.begin(new, move |operation| async move { change(&instance, &put, &operation).await }).await
+    }
+
+    /// The same for all instances of a project that the action applies to.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown action.
+    pub async fn instances_state_change(self: &Arc<Self>, project: &str, put: InstancesPut) -> Result<Arc<Operation>> {
+        let put = put.state.ok_or_else(|| Error::invalid("The request names no state"))?;
+        let description = check_action(&put)?;
+        let list = self.instances.list(Some(project));
+        let mut new = NewOperation { class: operation::TASK, description: description.to_owned(), project: project.to_owned(), ..NewOperation::default() };
+        for instance in &list {
+            new = new.also("instances", with_project(format!("/1.0/instances/{}", instance.name()), project));
+        }
+        let work = move |operation: Arc<Operation>| async move {
+            let mut failed = Vec::new();
+            let mut tasks = tokio::task::JoinSet::new();
+            for instance in list {
+                let running = instance.view().keeper.is_some();
+                let applies = if put.action == "start" { !running } else { running };
+                if applies {
+                    let (put, operation) = (put.clone(), Arc::clone(&operation));
+                    tasks.spawn(async move {
+                        let name = instance.name();
+                        change(&instance, &put, &operation).await.map_err(|error| format!("{name}: {}", error.report()))
+                    });
+                }
+            }
+            while let Some(result) = tasks.join_next().await {
+                if let Ok(Err(error)) = result {
+                    failed.push(error);
+                }
+            }
+            if failed.is_empty() { Ok(()) } else { Err(Error::invalid(failed.join("; "))) }
+        };
+        self.operations.begin(new, work).await
+    }
+
+    /// Deletes a stopped instance with its snapshots.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for one that runs or is protected.
+    pub async fn instance_delete(self: &Arc<Self>, project: &str, name: &str) -> Result<Arc<Operation>> {
+        let instance = self.instances.get(project, name)?;
+        let view = instance.view();
+        if view.keeper.is_some() {
+            return Err(Error::invalid("Instance is running"));
+        }
+        if settings::is_true(&view.config, "security.protection.delete") {
+            return Err(Error::invalid(format!("Instance {name:?} is protected from deletion (security.protection.delete)")));
+        }
+        let new = NewOperation::task(project, "Deleting instance", "instances", with_project(format!("/1.0/instances/{name}"), project));
+        let work = move |operation: Arc<Operation>| async move {
+            let id = operation.id().to_owned();
+            instance.ask(move |owner| Box::pin(async move { owner.delete(&id).await })).await
+        };
+        self.operations.begin(new, work).await
+    }
+}
+
+fn check_action(put: &InstanceStatePut) -> Result<&'static str> {
+    if put.stateful {
+        return Err(Error::invalid("Containers can't be stopped or started with their state: leave out --stateful"));
+    }
+    let description = match put.action.as_str() {
+        "start" => "Starting instance",
+        "stop" => "Stopping instance",
+        "restart" => "Restarting instance",
+        "freeze" => "Freezing instance",
+        "unfreeze" => "Unfreezing instance",
+        other => return Err(Error::invalid(format!("Unknown action {other:?}: start, stop, restart, freeze or unfreeze"))),
+    };
+    Ok(description)
+}
+
+/// Does one action on one instance.
+async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Arc<Operation>) -> Result<()> {
+    let timeout = u64::try_from(put.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    match put.action.as_str() {
+        "start" => start(instance, operation).await,
+        "stop" => stop(instance, put.force, timeout, false).await,
+        "restart" => {
+            stop(instance, put.force, timeout, true).await?;
+            start(instance, operation).await
+        }
+        "freeze" => instance.ask(|owner| Box::pin(async move { owner.freeze().await })).await,
+        _ => instance.ask(|owner| Box::pin(async move { owner.thaw().await })).await,
+    }
+}
+
+/// Starts an instance.
+pub(crate) async fn start(instance: &Arc<Instance>, operation: &Arc<Operation>) -> Result<()> {
+    let id = operation.id().to_owned();
+    instance.ask(move |owner| Box::pin(async move { owner.start(&id).await })).await
+}
+
+/// Stops an instance; returns once it has ended.
+async fn stop(instance: &Arc<Instance>, force: bool, timeout: Option<Duration>, restart: bool) -> Result<()> {
+    let ended = instance.ask(move |owner| Box::pin(async move { owner.begin_stop(force, restart).await })).await?;
+    let limit = timeout.unwrap_or(SHUTDOWN);
+    match tokio::time::timeout(limit, ended).await {
+        Ok(Ok(())) => Ok(()),
+        // The owner is gone: the instance was ephemeral and has been deleted.
+        Ok(Err(_)) => Ok(()),
+        Err(_) => {
+            let name = instance.name();
+            Err(Error::Timeout(format!(
+                "Instance {name:?} did not stop within {} seconds: see its console, or stop it with --force",
+                limit.as_secs()
+            )))
+        }
+    }
+}
+
+impl Owner {
+    /// Starts the container.
+    pub(crate) async fn start(&mut self, operation: &str) -> Result<()> {
+        if self.keeper.is_some() {
+            return Err(Error::invalid("The instance is already running"));
+        }
+        if let Some(why) = &self.broken {
+            return Err(Error::Unavailable(format!("Instance {:?} can't be started: {why}", self.record.name)));
+        }
+        self.close_files().await;
+        let entry = Entry::InstanceStart { project: self.record.project.clone(), name: self.record.name.clone() };
+        let entry = self.core.journal.begin(operation, entry).await?;
+        match self.launch(&entry).await {
+            Ok(record) => {
+                self.core.journal.done(entry, Self::write(&record)?).await?;
+                self.record = Arc::new(record);
+                self.publish();
+                self.tell("instance-started");
+                Ok(())
+            }
+            Err(error) => {
+                self.take_back_start().await;
+                self.core.journal.done(entry, Transaction::new()).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything between the journal's entry and its end.
+    async fn launch(&mut self, entry: &Open) -> Result<InstanceRecord> {
+        let core = Arc::clone(&self.core);
+        let spec = self.specify().await?;
+        let name = self.record.name.clone();
+        let keeper =
+            core.runtime.create(&spec).await.map_err(Error::container(format!("making the container of instance {name}")))?;
+        self.events = Some(keeper.events());
+        self.keeper = Some(keeper.clone());
+        self.probe = Some(Arc::default());
+        core.journal.step(entry, "keeper");
+        self.attach_nics(&keeper).await?;
+        core.journal.step(entry, "nics");
+        keeper.start().await.map_err(Error::container(format!("starting the container of instance {name}")))?;
+        core.journal.step(entry, "init");
+        self.started_at = Timestamp::now();
+        let mut record = InstanceRecord::clone(&self.record);
+        record.last_used_at = self.started_at;
+        record.config.insert(POWER.to_owned(), "RUNNING".to_owned());
+        Ok(record)
+    }
+
+    /// The container's specification, to run it or to open its files.
+    pub(crate) async fn specify(&mut self) -> Result<ContainerSpec> {
+        let core = Arc::clone(&self.core);
+        let view = self.instance.view();
+        let privileged = settings::is_true(&view.config, "security.privileged");
+        if !privileged && self.ids.is_none() {
+            self.ids = Some(core.ids.take()?);
+        }
+        let pool = core.open_pool(&self.record.pool).await?;
+        let action = format!("mounting the root of instance {}", self.record.name);
+        let plan = pool
+            .driver
+            .mount(&pool.call(None), &pool.reference(), &instance_volume(&self.record))
+            .await
+            .map_err(Error::driver(action))?;
+        let root = pool.root_fs(&plan)?;
+        spec::build(&view, root, self.ids.as_ref().filter(|_| !privileged), &core.machine)
+    }
+
+    async fn attach_nics(&self, keeper: &Keeper) -> Result<()> {
+        let view = self.instance.view();
+        for nic in devices::nics(&self.record, &view.devices) {
+            self.attach_nic(keeper, nic).await?;
+        }
+        Ok(())
+    }
+
+    /// Connects one interface to a container that has its namespace.
+    pub(crate) async fn attach_nic(&self, keeper: &Keeper, mut nic: devices::Nic) -> Result<()> {
+        let open = self.core.open_network(&self.record.project, &nic.network).await?;
+        let netns = devices::nic_netns(keeper)?;
+        nic.reference.netns.clone_from(&netns.id);
+        let call = open.nic_call(&nic.reference, Some(netns));
+        let action = format!("connecting device {} of instance {} to network {}", nic.reference.device, self.record.name, nic.network);
+        open.driver.attach(&call, &open.reference(), &nic.reference).await.map_err(Error::driver(action))
+    }
+
+    /// Disconnects one interface.
+    pub(crate) async fn detach_nic(&self, nic: &devices::Nic) -> Result<()> {
+        let open = self.core.open_network(&self.record.project, &nic.network).await?;
+        let action = format!("disconnecting device {} of instance {}", nic.reference.device, self.record.name);
+        let call = open.nic_call(&nic.reference, None);
+        open.driver.detach(&call, &open.reference(), &nic.reference).await.map_err(Error::driver(action))
+    }
+
+    /// A start that failed leaves nothing.
+    pub(crate) async fn take_back_start(&mut self) {
+        self.events = None;
+        self.probe = None;
+        if let Some(keeper) = self.keeper.take() {
+            if let Err(error) = keeper.kill().await {
+                tracing::debug!(instance = self.record.name, %error, "there was nothing to kill");
+            }
+            self.disconnect(&keeper).await;
+        }
+        self.ids = None;
+        self.started_at = Timestamp::NEVER;
+        self.publish();
+    }
+
+    /// Interfaces, keeper and cgroup of a container that has ended go away.
+    async fn disconnect(&self, keeper: &Keeper) {
+        let view = self.instance.view();
+        for nic in devices::nics(&self.record, &view.devices) {
+            if let Err(error) = self.detach_nic(&nic).await {
+                tracing::warn!(instance = self.record.name, error = error.report(), "an interface could not be disconnected");
+            }
+        }
+        if let Err(error) = keeper.release().await {
+            tracing::warn!(instance = self.record.name, %error, "the keeper could not be released");
+        }
+    }
+
+    /// The container has ended: what it had is given back, and the record says so.
+    pub(crate) async fn after_end(&mut self, keeper: Option<&Keeper>) {
+        if let Some(keeper) = keeper {
+            self.save_console(keeper).await;
+            self.disconnect(keeper).await;
+        }
+        self.ids = None;
+        self.started_at = Timestamp::NEVER;
+        let mut record = InstanceRecord::clone(&self.record);
+        record.config.insert(POWER.to_owned(), "STOPPED".to_owned());
+        match Self::write(&record) {
+            Ok(change) => {
+                if let Err(error) = self.core.store.commit(change).await {
+                    tracing::error!(instance = self.record.name, %error, "the end of a container could not be recorded");
+                }
+            }
+            Err(error) => tracing::error!(instance = self.record.name, error = error.report(), "the record can't be written"),
+        }
+        self.record = Arc::new(record);
+        self.publish();
+    }
+
+    /// Asks the container to end, or kills it; the answer comes when it has.
+    pub(crate) async fn begin_stop(&mut self, force: bool, restart: bool) -> Result<oneshot::Receiver<()>> {
+        let keeper = self.require_stoppable()?;
+        let action = format!("stopping instance {}", self.record.name);
+        let (answer, ended) = oneshot::channel();
+        self.waiters.push(StopWaiter { answer, restart });
+        let asked = if force { keeper.kill().await } else { ask_to_halt(&keeper).await };
+        match asked {
+            Ok(()) => Ok(ended),
+            // It may have ended while it was asked; then there is nothing to be refused.
+            Err(_) if matches!(keeper.state(), ContainerState::Ended(_) | ContainerState::Lost) => Ok(ended),
+            Err(error) => {
+                self.waiters.pop();
+                Err(Error::container(action)(error))
+            }
+        }
+    }
+
+    fn require_stoppable(&self) -> Result<Keeper> {
+        self.keeper.clone().ok_or_else(|| Error::invalid("The instance is already stopped"))
+    }
+
+    /// Stops all processes until [`Owner::thaw`].
+    pub(crate) async fn freeze(&mut self) -> Result<()> {
+        let keeper = self.require_running()?;
+        if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
+            return Err(Error::invalid("The instance is already frozen"));
+        }
+        keeper.freeze().await.map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
+        self.publish();
+        self.tell("instance-paused");
+        Ok(())
+    }
+
+    /// Undoes [`Owner::freeze`].
+    pub(crate) async fn thaw(&mut self) -> Result<()> {
+        let keeper = self.require_running()?;
+        if matches!(keeper.state(), ContainerState::Running { frozen: false, .. }) {
+            return Err(Error::invalid("The instance is already running"));
+        }
+        keeper.thaw().await.map_err(Error::container(format!("unfreezing instance {}", self.record.name)))?;
+        self.publish();
+        self.tell("instance-resumed");
+        Ok(())
+    }
+
+    /// Deletes the stopped instance with everything that belongs to it; the owner ends.
+    pub(crate) async fn delete(&mut self, operation: &str) -> Result<()> {
+        if self.keeper.is_some() {
+            return Err(Error::invalid("Instance is running"));
+        }
+        self.close_files().await;
+        let entry = Entry::InstanceDelete { project: self.record.project.clone(), name: self.record.name.clone() };
+        let entry = self.core.journal.begin(operation, entry).await?;
+        self.finish_delete(&entry).await
+    }
+
+    /// Everything after the journal's entry; repeated after a crash it goes on where it stopped.
+    pub(crate) async fn finish_delete(&mut self, entry: &Open) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let (project, name) = (self.record.project.clone(), self.record.name.clone());
+        let pool = core.open_pool(&self.record.pool).await?;
+        let action = format!("deleting the volume of instance {name}");
+        pool.driver
+            .delete(&pool.call(None), &pool.reference(), &instance_volume(&self.record))
+            .await
+            .map_err(Error::driver(action))?;
+        core.journal.step(entry, "volume");
+        let mut change = Transaction::new().delete(key::instance(&project, &name));
+        for snapshot in &self.snapshots {
+            change = change.delete(key::snapshot(&project, &name, &snapshot.name));
+        }
+        core.journal.done(entry.clone(), change).await?;
+        core.remove_logs(&project, &name);
+        core.instances.remove(&project, &name);
+        self.tell("instance-deleted");
+        self.deleted = true;
+        Ok(())
+    }
+}
+
+/// A frozen container hears nothing, so it is thawed first.
+async fn ask_to_halt(keeper: &Keeper) -> std::result::Result<(), hutch_container::Error> {
+    if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
+        keeper.thaw().await?;
+    }
+    keeper.shutdown().await
+}

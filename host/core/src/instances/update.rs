@@ -1,0 +1,251 @@
+//! Changing an instance's configuration, also while it runs, and renaming it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hutch_api::instance::{InstancePatch, InstancePost, InstancePut};
+use hutch_api::{Config, Devices};
+use hutch_store::Transaction;
+
+use crate::error::{Error, Result};
+use crate::instances::owner::Owner;
+use crate::instances::view::View;
+use crate::instances::{create, devices};
+use crate::journal::{Entry, Open};
+use crate::operations::NewOperation;
+use crate::pools::instance_volume;
+use crate::profiles::with_project;
+use crate::records::{InstanceRecord, SnapshotRecord, key, volume_name};
+use crate::{Core, Operation, check_etag, names, settings};
+
+impl Core {
+    /// Replaces an instance's configuration, or restores it to a snapshot where `put.restore` names one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`].
+    pub async fn instance_update(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        put: InstancePut,
+        if_match: Option<&str>,
+    ) -> Result<Arc<Operation>> {
+        let instance = self.instances.get(project, name)?;
+        check_etag(&instance.view().etag_parts(), if_match)?;
+        let path = with_project(format!("/1.0/instances/{name}"), project);
+        if !put.restore.is_empty() {
+            return self.snapshot_restore(project, name, &put.restore).await;
+        }
+        self.check_instance(project, &put.config, &put.devices, &put.profiles).await?;
+        let if_match = if_match.map(str::to_owned);
+        let new = NewOperation::task(project, "Updating instance", "instances", path);
+        let work = move |_| async move {
+            instance.ask(move |owner| Box::pin(async move { owner.update(put, if_match.as_deref()).await })).await
+        };
+        self.operations.begin(new, work).await
+    }
+
+    /// Changes some of an instance's configuration.
+    ///
+    /// # Errors
+    /// As [`Core::instance_update`].
+    pub async fn instance_patch(self: &Arc<Self>, project: &str, name: &str, patch: InstancePatch, if_match: Option<&str>) -> Result<()> {
+        let instance = self.instances.get(project, name)?;
+        let view = instance.view();
+        check_etag(&view.etag_parts(), if_match)?;
+        let mut put = view.render().to_put();
+        patch.apply(&mut put);
+        if !put.restore.is_empty() {
+            return Err(Error::invalid("A snapshot is restored by PUT"));
+        }
+        self.check_instance(project, &put.config, &put.devices, &put.profiles).await?;
+        let seen = view.etag();
+        instance.ask(move |owner| Box::pin(async move { owner.update(put, Some(&seen)).await })).await
+    }
+
+    /// Checks what an instance is to have.
+    pub(crate) async fn check_instance(&self, project: &str, config: &Config, devices: &Devices, profiles: &[String]) -> Result<()> {
+        settings::check(config)?;
+        devices::check(self, project, devices).await?;
+        let mut seen = BTreeSet::new();
+        for profile in profiles {
+            if self.profile_record(project, profile).is_err() {
+                return Err(Error::invalid(format!("Profile {profile:?} not found")));
+            }
+            if !seen.insert(profile) {
+                return Err(Error::invalid(format!("Profile {profile:?} is named twice")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames a stopped instance.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Conflict`].
+    pub async fn instance_rename(self: &Arc<Self>, project: &str, name: &str, post: InstancePost) -> Result<Arc<Operation>> {
+        let instance = self.instances.get(project, name)?;
+        if post.migration || post.target.is_some() || !post.pool.is_empty() || !post.project.is_empty() && post.project != project {
+            return Err(Error::invalid("Instances can only be renamed: moving to other servers, pools or projects is not available"));
+        }
+        names::instance(&post.name)?;
+        if instance.view().keeper.is_some() {
+            return Err(Error::invalid("Renaming of running instance not allowed"));
+        }
+        let new = NewOperation::task(project, "Renaming instance", "instances", with_project(format!("/1.0/instances/{name}"), project));
+        let work = move |operation: Arc<Operation>| async move {
+            let id = operation.id().to_owned();
+            instance.ask(move |owner| Box::pin(async move { owner.rename(&id, &post.name).await })).await
+        };
+        self.operations.begin(new, work).await
+    }
+}
+
+impl Owner {
+    /// Takes a new configuration; what can change while the container runs does so at once.
+    pub(crate) async fn update(&mut self, put: InstancePut, if_match: Option<&str>) -> Result<()> {
+        let before = self.instance.view();
+        check_etag(&before.etag_parts(), if_match)?;
+        let mut record = InstanceRecord::clone(&self.record);
+        if !put.architecture.is_empty() && put.architecture != record.architecture {
+            return Err(Error::invalid("The architecture of an instance can't be changed"));
+        }
+        // The daemon's own keys are not the client's to lose: what it leaves out stays.
+        let mut config = put.config;
+        for (key, value) in &record.config {
+            if key.starts_with("volatile.") {
+                config.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        config.retain(|_, value| !value.is_empty());
+        record.config = config;
+        record.devices = put.devices;
+        record.description = put.description;
+        record.ephemeral = put.ephemeral;
+        record.profiles = put.profiles;
+        self.apply(&before, record).await?;
+        self.tell("instance-updated");
+        Ok(())
+    }
+
+    /// A profile changed below the instance.
+    pub(crate) async fn profiles_changed(&mut self) -> Result<()> {
+        let before = self.instance.view();
+        self.apply(&before, InstanceRecord::clone(&self.record)).await
+    }
+
+    async fn apply(&mut self, before: &View, mut record: InstanceRecord) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let (_, expanded) = core.expand(&record);
+        devices::complete_volatile(&mut record.config, &expanded);
+        let record = Arc::new(record);
+        let after = View::stopped(&core, Arc::clone(&record), Vec::new());
+        create::check_root(&after.devices, &self.record)?;
+        if self.keeper.is_some() {
+            self.apply_live(before, &after).await?;
+        }
+        self.apply_size(before, &after).await?;
+        core.store.commit(Self::write(&record)?).await?;
+        self.record = record;
+        self.publish();
+        Ok(())
+    }
+
+    /// Changes the running container from `before` to `after`, or refuses before anything is changed.
+    async fn apply_live(&self, before: &View, after: &View) -> Result<()> {
+        for key in ["security.privileged", "security.nesting"] {
+            if settings::is_true(&before.config, key) != settings::is_true(&after.config, key) {
+                return Err(Error::invalid(format!("{key} can't be changed while the instance runs")));
+            }
+        }
+        let disks = |view: &View| -> Devices {
+            let list = view.devices.iter().filter(|(_, device)| device.get("type").is_some_and(|kind| kind == "disk"));
+            list.filter(|(_, device)| !devices::is_root(device)).map(|(name, device)| (name.clone(), device.clone())).collect()
+        };
+        if disks(before) != disks(after) {
+            return Err(Error::invalid(format!(
+                "Disks can't be added, changed or removed while instance {:?} runs: stop it first",
+                self.record.name
+            )));
+        }
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        let machine = &self.core.machine;
+        let limits = settings::limits(&after.config, machine.memory_bytes, &machine.cpus)?;
+        if limits != settings::limits(&before.config, machine.memory_bytes, &machine.cpus)? {
+            let action = format!("changing the limits of instance {}", self.record.name);
+            keeper.set_limits(&limits).await.map_err(Error::container(action))?;
+        }
+        let (old, new) = (devices::nics(&before.record, &before.devices), devices::nics(&after.record, &after.devices));
+        let same = |a: &devices::Nic, b: &devices::Nic| {
+            let (x, y) = (&a.reference, &b.reference);
+            a.network == b.network && x.device == y.device && x.host_name == y.host_name && x.hwaddr == y.hwaddr && x.guest_name == y.guest_name && x.config == y.config
+        };
+        for nic in old.iter().filter(|nic| !new.iter().any(|other| same(nic, other))) {
+            self.detach_nic(nic).await?;
+        }
+        for nic in new.iter().filter(|nic| !old.iter().any(|other| same(nic, other))) {
+            self.attach_nic(keeper, nic.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// The size of the root disk follows the configuration.
+    async fn apply_size(&self, before: &View, after: &View) -> Result<()> {
+        let size = |view: &View| devices::root(&view.devices).ok().and_then(|root| root.get("size").cloned()).filter(|size| !size.is_empty());
+        if size(before) == size(after) {
+            return Ok(());
+        }
+        let pool = self.core.open_pool(&self.record.pool).await?;
+        create::set_size(&pool, &self.record, size(after).as_deref()).await
+    }
+
+    /// Gives the stopped instance another name.
+    pub(crate) async fn rename(&mut self, operation: &str, new_name: &str) -> Result<()> {
+        self.require_stopped("rename it")?;
+        self.close_files().await;
+        let (project, name) = (self.record.project.clone(), self.record.name.clone());
+        // The new name is held from here on; the old one until the record is written.
+        self.core.instances.enter(&project, new_name, Arc::clone(&self.instance))?;
+        let entry = Entry::InstanceRename { project: project.clone(), name, new_name: new_name.to_owned() };
+        let renamed = async {
+            let entry = self.core.journal.begin(operation, entry).await?;
+            self.finish_rename(&entry, new_name).await
+        };
+        if let Err(error) = renamed.await {
+            self.core.instances.remove(&project, new_name);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Everything after the journal's entry. The new name is in the table of instances already.
+    pub(crate) async fn finish_rename(&mut self, entry: &Open, new_name: &str) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let old = Arc::clone(&self.record);
+        let pool = core.open_pool(&old.pool).await?;
+        pool.driver
+            .rename(&pool.call(None), &pool.reference(), &instance_volume(&old), &volume_name(&old.project, new_name))
+            .await
+            .map_err(Error::driver(format!("renaming the volume of instance {}", old.name)))?;
+        core.journal.step(entry, "volume");
+        let record = InstanceRecord { name: new_name.to_owned(), ..InstanceRecord::clone(&old) };
+        let mut change = Transaction::new().delete(key::instance(&old.project, &old.name));
+        change = change.put(key::instance(&record.project, &record.name), &record)?;
+        let mut snapshots = Vec::new();
+        for snapshot in &self.snapshots {
+            let mut moved = SnapshotRecord::clone(snapshot);
+            new_name.clone_into(&mut moved.instance.name);
+            change = change.delete(key::snapshot(&old.project, &old.name, &moved.name));
+            change = change.put(key::snapshot(&record.project, &record.name, &moved.name), &moved)?;
+            snapshots.push(Arc::new(moved));
+        }
+        core.journal.done(entry.clone(), change).await?;
+        core.move_logs(&old.project, &old.name, new_name);
+        core.instances.remove(&old.project, &old.name);
+        self.record = Arc::new(record);
+        self.snapshots = snapshots;
+        self.publish();
+        self.tell("instance-renamed");
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! The journal: what was being changed when the daemon died.
+//!
+//! A change of anything outside the store (a volume, a container, an interface) is written down before it begins and
+//! struck out in the transaction that records its result. What is still there when the daemon starts was interrupted;
+//! [`crate::recovery`] finishes it or takes it back, kind by kind as [`Entry`] says.
+
+use std::sync::Arc;
+
+use hutch_store::{Store, Transaction};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// Version of the entries' format. A newer one is refused, so that nothing is undone by a guess.
+const VERSION: u32 = 1;
+const PREFIX: &str = "journal/";
+
+/// A change that was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Entry {
+    /// Taken back: the volume goes, no record was written.
+    InstanceCreate {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+        /// The pool of its volume.
+        pool: String,
+    },
+    /// Finished: the volume and the record go.
+    InstanceDelete {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+    },
+    /// Finished: the volume gets its new name, then the record.
+    InstanceRename {
+        /// The instance's project.
+        project: String,
+        /// What it was called.
+        name: String,
+        /// What it shall be called.
+        new_name: String,
+    },
+    /// Taken back unless PID 1 runs, in which case it is finished.
+    InstanceStart {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+    },
+    /// Finished.
+    InstanceStop {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+    },
+    /// Taken back.
+    SnapshotCreate {
+        /// The instance's project.
+        project: String,
+        /// The instance.
+        name: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// Finished.
+    SnapshotDelete {
+        /// The instance's project.
+        project: String,
+        /// The instance.
+        name: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// Finished.
+    SnapshotRename {
+        /// The instance's project.
+        project: String,
+        /// The instance.
+        name: String,
+        /// What the snapshot was called.
+        snapshot: String,
+        /// What it shall be called.
+        new_name: String,
+    },
+    /// Finished: restoring again gives the same.
+    SnapshotRestore {
+        /// The instance's project.
+        project: String,
+        /// The instance.
+        name: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// Taken back: files of the store of images that no record names are removed.
+    ImageImport {
+        /// The fingerprint, where it is known already.
+        fingerprint: String,
+    },
+    /// Finished.
+    ImageDelete {
+        /// The fingerprint.
+        fingerprint: String,
+    },
+    /// Taken back: the half-filled volume goes.
+    ImageUnpack {
+        /// The fingerprint.
+        fingerprint: String,
+        /// The pool.
+        pool: String,
+    },
+    /// Taken back.
+    NetworkCreate {
+        /// The network's project.
+        project: String,
+        /// Its name.
+        name: String,
+        /// The driver.
+        driver: String,
+        /// The configuration with which it was started.
+        config: std::collections::BTreeMap<String, String>,
+    },
+    /// Finished.
+    NetworkDelete {
+        /// The network's project.
+        project: String,
+        /// Its name.
+        name: String,
+    },
+    /// Taken back.
+    PoolCreate {
+        /// The pool.
+        name: String,
+        /// The driver.
+        driver: String,
+        /// The configuration with which it was made.
+        config: std::collections::BTreeMap<String, String>,
+    },
+    /// Finished.
+    PoolDelete {
+        /// The pool.
+        name: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    operation: String,
+    #[serde(flatten)]
+    entry: Entry,
+}
+
+/// Writes and strikes out entries. See the module.
+pub struct Journal {
+    store: Arc<dyn Store>,
+    fault: Option<String>,
+}
+
+/// An entry that was written; [`Open::done`] strikes it out.
+#[derive(Clone, Debug)]
+pub struct Open {
+    key: String,
+    kind: &'static str,
+}
+
+/// Names a step at which a test ends the daemon as `kill -9` would: `instance-create:volume`.
+pub const FAULT_VARIABLE: &str = "HUTCH_STOP_AT";
+
+impl Journal {
+    /// A journal in `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, fault: std::env::var(FAULT_VARIABLE).ok() }
+    }
+
+    /// Writes `entry` down for `operation`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn begin(&self, operation: &str, entry: Entry) -> Result<Open> {
+        let kind = entry.kind();
+        let key = format!("{PREFIX}{}", uuid::Uuid::now_v7());
+        let stored = Stored { version: VERSION, operation: operation.to_owned(), entry };
+        self.store.commit(Transaction::new().put(&key, &stored)?).await?;
+        let open = Open { key, kind };
+        self.step(&open, "begin");
+        Ok(open)
+    }
+
+    /// A point between two effects. Tests end the process here; otherwise it costs a comparison.
+    pub fn step(&self, open: &Open, step: &str) {
+        if let Some(fault) = &self.fault
+            && fault.strip_prefix(open.kind).and_then(|rest| rest.strip_prefix(':')) == Some(step)
+        {
+            tracing::error!(%fault, "ending the process as the test asked");
+            // SIGKILL and not an exit: nothing may be flushed or cleaned up.
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    /// Strikes the entry out together with `result`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn done(&self, open: Open, result: Transaction) -> Result<()> {
+        self.step(&open, "commit");
+        self.store.commit(result.delete(&open.key)).await?;
+        self.step(&open, "committed");
+        Ok(())
+    }
+
+    /// Everything that was interrupted, oldest first, with the operation that it belongs to.
+    ///
+    /// # Errors
+    /// The store's, and an entry of a newer version.
+    pub async fn interrupted(&self) -> Result<Vec<(Open, String, Entry)>> {
+        let mut out = Vec::new();
+        for (key, stored) in hutch_store::load::<Stored>(self.store.as_ref(), PREFIX).await? {
+            if stored.version > VERSION {
+                return Err(crate::Error::Unavailable(format!(
+                    "journal entry {key} has version {}, and this daemon knows {VERSION}: start the version that wrote it",
+                    stored.version
+                )));
+            }
+            out.push((Open { key: format!("{PREFIX}{key}"), kind: stored.entry.kind() }, stored.operation, stored.entry));
+        }
+        Ok(out)
+    }
+}
+
+impl Entry {
+    /// The entry's kind as the store and the tests have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InstanceCreate { .. } => "instance-create",
+            Self::InstanceDelete { .. } => "instance-delete",
+            Self::InstanceRename { .. } => "instance-rename",
+            Self::InstanceStart { .. } => "instance-start",
+            Self::InstanceStop { .. } => "instance-stop",
+            Self::SnapshotCreate { .. } => "snapshot-create",
+            Self::SnapshotDelete { .. } => "snapshot-delete",
+            Self::SnapshotRename { .. } => "snapshot-rename",
+            Self::SnapshotRestore { .. } => "snapshot-restore",
+            Self::ImageImport { .. } => "image-import",
+            Self::ImageDelete { .. } => "image-delete",
+            Self::ImageUnpack { .. } => "image-unpack",
+            Self::NetworkCreate { .. } => "network-create",
+            Self::NetworkDelete { .. } => "network-delete",
+            Self::PoolCreate { .. } => "pool-create",
+            Self::PoolDelete { .. } => "pool-delete",
+        }
+    }
+}

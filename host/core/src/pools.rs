@@ -1,0 +1,521 @@
+//! Storage pools: what they are, and how the core calls their drivers.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hutch_api::Config;
+use hutch_api::storage::{
+    ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch, StoragePoolPut,
+    StoragePoolsPost, StorageVolume,
+};
+use hutch_container::RootFs;
+use hutch_driver::storage::{PoolRef, StorageDriver, VolumeRef, VolumeState};
+use hutch_driver::{Call, DriverError, MountPlan, Progress, Root, TreePath};
+use hutch_store::Transaction;
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::journal::Entry;
+use crate::profiles::with_project;
+use crate::records::{InstanceRecord, PoolRecord, RECORD_VERSION, key, volume_name};
+use crate::{Core, Operation, Tagged, check_etag, etag, names};
+
+/// The id under which a driver sees its pool's tree.
+pub(crate) const ROOT: &str = "pool";
+
+/// How far a pool or network is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It is being brought up.
+    Opening,
+    /// It can be used.
+    Ready,
+    /// It can't, for this reason.
+    Unavailable(String),
+}
+
+impl Readiness {
+    /// The `status` of the API.
+    pub fn status(&self) -> &'static str {
+        match self {
+            Self::Opening => "Pending",
+            Self::Ready => "Created",
+            Self::Unavailable(_) => "Unavailable",
+        }
+    }
+}
+
+/// A pool in memory.
+#[derive(Debug)]
+pub struct Pool {
+    record: RwLock<Arc<PoolRecord>>,
+    readiness: watch::Sender<Readiness>,
+}
+
+impl Pool {
+    pub(crate) fn new(record: PoolRecord) -> Self {
+        Self { record: RwLock::new(Arc::new(record)), readiness: watch::Sender::new(Readiness::Opening) }
+    }
+
+    pub(crate) fn record(&self) -> Arc<PoolRecord> {
+        Arc::clone(&self.record.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_record(&self, record: PoolRecord) {
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
+    }
+
+    pub(crate) fn set_ready(&self, readiness: Readiness) {
+        self.readiness.send_replace(readiness);
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        self.readiness.borrow().clone()
+    }
+}
+
+/// A pool with its driver, ready for calls.
+pub(crate) struct OpenPool {
+    pub(crate) record: Arc<PoolRecord>,
+    pub(crate) driver: Arc<dyn StorageDriver>,
+    root: PathBuf,
+}
+
+impl OpenPool {
+    /// The pool as a driver sees it.
+    pub(crate) fn reference(&self) -> PoolRef {
+        PoolRef { name: self.record.name.clone(), root: ROOT.to_owned(), config: self.record.config.clone() }
+    }
+
+    /// A call on the pool for `operation`, which sees its progress and can cancel it.
+    pub(crate) fn call(&self, operation: Option<&Arc<Operation>>) -> Call {
+        let mut call = Call::new(crate::DEFAULT_PROJECT, &self.record.name);
+        call.roots = vec![Root { id: ROOT.to_owned(), path: self.root.clone(), writable: true }];
+        if let Some(operation) = operation {
+            call.operation = operation.id().to_owned();
+            call.progress = Arc::clone(operation) as Arc<dyn Progress>;
+            call.cancel = operation.cancel_flag();
+        }
+        call
+    }
+
+    /// Refuses an ability that the driver does not export.
+    pub(crate) fn require(&self, ability: &str) -> Result<()> {
+        let info = self.driver.info();
+        if info.can(ability) {
+            return Ok(());
+        }
+        let error = DriverError::new("unsupported", format!("storage driver {} has no interface {ability}", info.name));
+        Err(Error::Driver {
+            action: format!("using pool {}", self.record.name),
+            source: error.from_plugin(&info.plugin, &info.version),
+        })
+    }
+
+    /// A plan's paths as the host has them. The broker has already kept the driver inside its roots; here a plan that the
+    /// host can't carry out is refused, by name.
+    pub(crate) fn root_fs(&self, plan: &MountPlan) -> Result<RootFs> {
+        let bad = |why: &str| {
+            let info = self.driver.info();
+            let error = DriverError::new("internal", format!("the mount plan {why}")).from_plugin(&info.plugin, &info.version);
+            Error::Driver { action: format!("mounting from pool {}", self.record.name), source: error }
+        };
+        let path = |tree: &TreePath| if tree.root == ROOT { Ok(self.root.join(&tree.path)) } else { Err(bad("leaves the pool")) };
+        match (plan.kind.as_str(), plan.layers.as_slice(), &plan.upper, &plan.work) {
+            ("bind", [tree], None, None) => Ok(RootFs::Bind { path: path(tree)? }),
+            ("overlay", [_, ..], Some(upper), Some(work)) => Ok(RootFs::Overlay {
+                layers: plan.layers.iter().map(path).collect::<Result<_>>()?,
+                upper: path(upper)?,
+                work: path(work)?,
+            }),
+            _ => Err(bad("is of no kind that the host knows")),
+        }
+    }
+
+    /// Where a tree of the pool is on the host.
+    pub(crate) fn path(&self, tree: &TreePath) -> Result<PathBuf> {
+        if tree.root == ROOT && Path::new(&tree.path).components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+            return Ok(self.root.join(&tree.path));
+        }
+        let info = self.driver.info();
+        let error = DriverError::new("internal", format!("the answer names {}:{}, which is outside the pool", tree.root, tree.path));
+        Err(Error::Driver {
+            action: format!("using pool {}", self.record.name),
+            source: error.from_plugin(&info.plugin, &info.version),
+        })
+    }
+}
+
+/// An instance's root volume as a driver sees it.
+pub(crate) fn instance_volume(record: &InstanceRecord) -> VolumeRef {
+    VolumeRef {
+        kind: record.kind.clone(),
+        name: volume_name(&record.project, &record.name),
+        content: "filesystem".to_owned(),
+        config: Config::new(),
+    }
+}
+
+/// An image's volume as a driver sees it.
+pub(crate) fn image_volume(fingerprint: &str) -> VolumeRef {
+    VolumeRef {
+        kind: "image".to_owned(),
+        name: fingerprint.to_owned(),
+        content: "filesystem".to_owned(),
+        config: Config::new(),
+    }
+}
+
+impl Core {
+    /// A pool that can be used; waits while it is being brought up.
+    pub(crate) async fn open_pool(&self, name: &str) -> Result<OpenPool> {
+        let pool = self.pools.get(&name.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let mut readiness = pool.readiness.subscribe();
+        let state = readiness.wait_for(|state| *state != Readiness::Opening).await;
+        if let Ok(state) = state
+            && let Readiness::Unavailable(why) = &*state
+        {
+            return Err(Error::Unavailable(format!("storage pool {name} is unavailable: {why}")));
+        }
+        self.pool_with_driver(pool.record())
+    }
+
+    fn pool_with_driver(&self, record: Arc<PoolRecord>) -> Result<OpenPool> {
+        let driver = self.drivers.storage(&record.driver).map_err(Error::driver(format!("using storage pool {}", record.name)))?;
+        let root = record.config.get("source").map_or_else(|| self.default_pool_path(&record.name), PathBuf::from);
+        Ok(OpenPool { record, driver, root })
+    }
+
+    fn default_pool_path(&self, name: &str) -> PathBuf {
+        self.state_dir.join("storage-pools").join(name)
+    }
+
+    /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there.
+    pub(crate) async fn bring_up_pool(self: &Arc<Self>, name: &str) {
+        let Some(pool) = self.pools.get(&name.to_owned()) else { return };
+        let result = async {
+            let open = self.pool_with_driver(pool.record())?;
+            let call = open.call(None);
+            open.driver.open_pool(&call, &open.reference()).await.map_err(Error::driver(format!("opening pool {name}")))?;
+            let removed = open
+                .driver
+                .reconcile(&call, &open.reference(), &self.valid_volumes(name))
+                .await
+                .map_err(Error::driver(format!("cleaning up pool {name}")))?;
+            for what in removed {
+                tracing::info!(pool = name, what, "removed what belonged to nothing");
+            }
+            Ok::<_, Error>(())
+        };
+        match result.await {
+            Ok(()) => pool.set_ready(Readiness::Ready),
+            Err(error) => {
+                tracing::error!(pool = name, error = error.report(), "the storage pool is unavailable");
+                pool.set_ready(Readiness::Unavailable(error.report()));
+            }
+        }
+    }
+
+    fn valid_volumes(&self, pool: &str) -> Vec<VolumeState> {
+        let mut valid = self.instances.volumes(pool);
+        valid.extend(self.images.volumes(pool).into_iter().map(|fingerprint| VolumeState {
+            kind: "image".to_owned(),
+            name: fingerprint,
+            snapshots: Vec::new(),
+        }));
+        valid
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> Vec<StoragePool> {
+        self.pools.list().iter().map(|pool| self.render_pool(pool)).collect()
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn pool(&self, name: &str) -> Result<Tagged<StoragePool>> {
+        let pool = self.pools.get(&name.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let value = self.render_pool(&pool);
+        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+    }
+
+    /// Makes a pool.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Conflict`], and the driver's.
+    pub async fn pool_create(&self, post: StoragePoolsPost) -> Result<()> {
+        names::object("storage pool", &post.name)?;
+        let driver = if post.driver.is_empty() { self.default_driver("storage")? } else { post.driver };
+        let action = format!("creating storage pool {}", post.name);
+        let implementation = self.drivers.storage(&driver).map_err(Error::driver(&action))?;
+        let mut config = post.config;
+        let own = self.default_pool_path(&post.name);
+        let source = config.entry("source".to_owned()).or_default();
+        if source.is_empty() {
+            *source = own.display().to_string();
+        }
+        check_source(source, &own, &self.state_dir)?;
+        let config = implementation.validate(&Call::new(crate::DEFAULT_PROJECT, &post.name), &config).await.map_err(Error::driver(&action))?;
+        let _guard = self.changes.lock().await;
+        if self.pools.get(&post.name).is_some() {
+            return Err(Error::Conflict(format!("Storage pool {:?} already exists", post.name)));
+        }
+        let record = PoolRecord { v: RECORD_VERSION, name: post.name, driver, description: post.description, config };
+        let entry = self
+            .journal
+            .begin("", Entry::PoolCreate { name: record.name.clone(), driver: record.driver.clone(), config: record.config.clone() })
+            .await?;
+        let made = async {
+            let open = self.pool_with_driver(Arc::new(record.clone()))?;
+            make_private_dir(&open.root)?;
+            open.driver.create_pool(&open.call(None), &open.reference()).await.map_err(Error::driver(&action))
+        };
+        if let Err(error) = made.await {
+            self.undo_pool_create(&record).await;
+            self.journal.done(entry, Transaction::new()).await?;
+            return Err(error);
+        }
+        self.journal.step(&entry, "pool");
+        self.journal.done(entry, Transaction::new().put(key::pool(&record.name), &record)?).await?;
+        let name = record.name.clone();
+        let pool = Pool::new(record);
+        pool.set_ready(Readiness::Ready);
+        self.pools.insert(name.clone(), Arc::new(pool));
+        let path = format!("/1.0/storage-pools/{name}");
+        self.events.lifecycle(crate::DEFAULT_PROJECT, "storage-pool-created", &path, None, serde_json::Map::new());
+        Ok(())
+    }
+
+    /// Takes back a pool that was not finished.
+    pub(crate) async fn undo_pool_create(&self, record: &PoolRecord) {
+        let undone = async {
+            let open = self.pool_with_driver(Arc::new(record.clone()))?;
+            if open.root.exists() {
+                open.driver.delete_pool(&open.call(None), &open.reference()).await.map_err(Error::driver("deleting the pool"))?;
+                self.remove_pool_dir(&open.root)?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = undone.await {
+            tracing::warn!(pool = record.name, error = error.report(), "a pool that was not finished could not be taken back");
+        }
+    }
+
+    /// Replaces a pool's configuration. What the driver says can't change is refused by it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`], and the driver's.
+    pub async fn pool_update(&self, name: &str, put: StoragePoolPut, if_match: Option<&str>) -> Result<()> {
+        let _guard = self.changes.lock().await;
+        let current = self.pool(name)?;
+        check_etag(&current.value.etag_parts(), if_match)?;
+        let open = self.open_pool(name).await?;
+        let mut config = put.config;
+        let source = config.entry("source".to_owned()).or_insert_with(|| current.value.config.get("source").cloned().unwrap_or_default());
+        if Some(&*source) != current.value.config.get("source") {
+            return Err(Error::invalid(format!("Storage pool {name}: the source of an existing pool can't be changed")));
+        }
+        let config = open.driver.validate(&open.call(None), &config).await.map_err(Error::driver(format!("changing storage pool {name}")))?;
+        let record = PoolRecord { config, description: put.description, ..PoolRecord::clone(&open.record) };
+        self.store.commit(Transaction::new().put(key::pool(name), &record)?).await?;
+        if let Some(pool) = self.pools.get(&name.to_owned()) {
+            pool.set_record(record);
+        }
+        Ok(())
+    }
+
+    /// Changes some of a pool's configuration.
+    ///
+    /// # Errors
+    /// As [`Core::pool_update`].
+    pub async fn pool_patch(&self, name: &str, patch: StoragePoolPatch, if_match: Option<&str>) -> Result<()> {
+        let current = self.pool(name)?;
+        check_etag(&current.value.etag_parts(), if_match)?;
+        let mut put = current.value.to_put();
+        patch.apply(&mut put);
+        self.pool_update(name, put, Some(&current.etag)).await
+    }
+
+    /// Deletes a pool that holds no instance; volumes of images go with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, and the driver's.
+    pub async fn pool_delete(&self, name: &str) -> Result<()> {
+        let _guard = self.changes.lock().await;
+        let pool = self.pools.get(&name.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let used = self.pool_users(name);
+        if let Some(user) = used.first() {
+            return Err(Error::invalid(format!("Storage pool {name:?} is in use by {user}")));
+        }
+        let entry = self.journal.begin("", Entry::PoolDelete { name: name.to_owned() }).await?;
+        let record = pool.record();
+        self.finish_pool_delete(&record).await?;
+        self.journal.step(&entry, "pool");
+        self.journal.done(entry, self.images.forget_pool(Transaction::new().delete(key::pool(name)), name)?).await?;
+        self.pools.remove(&name.to_owned());
+        let path = format!("/1.0/storage-pools/{name}");
+        self.events.lifecycle(crate::DEFAULT_PROJECT, "storage-pool-deleted", &path, None, serde_json::Map::new());
+        Ok(())
+    }
+
+    /// Removes everything of a pool but its record.
+    pub(crate) async fn finish_pool_delete(&self, record: &Arc<PoolRecord>) -> Result<()> {
+        let action = format!("deleting storage pool {}", record.name);
+        let open = self.pool_with_driver(Arc::clone(record))?;
+        let call = open.call(None);
+        if !open.root.exists() {
+            return Ok(());
+        }
+        for fingerprint in self.images.volumes(&record.name) {
+            open.driver.delete(&call, &open.reference(), &image_volume(&fingerprint)).await.map_err(Error::driver(&action))?;
+        }
+        open.driver.delete_pool(&call, &open.reference()).await.map_err(Error::driver(&action))?;
+        self.remove_pool_dir(&open.root)
+    }
+
+    /// A pool's directory below the state directory is ours to remove; a source that the operator named is not.
+    fn remove_pool_dir(&self, root: &Path) -> Result<()> {
+        if !root.starts_with(self.state_dir.join("storage-pools")) {
+            return Ok(());
+        }
+        match std::fs::remove_dir_all(root) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("removing {}", root.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How full a pool is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and the driver's.
+    pub async fn pool_resources(&self, name: &str) -> Result<ResourcesStoragePool> {
+        let open = self.open_pool(name).await?;
+        let space = open
+            .driver
+            .space(&open.call(None), &open.reference())
+            .await
+            .map_err(Error::driver(format!("measuring storage pool {name}")))?;
+        Ok(ResourcesStoragePool {
+            space: ResourcesStoragePoolSpace { used: space.used_bytes, total: space.total_bytes },
+            inodes: ResourcesStoragePoolInodes { used: space.used_inodes, total: space.total_inodes },
+        })
+    }
+
+    /// The volumes of a pool: those of instances and of images.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn volumes(&self, pool: &str, project: Option<&str>) -> Result<Vec<StorageVolume>> {
+        self.pools.get(&pool.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let mut volumes: Vec<StorageVolume> = self
+            .instances
+            .in_pool(pool)
+            .into_iter()
+            .filter(|(owner, ..)| project.is_none_or(|project| project == owner))
+            .map(|(project, name, kind, created_at)| StorageVolume {
+                used_by: vec![with_project(format!("/1.0/instances/{name}"), &project)],
+                name,
+                kind,
+                content_type: "filesystem".to_owned(),
+                location: "none".to_owned(),
+                project,
+                created_at,
+                ..StorageVolume::default()
+            })
+            .collect();
+        volumes.extend(self.images.volumes(pool).into_iter().map(|fingerprint| StorageVolume {
+            used_by: vec![format!("/1.0/images/{fingerprint}")],
+            name: fingerprint,
+            kind: "image".to_owned(),
+            content_type: "filesystem".to_owned(),
+            location: "none".to_owned(),
+            project: crate::DEFAULT_PROJECT.to_owned(),
+            ..StorageVolume::default()
+        }));
+        Ok(volumes)
+    }
+
+    /// One volume of a pool.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn volume(&self, pool: &str, project: &str, kind: &str, name: &str) -> Result<Tagged<StorageVolume>> {
+        let value = self
+            .volumes(pool, Some(project).filter(|_| kind != "image"))?
+            .into_iter()
+            .find(|volume| volume.kind == kind && volume.name == name)
+            .ok_or(Error::NotFound("Storage volume"))?;
+        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+    }
+
+    /// The driver that is used when the caller names none: the first that the operator's configuration offers.
+    pub(crate) fn default_driver(&self, family: &str) -> Result<String> {
+        self.drivers
+            .list(family)
+            .first()
+            .map(|info| info.name.clone())
+            .ok_or_else(|| Error::Unavailable(format!("no plugin provides a {family} driver: see `hutch plugin list`")))
+    }
+
+    fn pool_users(&self, name: &str) -> Vec<String> {
+        let mut users: Vec<String> = self
+            .instances
+            .in_pool(name)
+            .into_iter()
+            .map(|(project, instance, ..)| with_project(format!("/1.0/instances/{instance}"), &project))
+            .collect();
+        for profile in self.profiles.list() {
+            if profile.devices.values().any(|device| device.get("pool").is_some_and(|pool| pool == name)) {
+                users.push(crate::profiles::path(&profile.project, &profile.name));
+            }
+        }
+        users
+    }
+
+    fn render_pool(&self, pool: &Pool) -> StoragePool {
+        let record = pool.record();
+        let mut used_by = self.pool_users(&record.name);
+        used_by.extend(self.images.volumes(&record.name).into_iter().map(|fingerprint| format!("/1.0/images/{fingerprint}")));
+        let status = pool.readiness();
+        let description = match &status {
+            Readiness::Unavailable(why) if record.description.is_empty() => format!("unavailable: {why}"),
+            _ => record.description.clone(),
+        };
+        StoragePool {
+            name: record.name.clone(),
+            description,
+            driver: record.driver.clone(),
+            status: status.status().to_owned(),
+            config: record.config.clone(),
+            used_by,
+            locations: vec!["none".to_owned()],
+        }
+    }
+}
+
+/// A source must be a directory of its own: absolute, and not one of the daemon's.
+fn check_source(source: &str, own: &Path, state_dir: &Path) -> Result<()> {
+    let path = Path::new(source);
+    let plain = path.is_absolute() && path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    if !plain || source.len() > 4096 || source.contains('\0') {
+        return Err(Error::invalid(format!("Invalid storage pool source {source:?}: it must be an absolute path without ..")));
+    }
+    if path != own && (path.starts_with(state_dir) || state_dir.starts_with(path)) {
+        return Err(Error::invalid(format!("Invalid storage pool source {source:?}: it overlaps the daemon's own directory")));
+    }
+    Ok(())
+}
+
+/// A directory that only root enters: what lies below has unshifted owners and set-uid bits.
+pub(crate) fn make_private_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io(format!("making directory {}", path.display())))
+}

@@ -1,0 +1,292 @@
+//! What the daemon does with what its last run left: running containers are adopted, interrupted changes are finished or
+//! taken back, pools and networks are brought up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hutch_api::Timestamp;
+use hutch_container::{AdoptOutcome, ContainerState, Keeper};
+use hutch_store::Transaction;
+
+use crate::Core;
+use crate::error::{Error, Result};
+use crate::instances::owner::Owner;
+use crate::instances::spec::host_id;
+use crate::instances::{Instance, start};
+use crate::journal::{Entry, Open};
+use crate::operations::NewOperation;
+use crate::records::{NetworkRecord, PoolRecord, RECORD_VERSION, key};
+use crate::{images, settings};
+
+/// See the module. When this returns the state of every instance is known; what needs pools and networks goes on in the
+/// background.
+pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
+    let adopted = adopt(core).await?;
+    let commands: Vec<String> =
+        adopted.values().flat_map(|(_, keeper)| keeper.list_execs()).map(|exec| exec.id).collect();
+    core.operations.restore(&commands).await?;
+    for (_, keeper) in adopted.values() {
+        for exec in keeper.list_execs() {
+            match core.operations.get(&exec.id) {
+                Ok(operation) if !operation.status().is_final() => core.resume_exec(&operation, keeper.clone()),
+                _ => drop(keeper.forget_exec(&exec.id).await),
+            }
+        }
+    }
+    for (instance, keeper) in adopted.into_values() {
+        instance.ask(move |owner| Box::pin(async move { owner.adopt(keeper) })).await?;
+    }
+    let interrupted = core.journal.interrupted().await?;
+    let core = Arc::clone(core);
+    tokio::spawn(async move { finish(&core, interrupted).await });
+    Ok(())
+}
+
+/// Keepers of this daemon's instances, by the instances' names.
+async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instance>, Keeper)>> {
+    let by_id: HashMap<String, Arc<Instance>> =
+        core.instances.list(None).into_iter().map(|instance| (host_id(&instance.view().record), instance)).collect();
+    let mut adopted = HashMap::new();
+    for (id, outcome) in core.runtime.adopt().await.map_err(Error::container("looking for running containers"))? {
+        match (by_id.get(&id), outcome) {
+            (Some(instance), AdoptOutcome::Adopted(keeper)) => {
+                adopted.insert((instance.project(), instance.name()), (Arc::clone(instance), keeper));
+            }
+            (None, AdoptOutcome::Adopted(keeper)) => {
+                tracing::warn!(id, "a container that belongs to no instance is ended");
+                if let Err(error) = keeper.kill().await {
+                    tracing::debug!(id, %error, "it had ended");
+                }
+                if let Err(error) = keeper.release().await {
+                    tracing::warn!(id, %error, "its keeper could not be released");
+                }
+            }
+            (_, AdoptOutcome::Dead) => tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up"),
+            (_, AdoptOutcome::Failed(error)) => {
+                tracing::error!(id, %error, "a keeper can't be talked to; its container is left alone");
+            }
+            (_, outcome) => tracing::error!(id, ?outcome, "a keeper is in a state that this daemon does not know"),
+        }
+    }
+    Ok(adopted)
+}
+
+/// The slow part: everything that needs drivers.
+async fn finish(core: &Arc<Core>, interrupted: Vec<(Open, String, Entry)>) {
+    // Pools and networks that were not finished must be gone before the others are brought up.
+    let (first, rest): (Vec<_>, Vec<_>) = interrupted.into_iter().partition(|(_, _, entry)| {
+        matches!(
+            entry,
+            Entry::PoolCreate { .. } | Entry::PoolDelete { .. } | Entry::NetworkCreate { .. } | Entry::NetworkDelete { .. }
+        )
+    });
+    for (open, _, entry) in first {
+        report(entry.clone(), infrastructure(core, &open, &entry).await);
+    }
+    if let Err(error) = core.prepare().await {
+        tracing::error!(error = error.report(), "the first pool and network could not be made");
+    }
+    let mut up = tokio::task::JoinSet::new();
+    for pool in core.pools() {
+        let core = Arc::clone(core);
+        up.spawn(async move { core.bring_up_pool(&pool.name).await });
+    }
+    for network in core.networks.list() {
+        let (core, record) = (Arc::clone(core), network.record());
+        up.spawn(async move { core.bring_up_network(&record.project, &record.name).await });
+    }
+    while up.join_next().await.is_some() {}
+    for (open, _, entry) in rest {
+        report(entry.clone(), object(core, &open, &entry).await);
+    }
+    autostart(core).await;
+    follow_drivers(core).await;
+}
+
+fn report(entry: Entry, result: Result<()>) {
+    match result {
+        Ok(()) => tracing::info!(?entry, "an interrupted change was finished or taken back"),
+        // The entry stays: the next start tries again.
+        Err(error) => tracing::error!(?entry, error = error.report(), "an interrupted change could not be finished"),
+    }
+}
+
+async fn infrastructure(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
+    let done = |change| core.journal.done(open.clone(), change);
+    match entry {
+        Entry::PoolCreate { name, driver, config } => {
+            if core.pools.get(name).is_none() {
+                let record = PoolRecord {
+                    v: RECORD_VERSION,
+                    name: name.clone(),
+                    driver: driver.clone(),
+                    description: String::new(),
+                    config: config.clone(),
+                };
+                core.undo_pool_create(&record).await;
+            }
+            done(Transaction::new()).await
+        }
+        Entry::PoolDelete { name } => {
+            if let Some(pool) = core.pools.get(name) {
+                core.finish_pool_delete(&pool.record()).await?;
+            }
+            done(core.images.forget_pool(Transaction::new().delete(key::pool(name)), name)?).await?;
+            core.pools.remove(name);
+            Ok(())
+        }
+        Entry::NetworkCreate { project, name, driver, config } => {
+            if core.networks.get(&(project.clone(), name.clone())).is_none() {
+                let record = NetworkRecord {
+                    v: RECORD_VERSION,
+                    project: project.clone(),
+                    name: name.clone(),
+                    driver: driver.clone(),
+                    description: String::new(),
+                    config: config.clone(),
+                };
+                core.undo_network_create(&record).await;
+            }
+            done(Transaction::new()).await
+        }
+        Entry::NetworkDelete { project, name } => {
+            if let Some(network) = core.networks.get(&(project.clone(), name.clone())) {
+                core.finish_network_delete(&network.record()).await?;
+            }
+            done(Transaction::new().delete(key::network(project, name))).await?;
+            core.networks.remove(&(project.clone(), name.clone()));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
+    let strike = || core.journal.done(open.clone(), Transaction::new());
+    match entry {
+        // The volume of an instance without a record was removed when the pool was cleaned up.
+        Entry::InstanceCreate { .. } => strike().await,
+        Entry::InstanceDelete { project, name } => {
+            let open = open.clone();
+            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_delete(&open).await })).await
+        }
+        Entry::InstanceRename { project, name, new_name } => {
+            let Ok(instance) = core.instances.get(project, name) else { return strike().await };
+            core.instances.enter(project, new_name, Arc::clone(&instance))?;
+            let (open, new_name) = (open.clone(), new_name.clone());
+            instance.ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await })).await
+        }
+        Entry::InstanceStart { project, name } => {
+            let open = open.clone();
+            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_start(&open).await })).await
+        }
+        Entry::InstanceStop { .. } => strike().await,
+        Entry::SnapshotCreate { .. } => strike().await,
+        Entry::SnapshotDelete { project, name, snapshot } => {
+            let (open, snapshot) = (open.clone(), snapshot.clone());
+            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_delete_snapshot(&open, &snapshot).await })).await
+        }
+        Entry::SnapshotRename { project, name, snapshot, new_name } => {
+            let (open, snapshot, new_name) = (open.clone(), snapshot.clone(), new_name.clone());
+            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_rename_snapshot(&open, &snapshot, &new_name).await })).await
+        }
+        Entry::SnapshotRestore { project, name, snapshot } => {
+            let (open, snapshot) = (open.clone(), snapshot.clone());
+            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_restore(&open, &snapshot).await })).await
+        }
+        Entry::ImageImport { .. } | Entry::ImageDelete { .. } | Entry::ImageUnpack { .. } => images::recover(core, open, entry).await,
+        _ => Ok(()),
+    }
+}
+
+/// Has the owner go on; an instance that is gone has nothing to go on with.
+async fn continue_with<J, S, F>(core: &Arc<Core>, project: &str, name: &str, strike: S, job: J) -> Result<()>
+where
+    J: for<'a> FnOnce(&'a mut Owner) -> crate::instances::Answer<'a, ()> + Send + 'static,
+    S: FnOnce() -> F,
+    F: Future<Output = Result<()>>,
+{
+    match core.instances.get(project, name) {
+        Ok(instance) => match instance.ask(job).await {
+            // The snapshot is gone already: what was to be done is done.
+            Err(Error::NotFound(_)) => strike().await,
+            other => other,
+        },
+        Err(_) => strike().await,
+    }
+}
+
+impl Owner {
+    /// Takes over a container that an earlier daemon started.
+    fn adopt(&mut self, keeper: Keeper) -> Result<()> {
+        self.events = Some(keeper.events());
+        self.probe = Some(Arc::default());
+        self.started_at = self.record.last_used_at;
+        self.keeper = Some(keeper);
+        self.publish();
+        Ok(())
+    }
+
+    /// A start was interrupted: a container whose PID 1 runs stays, anything less is taken back.
+    async fn finish_start(&mut self, open: &Open) -> Result<()> {
+        let running = self.keeper.as_ref().is_some_and(|keeper| matches!(keeper.state(), ContainerState::Running { .. }));
+        if !running {
+            self.take_back_start().await;
+            return self.core.journal.done(open.clone(), Transaction::new()).await;
+        }
+        let mut record = crate::records::InstanceRecord::clone(&self.record);
+        record.last_used_at = Timestamp::now();
+        record.config.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
+        self.core.journal.done(open.clone(), Self::write(&record)?).await?;
+        self.record = Arc::new(record);
+        self.publish();
+        Ok(())
+    }
+}
+
+/// Starts what is to be started with the daemon: `boot.autostart=true`, or what ran when the machine went down and does not
+/// say otherwise. Higher priorities first.
+async fn autostart(core: &Arc<Core>) {
+    let number = |config: &hutch_api::Config, key: &str| config.get(key).and_then(|value| value.parse::<i64>().ok()).unwrap_or(0);
+    let mut wanted: Vec<_> = core
+        .instances
+        .list(None)
+        .into_iter()
+        .filter(|instance| {
+            let view = instance.view();
+            let ran = view.record.config.get("volatile.last_state.power").is_some_and(|state| state == "RUNNING");
+            let starts = match view.config.get("boot.autostart") {
+                Some(value) => settings::parse_bool(value) == Some(true),
+                None => ran,
+            };
+            starts && view.keeper.is_none()
+        })
+        .collect();
+    wanted.sort_by_key(|instance| std::cmp::Reverse(number(&instance.view().config, "boot.autostart.priority")));
+    for instance in wanted {
+        let view = instance.view();
+        let path = format!("/1.0/instances/{}", view.record.name);
+        let new = NewOperation::task(&view.record.project, "Starting instance", "instances", path);
+        let target = Arc::clone(&instance);
+        let begun = core.operations.begin(new, move |operation| async move { start::start(&target, &operation).await }).await;
+        match begun {
+            Ok(operation) => operation.wait(None).await,
+            Err(error) => tracing::error!(instance = instance.name(), error = error.report(), "it could not be started with the daemon"),
+        }
+        let delay = u64::try_from(number(&view.config, "boot.autostart.delay")).unwrap_or(0);
+        if delay > 0 {
+            tokio::time::sleep(std::time::Duration::from_secs(delay)).await;
+        }
+    }
+}
+
+/// Follows what drivers report until the daemon goes down.
+async fn follow_drivers(core: &Arc<Core>) {
+    let mut events = core.drivers.events();
+    while let Some(event) = events.next().await {
+        match (event.family.as_str(), event.topic.as_str()) {
+            ("network", "leases") => core.leases_changed(&event.project, &event.object).await,
+            _ => tracing::debug!(?event, "nobody follows this event"),
+        }
+    }
+}

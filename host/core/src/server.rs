@@ -1,0 +1,169 @@
+//! The daemon itself: what it is, what it can do, its configuration.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use hutch_api::server::{Server, ServerEnvironment, ServerPut, ServerStorageDriverInfo};
+use hutch_api::warning::Warning;
+use hutch_api::{Config, Timestamp, extensions};
+use hutch_store::Transaction;
+use sha2::{Digest, Sha256};
+
+use crate::auth::Caller;
+use crate::error::{Error, Result};
+use crate::pools::Readiness;
+use crate::records::{ServerRecord, key};
+use crate::{Core, Tagged, check_etag, etag};
+
+/// The version of the daemon.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Clients take versions of the server for versions of the one they know; these ask for at least this (LXD's provider of
+/// Terraform wants 5.0.0).
+const COMPATIBLE: &str = "5.0.0";
+
+impl Core {
+    /// What `GET /1.0` shows.
+    pub fn server(&self, caller: &Caller, project: &str) -> Tagged<Server> {
+        let config = self.server.read().unwrap_or_else(PoisonError::into_inner).config.clone();
+        let value = Server {
+            api_extensions: extensions::EXTENSIONS.iter().map(|name| (*name).to_owned()).collect(),
+            api_status: "stable".to_owned(),
+            api_version: hutch_api::API_VERSION.to_owned(),
+            auth: "trusted".to_owned(),
+            public: false,
+            auth_methods: vec!["tls".to_owned()],
+            auth_user_name: caller.name(),
+            auth_user_method: "unix".to_owned(),
+            config,
+            environment: self.environment(project),
+        };
+        Tagged { etag: etag(&value.etag_parts()), value }
+    }
+
+    fn environment(&self, project: &str) -> ServerEnvironment {
+        let uname = nix::sys::utsname::uname().ok();
+        let field = |get: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
+            uname.as_ref().map(|name| get(name).to_string_lossy().into_owned()).unwrap_or_default()
+        };
+        let (os_name, os_version) = os_release();
+        let drivers = self.drivers.list("storage");
+        let names: Vec<&str> = drivers.iter().map(|driver| driver.name.as_str()).collect();
+        let versions: Vec<&str> = drivers.iter().map(|driver| driver.version.as_str()).collect();
+        ServerEnvironment {
+            architectures: vec![self.machine.architecture.clone()],
+            driver: "hutch".to_owned(),
+            driver_version: VERSION.to_owned(),
+            firewall: "nftables".to_owned(),
+            kernel: field(nix::sys::utsname::UtsName::sysname),
+            kernel_architecture: self.machine.architecture.clone(),
+            kernel_features: BTreeMap::from([("idmapped_mounts".to_owned(), "true".to_owned())]),
+            kernel_version: field(nix::sys::utsname::UtsName::release),
+            os_name,
+            os_version,
+            project: project.to_owned(),
+            server: "hutch".to_owned(),
+            server_event_mode: "full-mesh".to_owned(),
+            server_name: field(nix::sys::utsname::UtsName::nodename),
+            server_pid: i64::from(std::process::id()),
+            server_version: COMPATIBLE.to_owned(),
+            storage: names.join(" | "),
+            storage_version: versions.join(" | "),
+            storage_supported_drivers: drivers
+                .iter()
+                .map(|driver| ServerStorageDriverInfo { name: driver.name.clone(), version: driver.version.clone(), remote: false })
+                .collect(),
+            ..ServerEnvironment::default()
+        }
+    }
+
+    /// Replaces the daemon's configuration.
+    ///
+    /// # Errors
+    /// [`Error::Changed`], [`Error::Invalid`].
+    pub async fn server_update(&self, put: ServerPut, if_match: Option<&str>) -> Result<()> {
+        check(&put.config)?;
+        let _guard = self.changes.lock().await;
+        let record = self.server.read().unwrap_or_else(PoisonError::into_inner).clone();
+        check_etag(&serde_json::json!([record.config]), if_match)?;
+        let mut config = put.config;
+        config.retain(|_, value| !value.is_empty());
+        let record = ServerRecord { config, ..record };
+        self.store.commit(Transaction::new().put(key::SERVER, &record)?).await?;
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = record;
+        Ok(())
+    }
+
+    /// Changes some of the daemon's configuration.
+    ///
+    /// # Errors
+    /// As [`Core::server_update`].
+    pub async fn server_patch(&self, patch: ServerPut, if_match: Option<&str>) -> Result<()> {
+        let config = self.server.read().unwrap_or_else(PoisonError::into_inner).config.clone();
+        let seen = etag(&serde_json::json!([config]));
+        check_etag(&serde_json::json!([config]), if_match)?;
+        let mut put = ServerPut { config };
+        put.apply(patch);
+        self.server_update(put, Some(&seen)).await
+    }
+
+    /// What the operator should know: pools, networks and plugins that can't be used.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let now = Timestamp::now();
+        let mut warn = |kind: &str, url: String, message: String| {
+            // The same trouble keeps its id from one listing to the next.
+            let digest = Sha256::digest(format!("{kind} {url}"));
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&digest[..16]);
+            let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+            warnings.push(Warning {
+                uuid: id.to_string(),
+                location: "none".to_owned(),
+                entity_url: url,
+                status: "new".to_owned(),
+                severity: "high".to_owned(),
+                kind: kind.to_owned(),
+                count: 1,
+                first_seen_at: now,
+                last_seen_at: now,
+                last_message: message,
+                ..Warning::default()
+            });
+        };
+        for pool in self.pools.list() {
+            if let Readiness::Unavailable(why) = pool.readiness() {
+                warn("Storage pool unavailable", format!("/1.0/storage-pools/{}", pool.record().name), why);
+            }
+        }
+        for network in self.networks.list() {
+            if let Readiness::Unavailable(why) = network.readiness() {
+                warn("Network unavailable", format!("/1.0/networks/{}", network.record().name), why);
+            }
+        }
+        for plugin in self.plugins() {
+            if !plugin.reason.is_empty() {
+                warn("Plugin unavailable", format!("/1.0/plugins/{}", plugin.id), plugin.reason);
+            }
+        }
+        warnings
+    }
+}
+
+/// Only text of the operator's own: what has no effect is refused.
+fn check(config: &Config) -> Result<()> {
+    match config.keys().find(|key| !key.starts_with("user.")) {
+        Some(key) => Err(Error::invalid(format!("Unknown configuration key: {key}"))),
+        None => Ok(()),
+    }
+}
+
+/// Name and version of the distribution (os-release(5)).
+fn os_release() -> (String, String) {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
+    };
+    (field("NAME"), field("VERSION_ID"))
+}
