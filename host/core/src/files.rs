@@ -149,7 +149,7 @@ impl crate::Core {
         let mut client = self.file_client(project, name).await?;
         match put.kind {
             FileKind::File => put_file(&mut client, &path, put).await,
-            FileKind::Directory => put_directory(&mut client, &path, &put).await,
+            FileKind::Directory => put_directory(&mut client, &path, put).await,
             FileKind::Symlink => put_symlink(&mut client, &path, put.body).await,
         }
         .map_err(|error| error.on("writing", name, &path))
@@ -275,7 +275,7 @@ async fn put_file(client: &mut Client, path: &str, mut put: FilePut) -> Result<(
     client.close(&handle).await
 }
 
-async fn put_directory(client: &mut Client, path: &str, put: &FilePut) -> Result<(), SftpError> {
+async fn put_directory(client: &mut Client, path: &str, put: FilePut) -> Result<(), SftpError> {
     let existing = existing(client, path).await?;
     match &existing {
         Some(attrs) if attrs.kind() != Kind::Directory => {
@@ -284,7 +284,9 @@ async fn put_directory(client: &mut Client, path: &str, put: &FilePut) -> Result
         Some(_) => {}
         None => client.mkdir(path, &Attrs { permissions: Some(0o700), ..Attrs::default() }).await?,
     }
-    let attrs = wanted(put, existing.as_ref(), DIRECTORY_MODE);
+    let attrs = wanted(&put, existing.as_ref(), DIRECTORY_MODE);
+    // A directory has no content.
+    drop(put);
     if attrs.is_empty() { Ok(()) } else { client.setstat(path, &attrs).await }
 }
 

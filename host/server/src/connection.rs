@@ -37,11 +37,11 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
                 Ok(permit) => permit,
                 Err(_) => break,
             },
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         };
         let accepted = tokio::select! {
             accepted = listener.inner.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -63,6 +63,12 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
         tracing::warn!(connections = tasks.len(), "requests that did not end in time are cut off");
     }
+}
+
+/// Returns once the server is to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Without a sender nobody could say so any more.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// How many descriptors the process may have.
@@ -94,7 +100,7 @@ async fn connection(stream: UnixStream, router: Router, mut stop: watch::Receive
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -1,1 +1,39 @@
-//! HTTP, websockets and events.
+//! HTTP, websockets and events: the REST API on a unix socket.
+//!
+//! Routes only translate: they read a request, call the core and put what it says into the envelope. What a connection may
+//! cost is bounded here ([`budget`], [`connection`]), and nothing is decided here but that.
+//!
+//! *Architecture invariant: every request carries an identity* (the peer's credentials, taken when it connects) *and is
+//! authorised at one place* (`hutch_core::auth`), before any handler sees it.
+
+mod budget;
+mod connection;
+mod listener;
+mod pump;
+mod reply;
+mod request;
+mod routes;
+mod websocket;
+
+use std::sync::Arc;
+
+use hutch_core::Core;
+use tokio::sync::watch;
+
+pub use listener::{GROUP, ListenError, Listener};
+
+use budget::Budget;
+
+/// What every handler has.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) core: Arc<Core>,
+    pub(crate) budget: Arc<Budget>,
+}
+
+/// Serves the API on `listener` until `stop` becomes true (or its sender is gone), lets running requests end, and removes
+/// the socket.
+pub async fn serve(core: Arc<Core>, listener: Listener, stop: watch::Receiver<bool>) {
+    let app = App { core, budget: Arc::new(Budget::new()) };
+    connection::serve(listener, routes::router(app), stop).await;
+}

@@ -33,16 +33,22 @@ pub(crate) struct Descriptor(AsyncFd<OwnedFd>);
 
 impl Descriptor {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(AsyncFd::new(fd)?))
+        Self::with_interest(fd, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// For a pipe's writing end, which also tells when nobody reads any more.
     fn for_writing(fd: OwnedFd) -> io::Result<Self> {
+        Self::with_interest(fd, Interest::WRITABLE | Interest::ERROR)
+    }
+
+    #[allow(
+        deprecated,
+        reason = "its successor is unsafe for types whose descriptor may change or close; an OwnedFd's can do neither"
+    )]
+    fn with_interest(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(AsyncFd::with_interest(fd, Interest::WRITABLE | Interest::ERROR)?))
+        Ok(Self(AsyncFd::with_interest(fd, interest)?))
     }
 
     /// Returns once nobody reads what is written.
@@ -223,7 +229,7 @@ async fn both(socket: WebSocket, fd: OwnedFd, over: Option<watch::Receiver<bool>
         while let Input::Bytes(bytes) = next(&mut stream).await {
             fd.write_all(&bytes).await?;
         }
-        Ok(())
+        io::Result::Ok(())
     };
     tokio::select! {
         result = send_all(&fd, &mut sink, over) => result?,

@@ -1,0 +1,109 @@
+//! What leads where.
+
+mod events;
+mod files;
+mod image_upload;
+mod images;
+mod instances;
+mod logs;
+mod networks;
+mod operations;
+mod plugins;
+mod profiles;
+mod projects;
+mod server;
+mod sessions;
+mod snapshots;
+mod storage;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use hutch_api::project;
+use hutch_core::auth::{Access, Caller, authorize};
+
+use crate::App;
+use crate::reply::{Failure, Result};
+
+/// The whole API.
+pub(crate) fn router(app: App) -> Router {
+    Router::new()
+        .merge(server::routes())
+        .merge(events::routes())
+        .merge(operations::routes())
+        .merge(instances::routes())
+        .merge(images::routes())
+        .merge(networks::routes())
+        .merge(storage::routes())
+        .merge(profiles::routes())
+        .merge(projects::routes())
+        .merge(plugins::routes())
+        .fallback(|| async { Failure::not_found() })
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), admit))
+        .with_state(app)
+}
+
+/// The one gate: who asks may do so.
+async fn admit(State(_): State<App>, request: Request, next: Next) -> Response {
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+        // Connections put it there; without it nobody knows who asks.
+        return Failure::new(StatusCode::FORBIDDEN, "not authorized").into_response();
+    };
+    let access = if matches!(*request.method(), Method::GET | Method::HEAD) { Access::Read } else { Access::Write };
+    let described = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{} {}", request.method(), request.uri()));
+    let response = match authorize(&caller, access) {
+        Ok(()) => next.run(request).await,
+        Err(error) => Failure::from(error).into_response(),
+    };
+    if let Some(request) = described {
+        tracing::debug!(request, status = response.status().as_u16(), uid = caller.uid, pid = caller.pid);
+    }
+    response
+}
+
+async fn not_allowed(method: Method) -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path has no method {method}"))
+}
+
+/// Text as one segment of a path (RFC 3986, section 3.3).
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:@!$'()*,;=".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// The path of an object in a project, which the default one is not named in.
+pub(crate) fn path(collection: &str, name: &str, in_project: &str) -> String {
+    let name = segment(name);
+    if in_project == project::DEFAULT || in_project.is_empty() {
+        format!("{collection}/{name}")
+    } else {
+        let project: String = segment(in_project).replace('&', "%26").replace('+', "%2B").replace('=', "%3D");
+        format!("{collection}/{name}?project={project}")
+    }
+}
+
+/// 400 for an action that only another kind of server has.
+pub(crate) fn unsupported<T>(what: &str) -> Result<T> {
+    Err(Failure::bad(format!("{what} is not supported by this server")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_in_paths() {
+        assert_eq!(path("/1.0/instances", "c1", "default"), "/1.0/instances/c1");
+        assert_eq!(path("/1.0/images/aliases", "debian/12", "p 1"), "/1.0/images/aliases/debian%2F12?project=p%201");
+    }
+}
