@@ -70,6 +70,7 @@ impl Client {
         Self {
             socket: socket.to_path_buf(),
             connection: None,
+            patience: PATIENCE,
         }
     }
 
@@ -181,8 +182,7 @@ impl Client {
     /// # Errors
     /// When it failed, with its error.
     pub fn wait(&mut self, operation: &Value) -> Result<Value> {
-        let id = operation["id"].as_str().context("an operation without id")?.to_owned();
-        let ended = self.get(&format!("/1.0/operations/{id}/wait"))?;
+        let ended = self.end_of(operation)?;
         if ended["status_code"] != 200 {
             bail!(
                 "{}: {}",
@@ -190,6 +190,26 @@ impl Client {
                 ended["err"].as_str().unwrap_or("?")
             );
         }
+        Ok(ended)
+    }
+
+    /// Waits until an operation has ended in whatever way, and returns it.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn end_of(&mut self, operation: &Value) -> Result<Value> {
+        let id = operation["id"].as_str().context("an operation without id")?;
+        let ended = self.get(&format!(
+            "/1.0/operations/{id}/wait?timeout={}",
+            self.patience.as_secs()
+        ))?;
+        let code = ended["status_code"].as_i64().unwrap_or_default();
+        ensure!(
+            code >= 200,
+            "{} did not end in {} s",
+            ended["description"],
+            self.patience.as_secs()
+        );
         Ok(ended)
     }
 
@@ -222,8 +242,7 @@ impl Client {
         }
         ensure!(answer.status == 202, "{method} {path} succeeded with {}", answer.status);
         let operation = begun(method, path, &answer)?;
-        let id = operation["id"].as_str().context("an operation without id")?;
-        let ended = self.get(&format!("/1.0/operations/{id}/wait"))?;
+        let ended = self.end_of(&operation)?;
         ensure!(
             ended["status_code"] == 400,
             "{method} {path} should have failed: {ended}"

@@ -84,7 +84,7 @@ impl Sandbox {
         command
     }
 
-    /// The processes that belong to the sandbox: those whose command line names the directory, those in its network namespace,
+    /// The processes that belong to the sandbox: those whose command line or environment names the directory, those in its network namespace,
     /// and all their descendants.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
@@ -101,10 +101,12 @@ impl Sandbox {
             if let Some(parent) = parent_of(pid) {
                 parents.insert(pid, parent);
             }
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let named = String::from_utf8_lossy(&line)
-                .split('\0')
-                .any(|word| within(word, &needle));
+            let named = ["cmdline", "environ"].iter().any(|file| {
+                let words = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+                String::from_utf8_lossy(&words)
+                    .split('\0')
+                    .any(|word| within(word, &needle))
+            });
             let inside = network.is_some_and(|inode| {
                 std::fs::read_link(format!("/proc/{pid}/ns/net"))
                     .is_ok_and(|link| link.to_string_lossy() == format!("net:[{inode}]"))

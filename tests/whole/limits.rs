@@ -1,1 +1,111 @@
-//! limits
+//! Limits that take effect while the instance runs.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::Daemon;
+use hutch_tests::exec;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+fn limit(daemon: &Daemon, key: &str, value: &str) -> Result<()> {
+    let mut client = daemon.client();
+    let answer = client.request("PATCH", "/1.0/instances/c1", &json!({ "config": { key: value } }))?;
+    ensure!(answer.status < 300, "{key}={value}: {}", answer.error());
+    if answer.status == 202 {
+        let operation: Value = answer.json()?["metadata"].take();
+        client.wait(&operation)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn memory_beyond_the_limit_is_not_had() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    // A process that holds as much as it is told in a variable.
+    let eat = |mebibytes: u32| -> Result<i64> {
+        let script = format!("x=$(dd if=/dev/zero bs=1M count={mebibytes} 2>/dev/null | tr '\\0' x); echo ${{#x}}");
+        Ok(exec::run(&mut daemon.client(), "c1", &["/bin/sh", "-c", &script], b"")?.status)
+    };
+    ensure!(eat(40)? == 0);
+    limit(&daemon, "limits.memory", "32MiB")?;
+    ensure!(eat(40)? != 0, "40 MiB in a limit of 32");
+    let state = daemon.client().get("/1.0/instances/c1/state")?;
+    ensure!(
+        state["memory"]["total"].as_i64() == Some(32 << 20),
+        "{}",
+        state["memory"]
+    );
+    limit(&daemon, "limits.memory", "256MiB")?;
+    ensure!(eat(40)? == 0, "the limit stayed");
+    ensure!(daemon.status("c1")? == "Running");
+    Ok(())
+}
+
+#[test]
+fn processes_beyond_the_limit_are_not_had() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let fork = "i=0; while [ $i -lt 60 ]; do sleep 2 & i=$((i+1)); done; wait";
+    let run = || exec::run(&mut daemon.client(), "c1", &["/bin/sh", "-c", fork], b"");
+    ensure!(run()?.status == 0);
+    limit(&daemon, "limits.processes", "30")?;
+    let refused = run()?;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        refused.status != 0 || words.contains("fork"),
+        "60 processes in a limit of 30"
+    );
+    limit(&daemon, "limits.processes", "")?;
+    ensure!(run()?.status == 0, "the limit stayed");
+    Ok(())
+}
+
+#[test]
+fn processor_time_is_shared_out() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    limit(&daemon, "limits.cpu.allowance", "20ms/100ms")?;
+    let used = || -> Result<f64> {
+        let state = daemon.client().get("/1.0/instances/c1/state")?;
+        let nanoseconds = state["cpu"]["usage"].as_u64().context("no processor time")?;
+        Ok(std::time::Duration::from_nanos(nanoseconds).as_secs_f64())
+    };
+    daemon.shell("c1", "(while :; do :; done) >/dev/null 2>&1 & echo $! > /tmp/pid")?;
+    let (begun, before) = (Instant::now(), used()?);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let share = (used()? - before) / begun.elapsed().as_secs_f64();
+    ensure!(
+        share > 0.05 && share < 0.35,
+        "a fifth of a processor is allowed, {share:.2} was used"
+    );
+    limit(&daemon, "limits.cpu", "1")?;
+    ensure!(daemon.shell("c1", "nproc")? == "1");
+    Ok(())
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let before = daemon.client().get("/1.0/instances/c1")?["config"].clone();
+    for (key, value) in [
+        ("limits.memory", "much"),
+        ("limits.memory", "-5MiB"),
+        ("limits.processes", "many"),
+        ("limits.cpu", "99999"),
+        ("limits.cpu.allowance", "0ms/0ms"),
+        ("security.privileged", "perhaps"),
+        ("no.such.key", "1"),
+    ] {
+        let (status, message) =
+            daemon
+                .client()
+                .refused("PATCH", "/1.0/instances/c1", &json!({ "config": { key: value } }))?;
+        ensure!(
+            status == 400 && message.contains(key),
+            "{key}={value}: {status} {message}"
+        );
+    }
+    ensure!(daemon.client().get("/1.0/instances/c1")?["config"] == before);
+    Ok(())
+}

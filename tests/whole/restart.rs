@@ -1,1 +1,142 @@
-//! restart
+//! The daemon dies and comes back; the containers do not notice, and nothing that happened meanwhile is lost.
+
+use crate::exec::read_until;
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::Daemon;
+use hutch_tests::exec::{self, attach};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio_tungstenite::tungstenite::Message;
+
+fn pid(daemon: &Daemon, instance: &str) -> Result<i64> {
+    daemon.client().get(&format!("/1.0/instances/{instance}/state"))?["pid"]
+        .as_i64()
+        .context("no pid")
+}
+
+#[test]
+fn containers_run_on_and_are_found_again() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.shell(
+        "c1",
+        "(while :; do echo x >> /tmp/ticks; sleep 0.1; done) >/dev/null 2>&1 &",
+    )?;
+    let before = pid(&daemon, "c1")?;
+    daemon.kill()?;
+    std::thread::sleep(Duration::from_millis(500));
+    daemon.launch(&[])?;
+    ensure!(daemon.status("c1")? == "Running" && pid(&daemon, "c1")? == before);
+    ensure!(
+        daemon.shell("c1", "wc -l < /tmp/ticks")?.parse::<u32>()? >= 4,
+        "it did not run meanwhile"
+    );
+    let mut client = daemon.client();
+    let operation = client.begin("POST", "/1.0/instances/c1/console", &json!({ "type": "console" }))?;
+    let mut console = attach(&client, &operation, "0")?;
+    let control = attach(&client, &operation, "control")?;
+    daemon.shell(
+        "c1",
+        "(read line < /dev/console; echo heard $line > /dev/console) >/dev/null 2>&1 &",
+    )?;
+    console.send(Message::binary(b"again\n".to_vec()))?;
+    read_until(&mut console, "heard again")?;
+    drop((console, control));
+    daemon.change("c1", "stop", true)?;
+    daemon.change("c1", "start", false)
+}
+
+#[test]
+fn the_exit_status_of_a_command_that_ended_meanwhile_is_kept() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let mut client = daemon.client();
+    let running = exec::begin(
+        &mut client,
+        "c1",
+        &["/bin/sh", "-c", "sleep 1; echo done > /tmp/mark; exit 5"],
+        false,
+    )?;
+    let detached = client.begin(
+        "POST",
+        "/1.0/instances/c1/exec",
+        &json!({ "command": ["/bin/sh", "-c", "sleep 30; exit 6"], "wait-for-websocket": false }),
+    )?;
+    daemon.kill()?;
+    std::thread::sleep(Duration::from_millis(1500));
+    daemon.launch(&[])?;
+    ensure!(
+        daemon.shell("c1", "cat /tmp/mark")? == "done",
+        "the command died with the daemon"
+    );
+    let mut client = daemon.client();
+    let ended = client.end_of(&running.operation)?;
+    ensure!(ended["metadata"]["return"] == 5, "{ended}");
+    let id = detached["id"].as_str().context("no id")?;
+    let still = client.get(&format!("/1.0/operations/{id}"))?;
+    ensure!(still["status"] == "Running", "a command that runs is {still}");
+    Ok(())
+}
+
+#[test]
+fn a_container_reboots_itself_while_nobody_watches() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let before = pid(&daemon, "c1")?;
+    daemon.shell("c1", "touch /root/mark; (sleep 0.5; kill -TERM 1) >/dev/null 2>&1 &")?;
+    daemon.kill()?;
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(
+        !std::path::Path::new(&format!("/proc/{before}")).exists(),
+        "it did not reboot"
+    );
+    daemon.launch(&[])?;
+    ensure!(daemon.status("c1")? == "Running" && pid(&daemon, "c1")? != before);
+    ensure!(daemon.shell("c1", "ls /root/mark")? == "/root/mark");
+    crate::network::address(&daemon, "c1")?;
+    Ok(())
+}
+
+#[test]
+fn a_container_that_ended_meanwhile_is_stopped() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.shell("c1", "(sleep 0.5; kill -USR2 1) >/dev/null 2>&1 &")?;
+    daemon.kill()?;
+    std::thread::sleep(Duration::from_secs(3));
+    daemon.launch(&[])?;
+    crate::lifecycle::wait_for_status(&daemon, "c1", "Stopped")?;
+    daemon.change("c1", "start", false)
+}
+
+#[test]
+fn a_clean_stop_and_a_start_change_nothing() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({ "config": { "limits.memory": "128MiB" } }))?;
+    daemon
+        .client()
+        .run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+    let look = |daemon: &Daemon| -> Result<Vec<Value>> {
+        let mut client = daemon.client();
+        [
+            "/1.0/instances/c1",
+            "/1.0/instances/c1/snapshots?recursion=1",
+            "/1.0/networks?recursion=1",
+            "/1.0/profiles?recursion=1",
+            "/1.0/storage-pools?recursion=1",
+            "/1.0/images?recursion=1",
+        ]
+        .iter()
+        .map(|path| client.get(path))
+        .collect()
+    };
+    let before = look(&daemon)?;
+    daemon.stop()?;
+    ensure!(
+        !daemon.socket().exists(),
+        "the socket of a daemon that ended is still there"
+    );
+    daemon.launch(&[])?;
+    ensure!(look(&daemon)? == before);
+    Ok(())
+}
