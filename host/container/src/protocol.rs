@@ -28,6 +28,10 @@ pub const SPEC_FD: i32 = 3;
 /// The descriptor on which a keeper finds its listening socket.
 pub const LISTEN_FD: i32 = 4;
 
+/// The descriptor that a keeper holds open for its whole life without using it, where it is given one: the lock of the id
+/// range of its container. Nothing that it starts gets it.
+pub const HELD_FD: i32 = 5;
+
 /// A request with its number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Packet {

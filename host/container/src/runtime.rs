@@ -11,7 +11,7 @@ use tokio::io::Interest;
 
 use crate::client::{Keeper, Link};
 use crate::connection::watched;
-use crate::protocol::{LISTEN_FD, SPEC_FD};
+use crate::protocol::{HELD_FD, LISTEN_FD, SPEC_FD};
 use crate::services::{Service, ServiceSpec};
 use crate::spec::{ContainerSpec, check_file_name};
 use crate::{CGROUP_PARENT, Error};
@@ -78,13 +78,13 @@ impl Runtime {
     }
 
     /// Starts a keeper that makes the container's user and network namespaces and its cgroup, and is ready for
-    /// [`Keeper::start`].
+    /// [`Keeper::start`]. It keeps `held` open for as long as it lives: the lock of what the container uses.
     ///
     /// # Errors
     /// [`Error::Exists`] when this id has a keeper; a fault that names what could not be made, after which nothing is left.
-    pub async fn create(&self, spec: &ContainerSpec) -> Result<Keeper, Error> {
+    pub async fn create(&self, spec: &ContainerSpec, held: Option<OwnedFd>) -> Result<Keeper, Error> {
         spec.check()?;
-        let (link, fds) = self.spawn(Role::Container, &spec.id, &encode(&spec.id, spec)?).await?;
+        let (link, fds) = self.spawn(Role::Container, &spec.id, &encode(&spec.id, spec)?, held).await?;
         Keeper::new(link, fds, &spec.cgroup)
     }
 
@@ -176,7 +176,7 @@ impl Runtime {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|error| Error::io("making a socket for", &spec.id, error))?;
         let memfd = spec_memfd(&encode(&spec.id, spec)?).map_err(|e| Error::io("making a memfd for", &spec.id, e))?;
-        let process = self.spawn_role(Role::Files, memfd, theirs)?;
+        let process = self.spawn_role(Role::Files, memfd, theirs, None)?;
         let stream = read_verdict(&spec.id, ours).await?;
         Ok(FilesHandle { stream, process })
     }
@@ -199,7 +199,7 @@ impl Runtime {
             Ok(None) => {}
             Err(error) => return Err(error),
         }
-        let (link, _) = self.spawn(Role::Service, &spec.id, &text).await?;
+        let (link, _) = self.spawn(Role::Service, &spec.id, &text, None).await?;
         Ok(Service { link })
     }
 
@@ -300,7 +300,13 @@ impl Runtime {
         }
     }
 
-    async fn spawn(&self, role: Role, id: &str, text: &[u8]) -> Result<(std::sync::Arc<Link>, Vec<OwnedFd>), Error> {
+    async fn spawn(
+        &self,
+        role: Role,
+        id: &str,
+        text: &[u8],
+        held: Option<OwnedFd>,
+    ) -> Result<(std::sync::Arc<Link>, Vec<OwnedFd>), Error> {
         let json = self.path(role, id, "json");
         match self.connect(role, id) {
             Ok(_) => return Err(Error::Exists { id: id.to_owned() }),
@@ -308,7 +314,7 @@ impl Runtime {
             Err(error) => return Err(error),
         }
         write_private(&json, text).map_err(|error| Error::io("writing", &json, error))?;
-        let opened = self.spawn_listening(role, id, text).await;
+        let opened = self.spawn_listening(role, id, text, held).await;
         if opened.is_err() {
             self.remove_files(role, id)?;
         }
@@ -320,6 +326,7 @@ impl Runtime {
         role: Role,
         id: &str,
         text: &[u8],
+        held: Option<OwnedFd>,
     ) -> Result<(std::sync::Arc<Link>, Vec<OwnedFd>), Error> {
         let (_dir, address) = self.address(role, id)?;
         let listen = || -> rustix::io::Result<OwnedFd> {
@@ -332,7 +339,7 @@ impl Runtime {
         let memfd = spec_memfd(text).map_err(|error| Error::io("making a memfd for", id, error))?;
         // Connected before the keeper is up: the backlog takes it, and the introduction waits for its answer.
         let socket = self.connect(role, id)?;
-        let process = self.spawn_role(role, memfd, listener)?;
+        let process = self.spawn_role(role, memfd, listener, held)?;
         let opened = Link::open(id, socket).await;
         if opened.is_err() {
             // It says why and exits; this makes sure of the second.
@@ -347,9 +354,11 @@ impl Runtime {
         opened
     }
 
-    fn spawn_role(&self, role: Role, spec: OwnedFd, second: OwnedFd) -> Result<OwnedFd, Error> {
+    fn spawn_role(&self, role: Role, spec: OwnedFd, second: OwnedFd, held: Option<OwnedFd>) -> Result<OwnedFd, Error> {
         let arguments: [OsString; 2] = ["hutch-keeper".into(), role.argument().into()];
-        hutch_sys::spawn::detached(&self.keeper_binary, &arguments, &[(SPEC_FD, spec), (LISTEN_FD, second)])
+        let mut fds = vec![(SPEC_FD, spec), (LISTEN_FD, second)];
+        fds.extend(held.map(|held| (HELD_FD, held)));
+        hutch_sys::spawn::detached(&self.keeper_binary, &arguments, &fds)
             .map_err(|error| Error::io("executing", &self.keeper_binary, error))
     }
 }

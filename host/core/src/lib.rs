@@ -11,7 +11,7 @@
 pub mod auth;
 pub mod error;
 pub mod events;
-// pub mod files;
+pub mod files;
 pub mod idrange;
 pub mod images;
 pub mod instances;
@@ -61,8 +61,8 @@ pub const DEFAULT_PROJECT: &str = hutch_api::project::DEFAULT;
 pub struct Options {
     /// Everything that the daemon keeps is below it.
     pub state_dir: PathBuf,
-    /// The keeper's program.
-    pub keeper: PathBuf,
+    /// Starts containers and finds them again.
+    pub runtime: hutch_container::Runtime,
     /// Where the daemons of this machine lock ranges of user ids; see [`idrange`].
     pub id_ranges: PathBuf,
     /// The drivers.
@@ -118,9 +118,6 @@ impl Core {
         let store = options.store;
         let events = Arc::new(Events::default());
         let server = Self::load_server(store.as_ref()).await?;
-        let run_dir = options.state_dir.join("run");
-        let runtime = hutch_container::Runtime::new(options.keeper, run_dir)
-            .map_err(Error::container("preparing the run directory"))?;
         let core = Arc::new(Self {
             images: Images::open(&options.state_dir, store.as_ref()).await?,
             operations: Arc::new(Operations::new(Arc::clone(&store), Arc::clone(&events))),
@@ -131,7 +128,7 @@ impl Core {
             plugin_directory: options.plugins,
             downloader: options.downloader,
             events,
-            runtime,
+            runtime: options.runtime,
             server: RwLock::new(server),
             projects: Table::default(),
             profiles: Table::default(),

@@ -191,8 +191,9 @@ impl Core {
         self.state_dir.join("storage-pools").join(name)
     }
 
-    /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there.
-    pub(crate) async fn bring_up_pool(self: &Arc<Self>, name: &str) {
+    /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there, but for what
+    /// `unfinished` changes may have left under a new name.
+    pub(crate) async fn bring_up_pool(self: &Arc<Self>, name: &str, unfinished: &[Entry]) {
         let Some(pool) = self.pools.get(&name.to_owned()) else { return };
         let result = async {
             let open = self.pool_with_driver(pool.record())?;
@@ -200,7 +201,7 @@ impl Core {
             open.driver.open_pool(&call, &open.reference()).await.map_err(Error::driver(format!("opening pool {name}")))?;
             let removed = open
                 .driver
-                .reconcile(&call, &open.reference(), &self.valid_volumes(name))
+                .reconcile(&call, &open.reference(), &self.valid_volumes(name, unfinished))
                 .await
                 .map_err(Error::driver(format!("cleaning up pool {name}")))?;
             for what in removed {
@@ -217,8 +218,26 @@ impl Core {
         }
     }
 
-    fn valid_volumes(&self, pool: &str) -> Vec<VolumeState> {
+    fn valid_volumes(&self, pool: &str, unfinished: &[Entry]) -> Vec<VolumeState> {
         let mut valid = self.instances.volumes(pool);
+        for entry in unfinished {
+            // A renaming is finished after the cleaning up: until then either name may be the one that is there.
+            match entry {
+                Entry::InstanceRename { project, name, new_name } => {
+                    let (old, new) = (volume_name(project, name), volume_name(project, new_name));
+                    if let Some(volume) = valid.iter().find(|volume| volume.name == old).cloned() {
+                        valid.push(VolumeState { name: new, ..volume });
+                    }
+                }
+                Entry::SnapshotRename { project, name, new_name, .. } => {
+                    let owner = volume_name(project, name);
+                    for volume in valid.iter_mut().filter(|volume| volume.name == owner) {
+                        volume.snapshots.push(new_name.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
         valid.extend(self.images.volumes(pool).into_iter().map(|fingerprint| VolumeState {
             kind: "image".to_owned(),
             name: fingerprint,

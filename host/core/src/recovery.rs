@@ -86,10 +86,11 @@ async fn finish(core: &Arc<Core>, interrupted: Vec<(Open, String, Entry)>) {
     if let Err(error) = core.prepare().await {
         tracing::error!(error = error.report(), "the first pool and network could not be made");
     }
+    let unfinished: Arc<[Entry]> = rest.iter().map(|(_, _, entry)| entry.clone()).collect();
     let mut up = tokio::task::JoinSet::new();
     for pool in core.pools() {
-        let core = Arc::clone(core);
-        up.spawn(async move { core.bring_up_pool(&pool.name).await });
+        let (core, unfinished) = (Arc::clone(core), Arc::clone(&unfinished));
+        up.spawn(async move { core.bring_up_pool(&pool.name, &unfinished).await });
     }
     for network in core.networks.list() {
         let (core, record) = (Arc::clone(core), network.record());

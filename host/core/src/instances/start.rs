@@ -182,8 +182,10 @@ impl Owner {
         let core = Arc::clone(&self.core);
         let spec = self.specify().await?;
         let name = self.record.name.clone();
+        let lock = self.ids.as_ref().map(|range| range.lock.try_clone().map(Into::into)).transpose();
+        let lock = lock.map_err(Error::io("copying the lock of an id range"))?;
         let keeper =
-            core.runtime.create(&spec).await.map_err(Error::container(format!("making the container of instance {name}")))?;
+            core.runtime.create(&spec, lock).await.map_err(Error::container(format!("making the container of instance {name}")))?;
         self.events = Some(keeper.events());
         self.keeper = Some(keeper.clone());
         self.probe = Some(Arc::default());
