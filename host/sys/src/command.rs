@@ -23,7 +23,17 @@ pub fn confine(command: &mut Command, procs: OwnedFd) -> &mut Command {
         let nothing = std::ptr::null();
         // SAFETY: the target is a constant that ends with a zero byte; the other pointers may be null for a change of
         // propagation (mount(2)).
-        check(unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, libc::MS_REC | libc::MS_SLAVE, nothing.cast()) } == 0)
+        check(
+            unsafe {
+                libc::mount(
+                    nothing,
+                    c"/".as_ptr(),
+                    nothing,
+                    libc::MS_REC | libc::MS_SLAVE,
+                    nothing.cast(),
+                )
+            } == 0,
+        )
     };
     // SAFETY: between fork and exec the closure makes system calls only (write, setsid, unshare, mount) and allocates
     // nothing: `io::Error::last_os_error` is a number.

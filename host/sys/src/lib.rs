@@ -11,3 +11,4 @@ pub mod mount;
 pub mod process;
 pub mod seccomp;
 pub mod spawn;
+pub mod timer;

@@ -199,7 +199,8 @@ pub fn loopback_up() -> io::Result<()> {
     for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
         *place = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // IFF_UP | IFF_RUNNING, which `libc` has as a wider type.
+    request.ifr_ifru.ifru_flags = 0x41;
     // SAFETY: the structure is what this request reads, its name ends with a zero byte.
     match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } {
         0 => Ok(()),

@@ -279,14 +279,14 @@ mod tests {
 
     #[test]
     fn a_filter_works_in_a_process() {
+        let filter = compile(&[Refusal {
+            call: "acct",
+            errno: 77,
+            bits: None,
+        }]);
         // SAFETY: the child makes system calls only.
         let forked = unsafe { crate::process::fork(0, None) }.unwrap();
         let crate::process::Forked::Parent { pidfd, .. } = forked else {
-            let filter = compile(&[Refusal {
-                call: "acct",
-                errno: 77,
-                bits: None,
-            }]);
             if install(&filter).is_err() {
                 crate::process::exit(2);
             }

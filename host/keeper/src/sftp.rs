@@ -1,0 +1,3 @@
+//! SFTP.
+use std::os::fd::OwnedFd;
+pub(crate) fn serve(_stream: OwnedFd) {}
