@@ -510,7 +510,7 @@ fn every_operation_survives_a_death_at_every_call() {
     };
     let repeated = |h: &FakeHost| filled(h).or_else(|e| if e.is("already-exists") { Ok(()) } else { Err(e) });
     survives(&host, &both, repeated, |h| {
-        assert_eq!(files(h, &volume("image", "i2")), of(&[("f", "x")]))
+        assert_eq!(files(h, &volume("image", "i2")), of(&[("f", "x")]));
     });
 }
 
