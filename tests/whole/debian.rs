@@ -1,1 +1,94 @@
-//! debian
+//! An unmodified Debian with systemd as PID 1.
+
+use anyhow::{Result, ensure};
+use hutch_tests::daemon::{Daemon, Options, creation};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// A daemon with the Debian image under the alias `debian`. The image is built where there is a mirror, which is not in a network
+/// namespace of the daemon's own.
+fn with_debian() -> Result<Daemon> {
+    let image = {
+        let builder = Daemon::with(Options {
+            shared_network: true,
+            bare: true,
+            ..Options::default()
+        })?;
+        hutch_tests::debian::image(&builder)?
+    };
+    let daemon = Daemon::start()?;
+    daemon.client().import_image(&image, Some("debian"))?;
+    Ok(daemon)
+}
+
+fn launch(daemon: &Daemon, name: &str, config: &Value) -> Result<()> {
+    let mut body = creation(name, config, true);
+    body["source"]["alias"] = json!("debian");
+    daemon.client().run("POST", "/1.0/instances", &body).map(drop)
+}
+
+/// Waits until systemd has started all it should, and says whether something failed.
+fn is_running(daemon: &Daemon, name: &str) -> Result<()> {
+    let state = daemon.shell(name, "systemctl is-system-running --wait || true")?;
+    let failed = daemon.shell(name, "systemctl list-units --failed --no-legend")?;
+    ensure!(state == "running", "{state}: {failed}");
+    Ok(())
+}
+
+#[test]
+fn systemd_comes_up_reboots_alone_and_shuts_down() -> Result<()> {
+    let mut daemon = with_debian()?;
+    launch(&daemon, "c1", &json!({}))?;
+    is_running(&daemon, "c1")?;
+    let address = crate::network::address(&daemon, "c1")?;
+    ensure!(
+        daemon
+            .shell("c1", "ip -4 -brief address show dev eth0")?
+            .contains(&address)
+    );
+    daemon.shell("c1", "ping -c 1 -W 5 10.213.0.1")?;
+    ensure!(daemon.shell("c1", "cat /etc/hostname; stat -fc %T /sys/fs/cgroup")? == "c1\ncgroup2fs");
+
+    let boot = daemon.shell("c1", "cat /proc/1/stat | cut -d' ' -f22")?;
+    daemon.shell("c1", "systemd-run --on-active=1 systemctl reboot")?;
+    daemon.kill()?;
+    std::thread::sleep(Duration::from_secs(8));
+    daemon.launch(&[])?;
+    is_running(&daemon, "c1")?;
+    ensure!(
+        daemon.shell("c1", "cat /proc/1/stat | cut -d' ' -f22")? != boot,
+        "it did not reboot while nobody watched"
+    );
+    ensure!(
+        crate::network::address(&daemon, "c1")? == address,
+        "another address after a reboot"
+    );
+
+    let begun = Instant::now();
+    daemon.change("c1", "stop", false)?;
+    ensure!(
+        begun.elapsed() < Duration::from_secs(20),
+        "systemd did not hear the request to stop"
+    );
+    ensure!(daemon.status("c1")? == "Stopped");
+    Ok(())
+}
+
+#[test]
+fn systemd_comes_up_privileged_nested_and_after_a_restore() -> Result<()> {
+    let daemon = with_debian()?;
+    launch(
+        &daemon,
+        "privileged",
+        &json!({ "config": { "security.privileged": "true" } }),
+    )?;
+    launch(&daemon, "nesting", &json!({ "config": { "security.nesting": "true" } }))?;
+    is_running(&daemon, "privileged")?;
+    is_running(&daemon, "nesting")?;
+    let mut client = daemon.client();
+    client.run("POST", "/1.0/instances/nesting/snapshots", &json!({ "name": "s1" }))?;
+    daemon.change("nesting", "stop", false)?;
+    client.run("PUT", "/1.0/instances/nesting", &json!({ "restore": "s1" }))?;
+    daemon.change("nesting", "start", false)?;
+    is_running(&daemon, "nesting")
+}

@@ -1,1 +1,228 @@
-//! faults
+//! The daemon killed at every step of the journal: what was begun is finished or taken back, and nothing else is touched.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::leftovers::Leftovers;
+use hutch_tests::rest::Client;
+use hutch_tests::sample::sample;
+use serde_json::{Value, json};
+
+/// What is being done when the daemon dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Create,
+    Start,
+    Stop,
+    Delete,
+    Rename,
+    Snapshot,
+    SnapshotRunning,
+    Restore,
+    SnapshotRename,
+    SnapshotDelete,
+    NetworkCreate,
+    NetworkDelete,
+    PoolCreate,
+    PoolDelete,
+}
+
+/// The journal's kind of entry for an action, and the steps between its beginning and its end.
+const CASES: &[(Action, &str, &[&str])] = &[
+    (Action::Create, "instance-create", &["volume"]),
+    (Action::Start, "instance-start", &["keeper", "nics", "init"]),
+    (Action::Stop, "instance-stop", &[]),
+    (Action::Delete, "instance-delete", &["volume"]),
+    (Action::Rename, "instance-rename", &["volume"]),
+    (Action::Snapshot, "snapshot-create", &["volume"]),
+    (Action::SnapshotRunning, "snapshot-create", &["volume"]),
+    (Action::Restore, "snapshot-restore", &["volume"]),
+    (Action::SnapshotRename, "snapshot-rename", &["volume"]),
+    (Action::SnapshotDelete, "snapshot-delete", &["volume"]),
+    (Action::NetworkCreate, "network-create", &["network"]),
+    (Action::NetworkDelete, "network-delete", &["network"]),
+    (Action::PoolCreate, "pool-create", &["pool"]),
+    (Action::PoolDelete, "pool-delete", &["pool"]),
+];
+
+/// How many of the points are tried in an ordinary run.
+const SAMPLE: usize = 10;
+
+#[test]
+fn killed_at_each_step_it_is_finished_or_taken_back() -> Result<()> {
+    let mut points = Vec::new();
+    for (action, kind, steps) in CASES {
+        for step in ["begin"].iter().chain(*steps).chain(&["commit", "committed"]) {
+            points.push((*action, format!("{kind}:{step}")));
+        }
+    }
+    let mut daemon = Daemon::start()?;
+    daemon.instance("bystander", &json!({}))?;
+    let bystander = state(&mut daemon.client(), "bystander")?["pid"].clone();
+    // What the first creation leaves in the pool, the image's own volume, is there from now on.
+    let before = Leftovers::look(&daemon)?;
+    for (action, point) in sample("fault points", &points, SAMPLE) {
+        println!("{action:?} killed at {point}");
+        one(&mut daemon, action, &point).with_context(|| format!("{action:?} killed at {point}"))?;
+        ensure!(
+            state(&mut daemon.client(), "bystander")?["pid"] == bystander,
+            "{point}: another instance was touched"
+        );
+        ensure!(daemon.shell("bystander", "echo alive")? == "alive");
+        before
+            .compare(&Leftovers::look(&daemon)?)
+            .with_context(|| format!("{action:?} killed at {point}"))?;
+    }
+    Ok(())
+}
+
+/// Prepares, dies at the point, starts again, looks, and does the whole once more without a fault.
+fn one(daemon: &mut Daemon, action: Action, point: &str) -> Result<()> {
+    prepare(daemon, action)?;
+    daemon.stop()?;
+    daemon.launch(&[("HUTCH_STOP_AT", point)])?;
+    // The answer does not come, or comes before the daemon dies.
+    let _ = act(&mut daemon.client(), action);
+    ensure!(daemon.wait_for_fault()?, "the daemon did not come to {point}");
+    daemon.launch(&[])?;
+    look(daemon, action)?;
+    clear(daemon)
+}
+
+fn prepare(daemon: &Daemon, action: Action) -> Result<()> {
+    let mut client = daemon.client();
+    match action {
+        Action::Create | Action::NetworkCreate | Action::PoolCreate => return Ok(()),
+        Action::NetworkDelete => return act(&mut client, Action::NetworkCreate),
+        Action::PoolDelete => return act(&mut client, Action::PoolCreate),
+        _ => {}
+    }
+    let running = matches!(action, Action::Stop | Action::SnapshotRunning);
+    client.run("POST", "/1.0/instances", &creation("c1", &json!({}), true))?;
+    daemon.shell("c1", "echo first > /root/file; sync")?;
+    if !running {
+        daemon.change("c1", "stop", true)?;
+    }
+    if matches!(
+        action,
+        Action::Restore | Action::SnapshotRename | Action::SnapshotDelete
+    ) {
+        client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+    }
+    Ok(())
+}
+
+fn act(client: &mut Client, action: Action) -> Result<()> {
+    let state = |state: &str| json!({ "action": state, "force": true, "timeout": 10 });
+    let instance = "/1.0/instances/c1";
+    let snapshot = "/1.0/instances/c1/snapshots/s1";
+    match action {
+        Action::Create => client.run("POST", "/1.0/instances", &creation("c1", &json!({}), false)),
+        Action::Start => client.run("PUT", "/1.0/instances/c1/state", &state("start")),
+        Action::Stop => client.run("PUT", "/1.0/instances/c1/state", &state("stop")),
+        Action::Delete => client.run("DELETE", instance, &Value::Null),
+        Action::Rename => client.run("POST", instance, &json!({ "name": "c2" })),
+        Action::Snapshot | Action::SnapshotRunning => {
+            client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))
+        }
+        Action::Restore => client.run("PUT", instance, &json!({ "restore": "s1" })),
+        Action::SnapshotRename => client.run("POST", snapshot, &json!({ "name": "s2" })),
+        Action::SnapshotDelete => client.run("DELETE", snapshot, &Value::Null),
+        Action::NetworkCreate => {
+            let config = json!({ "ipv4.address": "10.215.0.1/24", "ipv6.address": "none" });
+            client.sync(
+                "POST",
+                "/1.0/networks",
+                &json!({ "name": "faultnet", "type": "bridge", "config": config }),
+            )
+        }
+        Action::NetworkDelete => client.sync("DELETE", "/1.0/networks/faultnet", &Value::Null),
+        Action::PoolCreate => client.sync(
+            "POST",
+            "/1.0/storage-pools",
+            &json!({ "name": "faultpool", "driver": "dir", "config": {} }),
+        ),
+        Action::PoolDelete => client.sync("DELETE", "/1.0/storage-pools/faultpool", &Value::Null),
+    }
+    .map(drop)
+}
+
+/// Looks whether what is there is one of the two ends, and usable.
+fn look(daemon: &Daemon, action: Action) -> Result<()> {
+    let mut client = daemon.client();
+    match action {
+        Action::NetworkCreate | Action::NetworkDelete | Action::PoolCreate | Action::PoolDelete => return Ok(()),
+        Action::Create if !there(&mut client, "c1")? => act(&mut client, Action::Create)?,
+        Action::Delete => {
+            ensure!(!there(&mut client, "c1")?, "a deletion that was begun was not finished");
+            return Ok(());
+        }
+        Action::Stop => ensure!(
+            daemon.status("c1")? == "Stopped",
+            "a stop that was begun was not finished"
+        ),
+        _ => {}
+    }
+    let name = if there(&mut client, "c2")? { "c2" } else { "c1" };
+    ensure!(there(&mut client, name)?, "the instance is lost");
+    if daemon.status(name)? != "Running" {
+        daemon.change(name, "start", false)?;
+    }
+    let expected = if action == Action::Create { "" } else { "first" };
+    ensure!(
+        daemon.shell(name, "cat /root/file 2>/dev/null; true")? == expected,
+        "the files are not what they were"
+    );
+    let snapshots = client.get(&format!("/1.0/instances/{name}/snapshots?recursion=1"))?;
+    let snapshots = snapshots.as_array().context("snapshots that are no list")?;
+    match action {
+        Action::Restore | Action::SnapshotRename => ensure!(snapshots.len() == 1, "{} snapshots", snapshots.len()),
+        Action::SnapshotDelete => ensure!(snapshots.is_empty(), "a deletion that was begun was not finished"),
+        _ => {}
+    }
+    for snapshot in snapshots {
+        let snapshot = snapshot["name"].as_str().unwrap_or_default();
+        daemon.change(name, "stop", true)?;
+        client.run(
+            "PUT",
+            &format!("/1.0/instances/{name}"),
+            &json!({ "restore": snapshot }),
+        )?;
+        daemon.change(name, "start", false)?;
+        ensure!(
+            daemon.shell(name, "cat /root/file")? == "first",
+            "the snapshot is not what it was"
+        );
+    }
+    Ok(())
+}
+
+/// Removes what the case made, so that the next one begins as this one did.
+fn clear(daemon: &Daemon) -> Result<()> {
+    let mut client = daemon.client();
+    for name in ["c1", "c2"] {
+        if there(&mut client, name)? {
+            if daemon.status(name)? != "Stopped" {
+                daemon.change(name, "stop", true)?;
+            }
+            client.run("DELETE", &format!("/1.0/instances/{name}"), &Value::Null)?;
+        }
+    }
+    for path in ["/1.0/networks/faultnet", "/1.0/storage-pools/faultpool"] {
+        let answer = client.request("GET", path, &Value::Null)?;
+        if answer.status == 200 && answer.json()?["metadata"]["managed"] != false {
+            client.sync("DELETE", path, &Value::Null)?;
+        }
+    }
+    Ok(())
+}
+
+fn there(client: &mut Client, name: &str) -> Result<bool> {
+    Ok(client
+        .request("GET", &format!("/1.0/instances/{name}"), &Value::Null)?
+        .status
+        == 200)
+}
+
+fn state(client: &mut Client, name: &str) -> Result<Value> {
+    client.get(&format!("/1.0/instances/{name}/state"))
+}

@@ -1,1 +1,138 @@
-//! plugins
+//! Plugins as an operator sees them: ours are there, and a broken one stops nothing.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::{Daemon, Options};
+use hutch_tests::stock::Stock;
+use serde_json::{Value, json};
+
+#[test]
+fn our_plugins_are_listed_with_what_they_provide() -> Result<()> {
+    let daemon = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let plugins = daemon.client().get("/1.0/plugins?recursion=1")?;
+    let text = plugins.to_string();
+    for name in ["dir", "overlay", "bridge", "simplestreams", "debian"] {
+        ensure!(text.contains(&format!("\"{name}\"")), "nothing provides {name}: {text}");
+    }
+    let table = Stock::hutch(&daemon)?.run(&["plugin", "list"])?;
+    ensure!(table.contains("overlay"), "{table}");
+    Ok(())
+}
+
+#[test]
+fn files_that_are_no_plugins_are_shown_and_stop_nothing() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let programs = hutch_tests::programs::Programs::from_environment()?;
+    let ours: Vec<_> = std::fs::read_dir(&programs.plugins)?.collect::<Result<_, _>>()?;
+    let mut configuration = String::new();
+    for entry in &ours {
+        configuration.push_str(&format!(
+            "[[plugin]]\npath = {:?}\ngrant = \"requested\"\n\n",
+            entry.path()
+        ));
+    }
+    let cut = {
+        let first = ours.first().context("no plugins")?;
+        let content = std::fs::read(first.path())?;
+        content[..content.len() / 3].to_vec()
+    };
+    // The empty core module: magic and version 1.
+    let module = b"\0asm\x01\0\0\0".to_vec();
+    for (name, content) in [
+        ("text", b"no plugin".to_vec()),
+        ("cut", cut),
+        ("module", module),
+        ("empty", Vec::new()),
+    ] {
+        let path = scratch.path().join(format!("{name}.wasm"));
+        std::fs::write(&path, content)?;
+        configuration.push_str(&format!("[[plugin]]\npath = {path:?}\n\n"));
+    }
+    configuration.push_str(&format!(
+        "[[plugin]]\npath = {:?}\n",
+        scratch.path().join("absent.wasm")
+    ));
+    let daemon = Daemon::with(Options {
+        configuration: Some(configuration),
+        ..Options::default()
+    })?;
+    daemon.instance("c1", &json!({}))?;
+    let plugins = daemon.client().get("/1.0/plugins?recursion=1")?;
+    let broken = plugins
+        .as_array()
+        .context("plugins that are no list")?
+        .iter()
+        .filter(|plugin| plugin["reason"].as_str().is_some_and(|reason| !reason.is_empty()))
+        .count();
+    ensure!(broken == 5, "{broken} of 5 are shown with a reason: {plugins}");
+    Ok(())
+}
+
+#[test]
+fn a_driver_that_nothing_provides_is_named() -> Result<()> {
+    let daemon = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let mut client = daemon.client();
+    for (path, body) in [
+        (
+            "/1.0/storage-pools",
+            json!({ "name": "p", "driver": "imaginary", "config": {} }),
+        ),
+        (
+            "/1.0/networks",
+            json!({ "name": "net0", "type": "imaginary", "config": {} }),
+        ),
+    ] {
+        let (status, message) = client.refused("POST", path, &body)?;
+        ensure!(
+            status == 400 && message.contains("imaginary"),
+            "{path}: {status} {message}"
+        );
+    }
+    let source = json!({ "type": "image", "mode": "pull", "protocol": "imaginary", "server": "", "alias": "x" });
+    let (_, message) = client.refused("POST", "/1.0/images", &json!({ "source": source }))?;
+    ensure!(message.contains("imaginary"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_pool_whose_plugin_is_gone_is_shown_unavailable() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.stop()?;
+    let empty = daemon.sandbox().path().join("no-plugins");
+    std::fs::create_dir(&empty)?;
+    daemon.launch(&[("HUTCH_PLUGINS", &empty.to_string_lossy())])?;
+    ensure!(daemon.status("c1")? == "Running", "a container needs no plugin to run");
+    ensure!(daemon.shell("c1", "echo alive")? == "alive");
+    let pool = daemon.client().get("/1.0/storage-pools/default")?;
+    ensure!(pool["status"] != "Created", "{pool}");
+    let (_, message) = daemon
+        .client()
+        .refused("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+    ensure!(message.contains("overlay"), "{message}");
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    ensure!(daemon.client().get("/1.0/storage-pools/default")?["status"] == "Created");
+    daemon
+        .client()
+        .run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))
+        .map(drop)
+}
+
+#[test]
+fn an_unknown_plugin_is_not_found() -> Result<()> {
+    let daemon = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let answer = daemon
+        .client()
+        .request("GET", "/1.0/plugins/no.such.plugin", &Value::Null)?;
+    ensure!(answer.status == 404, "{}", answer.status);
+    Ok(())
+}
