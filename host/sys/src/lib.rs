@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod command;
 pub mod mount;
 pub mod process;
+pub mod quota;
 pub mod seccomp;
 pub mod spawn;
 pub mod timer;
