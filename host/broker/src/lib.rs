@@ -7,15 +7,28 @@
 //!
 //! There is no WebAssembly here and no driver's name.
 
+mod basics;
+mod command;
 pub mod context;
+pub mod download;
 pub mod error;
+mod filter;
 mod fs;
 pub mod grant;
+mod host;
+mod http;
+mod kv;
+mod link;
 pub mod permission;
 pub mod request;
+mod service;
+mod system;
+mod watch;
 
 pub use context::{CallContext, DiscardMetrics, LogSink, MetricSink, Subject, SubjectLimits, TracingLog};
+pub use download::{DownloadRequest, Downloaded, download};
 pub use grant::{Granter, Grants};
+pub use host::{HostBroker, HostBrokerConfig, state_id};
 pub use permission::{CommandPermission, FixedPath, FsPermission, Permissions};
 pub use request::{
     CommandOutput, DirEntry, FileInfo, HttpResponse, LinkInfo, LogLevel, Request, Response, ServiceStatus, Space,

@@ -155,6 +155,13 @@ pub enum Request {
         /// Where its copy appears.
         to: TreePath,
     },
+    /// `fs.copy-merged`.
+    FsCopyMerged {
+        /// Read-only layers, uppermost first, at least one.
+        layers: Vec<TreePath>,
+        /// Where the copy of what they show together appears.
+        to: TreePath,
+    },
     /// `fs.features`.
     FsFeatures {
         /// The root's id.
@@ -398,6 +405,7 @@ impl Request {
             Self::FsRename { .. } => "fs.rename",
             Self::FsDiscard { .. } => "fs.discard",
             Self::FsCopyTree { .. } => "fs.copy-tree",
+            Self::FsCopyMerged { .. } => "fs.copy-merged",
             Self::FsFeatures { .. } => "fs.features",
             Self::FsSpace { .. } => "fs.space",
             Self::FsUsage { .. } => "fs.usage",

@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::tree::{OpenRoot, open_beneath_raw};
+use super::tree::{OpenRoot, Place, open_within};
 use super::{exists, trash};
 use crate::error::{cancelled, invalid, os};
 
@@ -30,12 +30,18 @@ const MAX_DEPTH_BYTES: usize = 3800;
 /// Largest extended attribute, and list of them (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`; xattr(7)).
 const XATTR_MAX: usize = 64 << 10;
 
+/// What is copied.
+pub(super) enum Source {
+    /// What has this name in this directory.
+    Entry(Place),
+    /// An open directory.
+    Directory(OwnedFd),
+}
+
 /// One copy.
 pub(super) struct Job<'a> {
-    /// Where the source is.
-    pub(super) from_root: &'a OpenRoot,
-    /// Its path there.
-    pub(super) from: &'a str,
+    /// What is copied, for errors.
+    pub(super) from: String,
     /// Where the copy goes.
     pub(super) to_root: &'a OpenRoot,
     /// Its path there.
@@ -48,8 +54,17 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     fn what(&self) -> String {
-        format!("can't copy {} to {}", self.from_root.describe(self.from), self.to_root.describe(self.to))
+        format!("can't copy {} to {}", self.from, self.to_root.describe(self.to))
     }
+}
+
+/// Refuses a copy of a tree into itself.
+pub(super) fn check_apart(from_root: &OpenRoot, from: &str, to_root: &OpenRoot, to: &str) -> Result<(), DriverError> {
+    let within = to == from || from.is_empty() || to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
+    if from_root.path == to_root.path && within {
+        return Err(invalid(format!("can't copy {} to {}: the target lies in the source", from_root.describe(from), to_root.describe(to))));
+    }
+    Ok(())
 }
 
 /// Copies; see the module's documentation.
@@ -57,21 +72,16 @@ impl Job<'_> {
 /// # Errors
 /// `already-exists` where something is at the target; `not-found`; `no-space`; `cancelled`; `limit` for a tree deeper than
 /// a path can be long.
-pub(super) fn copy_tree(job: &Job<'_>) -> Result<(), DriverError> {
+pub(super) fn copy(job: &Job<'_>, source: Source) -> Result<(), DriverError> {
     job.to_root.require_writable()?;
-    let within = |outer: &str, inner: &str| inner == outer || outer.is_empty() || inner.starts_with(&format!("{outer}/"));
-    if job.from_root.path == job.to_root.path && within(job.from, job.to) {
-        return Err(invalid(format!("{}: the target lies in the source", job.what())));
-    }
     let fail = |e| os(job.what(), e);
     let target = job.to_root.place(job.to)?;
     if exists(&target).map_err(fail)? {
         return Err(DriverError::new("already-exists", format!("{}: the target exists", job.what())));
     }
-    let source = job.from_root.place(job.from)?;
     let trash = trash::open_trash(job.to_root)?;
     let name = trash::fresh_name();
-    let copied = Copier::new(job, &trash, &name).and_then(|mut copier| copier.run(&source.parent, &source.name)).and_then(|()| {
+    let copied = Copier::new(job, &trash, &name).and_then(|mut copier| copier.run(source)).and_then(|()| {
         rustix::fs::renameat_with(&trash, name.as_str(), &target.parent, target.name.as_str(), RenameFlags::NOREPLACE).map_err(fail)
     });
     if copied.is_err()
@@ -119,15 +129,21 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn run(&mut self, parent: &OwnedFd, name: &str) -> Result<(), DriverError> {
+    fn run(&mut self, source: Source) -> Result<(), DriverError> {
         let top = Path::new("");
-        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail(top, e))?;
-        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let name = CString::new(name).map_err(|_| invalid("a zero byte in a name"))?;
-            let target = CString::new(self.name).map_err(|_| invalid("a zero byte in a name"))?;
-            return self.copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat, top).map_err(|e| self.fail(top, e));
-        }
-        let source = open_beneath_raw(parent.as_fd(), Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?;
+        let source = match source {
+            Source::Directory(dir) => dir,
+            Source::Entry(Place { parent, name }) => {
+                let stat = rustix::fs::statat(&parent, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail(top, e))?;
+                if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+                    let name = CString::new(name).map_err(|_| invalid("a zero byte in a name"))?;
+                    let target = CString::new(self.name).map_err(|_| invalid("a zero byte in a name"))?;
+                    return self.copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat, top).map_err(|e| self.fail(top, e));
+                }
+                open_within(parent.as_fd(), Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?
+            }
+        };
+        let stat = rustix::fs::fstat(&source).map_err(|e| self.fail(top, e))?;
         rustix::fs::mkdirat(self.trash, self.name, Mode::RWXU).map_err(|e| self.fail(top, e))?;
         let mut levels = vec![self.enter(&source, top.to_owned(), stat)?];
         while let Some(level) = levels.last_mut() {
@@ -136,7 +152,7 @@ impl<'a> Copier<'a> {
                 if path.as_os_str().len() > MAX_DEPTH_BYTES {
                     return Err(DriverError::new("limit", format!("{}: a path in it is longer than {MAX_DEPTH_BYTES} bytes", self.job.what())));
                 }
-                let dir = open_beneath_raw(source.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(&path, e))?;
+                let dir = open_within(source.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(&path, e))?;
                 let stat = rustix::fs::fstat(&dir).map_err(|e| self.fail(&path, e))?;
                 levels.push(self.enter(&dir, path, stat)?);
             } else if let Some(level) = levels.pop() {
@@ -147,7 +163,7 @@ impl<'a> Copier<'a> {
     }
 
     fn target_dir(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        open_beneath_raw(self.trash, &Path::new(self.name).join(path), OFlags::RDONLY | OFlags::DIRECTORY)
+        open_within(self.trash, &Path::new(self.name).join(path), OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     /// Copies everything in a directory but its subdirectories, which are made empty and remembered.
@@ -182,7 +198,7 @@ impl<'a> Copier<'a> {
 
     /// Gives a directory what only lasts once nothing is made in it any more.
     fn leave(&mut self, source: &OwnedFd, level: &Level) -> Result<(), Errno> {
-        let from = open_beneath_raw(source.as_fd(), &level.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let from = open_within(source.as_fd(), &level.path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let to = self.target_dir(&level.path)?;
         self.finish_open(from.as_fd(), to.as_fd(), &level.stat)
     }
@@ -217,7 +233,7 @@ impl<'a> Copier<'a> {
         if stat.st_nlink > 1 {
             let key = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&key) {
-                let first = open_beneath_raw(self.trash, &Path::new(self.name).join(first), OFlags::PATH)?;
+                let first = open_within(self.trash, &Path::new(self.name).join(first), OFlags::PATH)?;
                 return rustix::fs::linkat(&first, "", to, to_name, AtFlags::EMPTY_PATH);
             }
             self.links.insert(key, path.to_owned());

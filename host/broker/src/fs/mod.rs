@@ -2,6 +2,7 @@
 
 mod copy;
 mod features;
+mod merged;
 mod quota;
 mod trash;
 pub(crate) mod tree;
@@ -13,11 +14,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hutch_driver::{Cancel, DriverError, TreePath};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, mkdirat, openat, renameat, renameat_with, statat,
+    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, fchmod, fstat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use self::tree::{OpenRoot, check_path, on_root};
+use self::tree::{OpenRoot, RootGrant, blocking, check_path, on_root};
 use crate::error::{invalid, os};
 use crate::{CallContext, DirEntry, FileInfo, Request, Response, Space};
 
@@ -62,7 +63,7 @@ impl Trees {
                 .map(Response::DirEntries),
             Request::FsReadFile { at } => self.on(cx, &at, |_, root, path| read_file(&root, path)).await.map(Response::Bytes),
             Request::FsWriteFile { at, data, mode } => {
-                self.on(cx, &at, move |_, root, path| write_file(&root, path, &data, mode)).await.map(unit)
+                self.on(cx, &at, move |_, root, path| write_file(&root, path, &data, mode, true)).await.map(unit)
             }
             Request::FsRename { source, to } => {
                 let to = same_root(&source, to)?;
@@ -70,6 +71,7 @@ impl Trees {
             }
             Request::FsDiscard { at } => self.on(cx, &at, |trees, root, path| trees.discard(&root, path)).await.map(unit),
             Request::FsCopyTree { source, to } => self.copy_tree(cx, source, to).await.map(unit),
+            Request::FsCopyMerged { layers, to } => self.copy_merged(cx, layers, to).await.map(unit),
             Request::FsFeatures { root } => {
                 self.on_root(cx, &root, |trees, root| Ok(trees.features(&root)?.names())).await.map(Response::Strings)
             }
@@ -165,6 +167,12 @@ impl Trees {
             Err(e) if e.is("not-found") => return Ok(()),
             other => other?,
         };
+        // A file and an empty directory are gone as quickly as they could be renamed.
+        match remove_plain(&place) {
+            Ok(true) | Err(Errno::NOENT) => return Ok(()),
+            Ok(false) => {}
+            Err(e) => return Err(os(format_args!("can't discard {}", root.describe(path)), e)),
+        }
         let trash = trash::open_trash(root)?;
         let name = trash::fresh_name();
         match renameat(&place.parent, place.name.as_str(), &trash, name.as_str()) {
@@ -176,15 +184,47 @@ impl Trees {
     }
 
     async fn copy_tree(self: &Arc<Self>, cx: &CallContext, source: TreePath, to: TreePath) -> Result<(), DriverError> {
-        let target = tree::RootGrant::find(cx, &to.root)?;
-        let cancel: Cancel = cx.call.cancel.clone();
+        let target = RootGrant::find(cx, &to.root)?;
+        let cancel = cx.call.cancel.clone();
         self.on(cx, &source.clone(), move |trees, from_root, from| {
             let to_root = target.open()?;
-            trees.greet(&to_root)?;
-            let reflink = to_root.writable && trees.features(&to_root)?.reflink;
-            copy::copy_tree(&copy::Job { from_root: &from_root, from, to_root: &to_root, to: &to.path, reflink, cancel: &cancel })
+            copy::check_apart(&from_root, from, &to_root, &to.path)?;
+            let source = copy::Source::Entry(from_root.place(from)?);
+            trees.copy(from_root.describe(from), source, &to_root, &to.path, &cancel)
         })
         .await
+    }
+
+    async fn copy_merged(self: &Arc<Self>, cx: &CallContext, layers: Vec<TreePath>, to: TreePath) -> Result<(), DriverError> {
+        if layers.is_empty() || layers.len() > merged::MAX_LAYERS {
+            return Err(invalid(format!("{} layers: 1 to {} can be merged", layers.len(), merged::MAX_LAYERS)));
+        }
+        let target = RootGrant::find(cx, &to.root)?;
+        let grants = layers.iter().map(|layer| RootGrant::find(cx, &layer.root)).collect::<Result<Vec<_>, _>>()?;
+        let (trees, cancel) = (Arc::clone(self), cx.call.cancel.clone());
+        blocking(move || {
+            let to_root = target.open()?;
+            let mut open = Vec::with_capacity(layers.len());
+            for (grant, layer) in grants.into_iter().zip(&layers) {
+                let root = grant.open()?;
+                trees.greet(&root)?;
+                check_path(&layer.path)?;
+                copy::check_apart(&root, &layer.path, &to_root, &to.path)?;
+                let dir = root.open_dir(&layer.path).map_err(|e| os(format_args!("can't open {}", root.describe(&layer.path)), e))?;
+                open.push(dir);
+            }
+            to_root.require_writable()?;
+            let what = format!("{} merged layers", open.len());
+            let shown = merged::open(&to_root, &open)?;
+            trees.copy(what, copy::Source::Directory(shown), &to_root, &to.path, &cancel)
+        })
+        .await
+    }
+
+    fn copy(&self, from: String, source: copy::Source, to_root: &OpenRoot, to: &str, cancel: &Cancel) -> Result<(), DriverError> {
+        self.greet(to_root)?;
+        let reflink = to_root.writable && self.features(to_root)?.reflink;
+        copy::copy(&copy::Job { from, to_root, to, reflink, cancel }, source)
     }
 
     fn set_quota(&self, root: &OpenRoot, path: &str, bytes: Option<u64>) -> Result<(), DriverError> {
@@ -334,9 +374,24 @@ fn read_file(root: &OpenRoot, path: &str) -> Result<Option<Vec<u8>>, DriverError
     Ok(Some(data))
 }
 
-/// The file is written and flushed to the disk under another name first, so that after a crash, of the machine too, it
-/// holds the old bytes or the new ones.
-fn write_file(root: &OpenRoot, path: &str, data: &[u8], mode: u32) -> Result<(), DriverError> {
+/// Removes what can be removed at once, and says whether that was so.
+fn remove_plain(place: &tree::Place) -> Result<bool, Errno> {
+    match unlinkat(&place.parent, place.name.as_str(), AtFlags::empty()) {
+        Ok(()) => return Ok(true),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(e),
+    }
+    match unlinkat(&place.parent, place.name.as_str(), AtFlags::REMOVEDIR) {
+        Ok(()) => Ok(true),
+        // An immutable file is for the removal that can deal with it.
+        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::PERM | Errno::NOTDIR) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The file is written and, with `sync`, flushed to the disk under another name first, so that after a crash, then of the
+/// machine too, it holds the old bytes or the new ones.
+fn write_file(root: &OpenRoot, path: &str, data: &[u8], mode: u32, sync: bool) -> Result<(), DriverError> {
     root.require_writable()?;
     if data.len() > MAX_FILE {
         return Err(DriverError::new("limit", format!("can't write {} bytes: at most {MAX_FILE} are allowed", data.len())));
@@ -354,7 +409,9 @@ fn write_file(root: &OpenRoot, path: &str, data: &[u8], mode: u32) -> Result<(),
             let mut file = std::fs::File::from(fd);
             file.write_all(data).map_err(|e| crate::error::io(what(), &e))?;
             fchmod(&file, Mode::from_raw_mode(mode)).map_err(|e| os(what(), e))?;
-            file.sync_data().map_err(|e| crate::error::io(what(), &e))?;
+            if sync {
+                file.sync_data().map_err(|e| crate::error::io(what(), &e))?;
+            }
             let rename = || renameat(&trash, name.as_str(), &place.parent, place.name.as_str());
             match rename() {
                 // The directory belongs to a project, in which the file has to be before it can be moved there.
@@ -368,7 +425,7 @@ fn write_file(root: &OpenRoot, path: &str, data: &[u8], mode: u32) -> Result<(),
         });
     if written.is_err() {
         // Whether this succeeds or not, the trash is emptied when the root is next opened.
-        let _ = rustix::fs::unlinkat(&trash, name.as_str(), AtFlags::empty());
+        let _ = unlinkat(&trash, name.as_str(), AtFlags::empty());
     }
     written
 }
@@ -413,4 +470,48 @@ fn space(root: &OpenRoot) -> Result<Space, DriverError> {
         total_inodes: stat.f_files,
         used_inodes: stat.f_files.saturating_sub(stat.f_ffree),
     })
+}
+
+/// Files in the directory of a service. They are not flushed to the disk: a driver writes them anew when the machine has
+/// come up, and then it is what makes the service start.
+impl OpenRoot {
+    /// Replaces a file. Directories above it that are missing are made, open to programs that have given up root.
+    pub(crate) fn write_service_file(&self, path: &str, data: &[u8]) -> Result<(), DriverError> {
+        match write_file(self, path, data, 0o644, false) {
+            Err(e) if e.is("not-found") => {}
+            other => return other,
+        }
+        let (above, _) = path.rsplit_once('/').unwrap_or_default();
+        let ends = above.match_indices('/').map(|(at, _)| at).chain([above.len()]);
+        for end in ends {
+            make_dir(self, above.get(..end).unwrap_or_default(), 0o755)?;
+        }
+        write_file(self, path, data, 0o644, false)
+    }
+
+    /// The bytes of a file; `None` where there is none.
+    pub(crate) fn read_service_file(&self, path: &str) -> Result<Option<Vec<u8>>, DriverError> {
+        read_file(self, path)
+    }
+
+    /// Removes a file. What is not there succeeds.
+    pub(crate) fn remove_service_file(&self, path: &str) -> Result<(), DriverError> {
+        let place = match self.place(path) {
+            Err(e) if e.is("not-found") => return Ok(()),
+            other => other?,
+        };
+        match unlinkat(&place.parent, place.name.as_str(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(os(format_args!("can't remove {}", self.describe(path)), e)),
+        }
+    }
+
+    /// Names of the files in a directory, in order; none where it is not there.
+    pub(crate) fn list_service_files(&self, path: &str) -> Result<Vec<String>, DriverError> {
+        match list_dir(self, path, None, u32::MAX) {
+            Ok(entries) => Ok(entries.into_iter().filter(|entry| entry.kind == "file").map(|entry| entry.name).collect()),
+            Err(e) if e.is("not-found") => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! one directory; it is emptied when the root is first used again.
 
 use std::collections::VecDeque;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -13,7 +14,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::tree::{OpenRoot, open_beneath};
+use super::tree::{OpenRoot, open_beneath, open_within};
 use crate::error::{internal, os};
 
 /// The directory at the top of a root.
@@ -181,8 +182,8 @@ fn empty_dir(
     depth: usize,
     queue: &mut VecDeque<String>,
 ) -> Result<(), Errno> {
-    let open = || openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let fd = match open() {
+    let path = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+    let fd = match open_within(dir, path, OFlags::RDONLY | OFlags::DIRECTORY) {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
     };

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::error::{internal, invalid, os};
-use crate::{CallContext, LogLevel};
+use crate::CallContext;
 
 /// Names at the top of a root that begin so are the broker's own.
 pub(super) const RESERVED: &str = ".hutch-";
@@ -84,6 +84,14 @@ pub(crate) struct Place {
 }
 
 impl OpenRoot {
+    /// The directory of a service, which functions for files work on like on a root.
+    ///
+    /// # Errors
+    /// `unavailable` when there is none.
+    pub(crate) fn of_service(name: &str, path: PathBuf) -> Result<Self, DriverError> {
+        RootGrant { id: format!("service {name}"), path, writable: true }.open()
+    }
+
     /// Fails unless the root may be changed.
     pub(super) fn require_writable(&self) -> Result<(), DriverError> {
         if self.writable {
@@ -145,12 +153,14 @@ impl OpenRoot {
 /// Opens `path` below `dir`, never following a symbolic link; an empty path is `dir` itself.
 pub(super) fn open_beneath(dir: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { "." } else { path };
-    open_beneath_raw(dir.as_fd(), Path::new(path), flags)
+    openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), BENEATH)
 }
 
-/// Like [`open_beneath`] for a path that may not be UTF-8.
-pub(super) fn open_beneath_raw(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), BENEATH)
+/// Like [`open_beneath`] for a path that may not be UTF-8, and that does not lead into another mount either: what walks
+/// through a tree must not come out in a disk that somebody mounted there.
+pub(super) fn open_within(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)
 }
 
 /// How errors name a place.
@@ -159,7 +169,7 @@ pub(super) fn describe(root: &str, path: &str) -> String {
 }
 
 /// Refuses what is not a plain relative path, and the broker's own names.
-pub(super) fn check_path(path: &str) -> Result<(), DriverError> {
+pub(crate) fn check_path(path: &str) -> Result<(), DriverError> {
     if path.is_empty() {
         return Ok(());
     }
@@ -218,7 +228,6 @@ pub(crate) async fn absolute_paths(cx: &CallContext, trees: &[TreePath]) -> Resu
         });
         paths.push(absolute.await?);
     }
-    cx.log.write(LogLevel::Trace, "trees resolved for a command", &[]);
     Ok(paths)
 }
 
