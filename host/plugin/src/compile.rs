@@ -202,7 +202,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes code that was made by another version of the compiler, and files that a killed daemon left half-written.
+    /// Removes code that was made by another version of the compiler, and files that a killed daemon left half-written. To
+    /// be called before anything is compiled.
     pub(crate) fn tidy(&self) {
         let Ok(entries) = std::fs::read_dir(&self.directory) else {
             return;

@@ -115,7 +115,6 @@ impl PluginHost {
         for entry in &host.entries {
             tokio::spawn(Arc::clone(&loader).load(Arc::clone(&entry.plugin)));
         }
-        tokio::task::spawn_blocking(move || loader.cache.tidy());
         Ok(Arc::new(host))
     }
 

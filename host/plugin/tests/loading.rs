@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{call, granted, guest, start, start_in};
+use common::{call, fresh, granted, guest, start, start_in};
 use hutch_broker::Permissions;
 use hutch_driver::{Drivers, Options};
 use hutch_plugin::{PluginConfig, PluginState};
@@ -19,7 +19,7 @@ fn cached(state: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_is_compiled_once_and_mapped_afterwards() {
-    let bench = start(|_| {});
+    let bench = start_in(fresh(), |_| {});
     bench.host.settled().await;
     let status = bench.host.plugin(ID).expect("listed");
     assert_eq!((status.state, status.reason.as_str()), (PluginState::Enabled, ""));
@@ -52,7 +52,9 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
     let file = cached(bench.state.path()).remove(0);
     let state = bench.state;
     drop(bench.host);
-    std::fs::write(&file, b"damaged").expect("written");
+    // By another file in its place: the old one is still mapped.
+    std::fs::write(file.with_extension("new"), b"damaged").expect("written");
+    std::fs::rename(file.with_extension("new"), &file).expect("renamed");
     let bench = start_in(state, |_| {});
     bench.host.storage("faulty").expect("provided").validate(&call(), &Options::new()).await.expect("called");
     assert!(std::fs::metadata(&file).expect("there").len() > 1000);
@@ -111,7 +113,7 @@ async fn settings_are_held_against_the_schema() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_that_fails_makes_the_plugin_unavailable() {
-    let bench = start(|options| options.compiler.program = "/bin/false".into());
+    let bench = start_in(fresh(), |options| options.compiler.program = "/bin/false".into());
     bench.host.settled().await;
     let status = bench.host.plugins().remove(0);
     assert_eq!(status.state, PluginState::Failed);

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test uses its own part")]
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -107,9 +108,39 @@ pub fn granted() -> PluginConfig {
     PluginConfig { path: Some(guest().to_owned()), grants: Some(grants), ..PluginConfig::default() }
 }
 
+/// Starts a host in a state directory of its own. The guest's compiled code is there already, except for tests that are
+/// about it: a compiler without optimisation takes seconds.
 pub fn start(change: impl FnOnce(&mut PluginHostOptions)) -> Bench {
-    let state = tempfile::tempdir().expect("a directory");
+    let state = fresh();
+    let cache = state.path().join("cache/plugins");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&cache).expect("a directory");
+    for file in std::fs::read_dir(compiled()).expect("the code").flatten() {
+        std::fs::copy(file.path(), cache.join(file.file_name())).expect("copied");
+    }
     start_in(state, change)
+}
+
+/// An empty state directory.
+pub fn fresh() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+/// The cache of a host that has compiled the guest, made once per test program.
+fn compiled() -> &'static Path {
+    static STATE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let state = STATE.get_or_init(|| {
+        std::thread::spawn(|| {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            runtime.block_on(async {
+                let bench = start_in(fresh(), |_| {});
+                bench.host.settled().await;
+                bench.state
+            })
+        })
+        .join()
+        .expect("the guest is compiled")
+    });
+    Box::leak(state.path().join("cache/plugins").into_boxed_path())
 }
 
 pub fn start_in(state: tempfile::TempDir, change: impl FnOnce(&mut PluginHostOptions)) -> Bench {
