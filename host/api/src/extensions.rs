@@ -1,5 +1,150 @@
-//! What the server can do beyond the first version of the API. A name is here only when all of what it stands for works;
-//! the comment beside it says what that is and where it is tested.
+//! What the server can do beyond the first version of the API.
+//!
+//! A name is here only when all that it stands for works, because clients stop looking for another way once they see it.
+//! Beside each is what it promises. Never to be here: `storage_and_network_operations` (clients would wait for operations
+//! where networks and pools answer at once) and `explicit_trust_token` (there are no tokens).
 
-/// The names, in the order of their appearance in LXD and then Incus.
-pub const EXTENSIONS: &[&str] = &[];
+/// The names, in the order in which LXD and then Incus brought them.
+pub const EXTENSIONS: &[&str] = &[
+    // ETags on single objects, and If-Match on changes to them (412).
+    "etag",
+    // PATCH on every object that has PUT.
+    "patch",
+    // An instance says when it was last started.
+    "container_last_used_at",
+    // Making, listing and removing directories by the files endpoint.
+    "directory_manipulation",
+    // The state of an instance has its processor time.
+    "container_cpu_time",
+    // /1.0/networks.
+    "network",
+    // Profiles list their users.
+    "profile_usedby",
+    // Recording a command's output without a websocket.
+    "container_exec_recording",
+    // Signals by the control websocket of a command.
+    "container_exec_signal_handling",
+    // /1.0/storage-pools.
+    "storage",
+    // DELETE on files.
+    "file_delete",
+    // Appending to files.
+    "file_append",
+    // Aliases by the headers of an image's upload.
+    "image_create_aliases",
+    // Descriptions on every object.
+    "entity_description",
+    // Links by the files endpoint.
+    "file_symlinks",
+    // An image that was fetched is kept, and can be removed.
+    "storage_images_delete",
+    // /1.0/resources.
+    "resources",
+    // /1.0/instances/NAME/console.
+    "console",
+    // Links are shown as links by the files endpoint.
+    "file_get_symlink",
+    // /1.0/networks/NAME/leases.
+    "network_leases",
+    // Operations say what they do.
+    "operation_description",
+    // Lifecycle events.
+    "event_lifecycle",
+    // /1.0/networks/NAME/state.
+    "network_state",
+    // security.protection.delete.
+    "container_protection_delete",
+    // `recursion=2`: instances with state and snapshots in one answer.
+    "container_full",
+    // Resources by socket.
+    "resources_cpu_socket",
+    // Memory by NUMA node.
+    "resources_numa",
+    // What the kernel can do, in the server's environment.
+    "kernel_features",
+    // Events name the member that they happened on.
+    "event_location",
+    // Who a command runs as, and where.
+    "container_exec_user_group_cwd",
+    // What the container runtime can do, in the server's environment.
+    "lxc_features",
+    // /1.0/instances.
+    "instances",
+    // Images say what type of instance they are for.
+    "image_types",
+    // `filter` on instances and images.
+    "api_filtering",
+    // `network` in a nic device.
+    "instance_nic_network",
+    // What filters packets, in the server's environment.
+    "firewall_driver",
+    // Operating system and version in the server's environment.
+    "api_os",
+    // Usage of objects is listed by paths throughout.
+    "usedby_consistency",
+    // Bridges and bonds in the state of networks.
+    "network_state_bond_bridge",
+    // Changing the state of all instances with one request.
+    "instance_bulk_state_change",
+    // VLANs in the state of networks.
+    "network_state_vlan",
+    // Errors and drops among an interface's counters.
+    "network_counters_errors_dropped",
+    // Which storage drivers there are, in the server's environment.
+    "server_supported_storage_drivers",
+    // Who asked for something, with its address, in lifecycle events.
+    "event_lifecycle_requestor_address",
+    // `all-projects` on instances.
+    "instance_all_projects",
+    // `recursion=1` on one instance: with state and snapshots.
+    "instance_get_full",
+    // Events name their project.
+    "event_project",
+    // HEAD on files.
+    "instance_file_head",
+    // The total of memory in the state of instances.
+    "instances_state_total",
+    // `all-projects` on operations.
+    "operations_get_query_all_projects",
+    // Name and project in lifecycle events.
+    "event_lifecycle_name_and_project",
+    // /1.0/operations/ID/wait.
+    "operation_wait",
+    // `start` when an instance is made.
+    "instance_create_start",
+    // `all-projects` on profiles.
+    "profiles_all_projects",
+    // When an instance was started, in its state.
+    "instance_state_started_at",
+    // `all-projects` on networks.
+    "networks_all_projects",
+    // The machine's load among its resources.
+    "resources_load",
+    // What processors can do, among the machine's resources.
+    "resources_cpu_flags",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::EXTENSIONS;
+
+    #[test]
+    fn each_name_is_there_once() {
+        let mut names = EXTENSIONS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), EXTENSIONS.len());
+    }
+
+    #[test]
+    fn what_would_mislead_clients_is_not_there() {
+        for name in [
+            "storage_and_network_operations",
+            "explicit_trust_token",
+            "clustering",
+            "virtual-machines",
+        ] {
+            assert!(!EXTENSIONS.contains(&name), "{name}");
+        }
+    }
+}

@@ -152,9 +152,7 @@ impl Filter {
                 let connective = connective(&first)?;
                 (
                     connective,
-                    words
-                        .next()
-                        .ok_or_else(|| FilterError::Incomplete(first.text, "a clause"))?,
+                    words.next().ok_or(FilterError::Incomplete(first.text, "a clause"))?,
                 )
             };
             let (clause, after) = clause(connective, first, &mut words)?;
@@ -353,9 +351,7 @@ fn clause(
 ) -> Result<(Clause, Option<Token>), FilterError> {
     let not = !first.quoted && first.text.eq_ignore_ascii_case("not");
     let field = if not {
-        words
-            .next()
-            .ok_or_else(|| FilterError::Incomplete(first.text, "a field"))?
+        words.next().ok_or(FilterError::Incomplete(first.text, "a field"))?
     } else {
         first
     };

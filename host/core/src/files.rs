@@ -62,7 +62,9 @@ impl FileKind {
             "" | "file" => Ok(Self::File),
             "directory" => Ok(Self::Directory),
             "symlink" => Ok(Self::Symlink),
-            _ => Err(Error::invalid(format!("Invalid file type {name:?}: file, directory and symlink are"))),
+            _ => Err(Error::invalid(format!(
+                "Invalid file type {name:?}: file, directory and symlink are"
+            ))),
         }
     }
 }
@@ -125,7 +127,9 @@ impl crate::Core {
     /// [`Error::NotFound`], [`Error::Invalid`] for devices and the like, and the instance's.
     pub async fn file_get(&self, project: &str, name: &str, path: &str) -> Result<FileGet> {
         let path = clean(path)?;
-        get(self.file_client(project, name).await?, &path).await.map_err(|error| error.on("reading", name, &path))
+        get(self.file_client(project, name).await?, &path)
+            .await
+            .map_err(|error| error.on("reading", name, &path))
     }
 
     /// What a file is, without its content.
@@ -135,7 +139,10 @@ impl crate::Core {
     pub async fn file_info(&self, project: &str, name: &str, path: &str) -> Result<FileInfo> {
         let path = clean(path)?;
         let mut client = self.file_client(project, name).await?;
-        let attrs = client.lstat(&path).await.map_err(|error| error.on("looking at", name, &path))?;
+        let attrs = client
+            .lstat(&path)
+            .await
+            .map_err(|error| error.on("looking at", name, &path))?;
         info(&attrs).map_err(|error| error.on("looking at", name, &path))
     }
 
@@ -162,7 +169,9 @@ impl crate::Core {
     pub async fn file_delete(&self, project: &str, name: &str, path: &str, recursive: bool) -> Result<()> {
         let path = clean(path)?;
         let mut client = self.file_client(project, name).await?;
-        remove(&mut client, &path, recursive).await.map_err(|error| error.on("removing", name, &path))
+        remove(&mut client, &path, recursive)
+            .await
+            .map_err(|error| error.on("removing", name, &path))
     }
 
     async fn file_client(&self, project: &str, name: &str) -> Result<Client> {
@@ -170,7 +179,9 @@ impl crate::Core {
         let stream = StdStream::from(self.instance_sftp(project, name).await?);
         stream.set_nonblocking(true).map_err(Error::io(failed()))?;
         let stream = UnixStream::from_std(stream).map_err(Error::io(failed()))?;
-        Client::connect(stream).await.map_err(|error| error.on("opening", name, "its file server"))
+        Client::connect(stream)
+            .await
+            .map_err(|error| error.on("opening", name, "its file server"))
     }
 }
 
@@ -193,9 +204,15 @@ fn clean(path: &str) -> Result<String> {
         return Err(Error::invalid("the path of a file is missing"));
     }
     if path.len() > PATH || path.contains('\0') {
-        return Err(Error::invalid(format!("the path of a file may have {PATH} bytes and none that is zero")));
+        return Err(Error::invalid(format!(
+            "the path of a file may have {PATH} bytes and none that is zero"
+        )));
     }
-    Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
+    Ok(if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    })
 }
 
 fn info(attrs: &Attrs) -> Result<FileInfo, SftpError> {
@@ -203,7 +220,11 @@ fn info(attrs: &Attrs) -> Result<FileInfo, SftpError> {
         Kind::File => FileKind::File,
         Kind::Directory => FileKind::Directory,
         Kind::Symlink => FileKind::Symlink,
-        Kind::Other => return Err(SftpError::Refused("it is no file, directory or symbolic link".to_owned())),
+        Kind::Other => {
+            return Err(SftpError::Refused(
+                "it is no file, directory or symbolic link".to_owned(),
+            ));
+        }
     };
     let (uid, gid) = attrs.owner.unwrap_or_default();
     Ok(FileInfo {
@@ -247,7 +268,11 @@ fn wanted(put: &FilePut, existing: Option<&Attrs>, mode: u32) -> Attrs {
         let (uid, gid) = existing.owner.unwrap_or_default();
         (put.uid.unwrap_or(uid), put.gid.unwrap_or(gid))
     });
-    Attrs { owner, permissions: put.mode.map(|mode| mode & 0o7777), ..Attrs::default() }
+    Attrs {
+        owner,
+        permissions: put.mode.map(|mode| mode & 0o7777),
+        ..Attrs::default()
+    }
 }
 
 async fn existing(client: &mut Client, path: &str) -> Result<Option<Attrs>, SftpError> {
@@ -265,12 +290,25 @@ async fn put_file(client: &mut Client, path: &str, mut put: FilePut) -> Result<(
     }
     let attrs = wanted(&put, existing.as_ref(), FILE_MODE);
     let flags = sftp::WRITE | sftp::CREATE | if put.append { sftp::APPEND } else { sftp::TRUNCATE };
-    let handle = client.open(path, flags, &Attrs { permissions: attrs.permissions, ..Attrs::default() }).await?;
+    let handle = client
+        .open(
+            path,
+            flags,
+            &Attrs {
+                permissions: attrs.permissions,
+                ..Attrs::default()
+            },
+        )
+        .await?;
     // Owner and permissions come before the content, so that nobody else can read it meanwhile.
     if !attrs.is_empty() {
         client.fsetstat(&handle, &attrs).await?;
     }
-    let start = if put.append { existing.and_then(|attrs| attrs.size).unwrap_or(0) } else { 0 };
+    let start = if put.append {
+        existing.and_then(|attrs| attrs.size).unwrap_or(0)
+    } else {
+        0
+    };
     client.write(&handle, start, &mut put.body).await?;
     client.close(&handle).await
 }
@@ -279,15 +317,31 @@ async fn put_directory(client: &mut Client, path: &str, put: FilePut) -> Result<
     let existing = existing(client, path).await?;
     match &existing {
         Some(attrs) if attrs.kind() != Kind::Directory => {
-            return Err(SftpError::Refused("something that is no directory has the name".to_owned()));
+            return Err(SftpError::Refused(
+                "something that is no directory has the name".to_owned(),
+            ));
         }
         Some(_) => {}
-        None => client.mkdir(path, &Attrs { permissions: Some(0o700), ..Attrs::default() }).await?,
+        None => {
+            client
+                .mkdir(
+                    path,
+                    &Attrs {
+                        permissions: Some(0o700),
+                        ..Attrs::default()
+                    },
+                )
+                .await?;
+        }
     }
     let attrs = wanted(&put, existing.as_ref(), DIRECTORY_MODE);
     // A directory has no content.
     drop(put);
-    if attrs.is_empty() { Ok(()) } else { client.setstat(path, &attrs).await }
+    if attrs.is_empty() {
+        Ok(())
+    } else {
+        client.setstat(path, &attrs).await
+    }
 }
 
 async fn put_symlink(client: &mut Client, path: &str, mut body: Content) -> Result<(), SftpError> {
@@ -295,7 +349,9 @@ async fn put_symlink(client: &mut Client, path: &str, mut body: Content) -> Resu
     while let Some(block) = body.next().await {
         target.extend_from_slice(&block.map_err(SftpError::Broken)?);
         if target.len() > PATH {
-            return Err(SftpError::Refused(format!("the target of a link may have {PATH} bytes")));
+            return Err(SftpError::Refused(format!(
+                "the target of a link may have {PATH} bytes"
+            )));
         }
     }
     let target = String::from_utf8(target.to_vec())
@@ -331,7 +387,9 @@ async fn remove(client: &mut Client, path: &str, recursive: bool) -> Result<(), 
         if attrs.kind() != Kind::Directory {
             client.remove(&child).await?;
         } else if open.len() == DEPTH || child.len() > PATH {
-            return Err(SftpError::Refused(format!("the directory is deeper than {DEPTH} levels")));
+            return Err(SftpError::Refused(format!(
+                "the directory is deeper than {DEPTH} levels"
+            )));
         } else {
             let entries = client.list(&child).await?;
             open.push((child, entries));
@@ -354,14 +412,25 @@ mod tests {
     }
 
     fn put(uid: Option<u32>, mode: Option<u32>) -> FilePut {
-        FilePut { kind: FileKind::File, uid, gid: None, mode, append: false, body: Box::pin(futures_util::stream::empty()) }
+        FilePut {
+            kind: FileKind::File,
+            uid,
+            gid: None,
+            mode,
+            append: false,
+            body: Box::pin(futures_util::stream::empty()),
+        }
     }
 
     #[test]
     fn what_the_client_leaves_open_stays_or_has_a_default() {
         let new = wanted(&put(None, None), None, FILE_MODE);
         assert_eq!((new.owner, new.permissions), (Some((0, 0)), Some(0o644)));
-        let there = Attrs { owner: Some((5, 6)), permissions: Some(0o100_600), ..Attrs::default() };
+        let there = Attrs {
+            owner: Some((5, 6)),
+            permissions: Some(0o100_600),
+            ..Attrs::default()
+        };
         assert!(wanted(&put(None, None), Some(&there), FILE_MODE).is_empty());
         let changed = wanted(&put(Some(7), Some(0o4755)), Some(&there), FILE_MODE);
         assert_eq!((changed.owner, changed.permissions), (Some((7, 6)), Some(0o4755)));

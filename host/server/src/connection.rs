@@ -61,7 +61,10 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
     drop(listener);
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        tracing::warn!(connections = tasks.len(), "requests that did not end in time are cut off");
+        tracing::warn!(
+            connections = tasks.len(),
+            "requests that did not end in time are cut off"
+        );
     }
 }
 
@@ -83,7 +86,11 @@ fn descriptors() -> usize {
 /// Serves one connection to its end.
 async fn connection(stream: UnixStream, router: Router, mut stop: watch::Receiver<bool>) {
     let caller = match stream.peer_cred() {
-        Ok(peer) => Caller { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().unwrap_or(0) },
+        Ok(peer) => Caller {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            pid: peer.pid().unwrap_or(0),
+        },
         Err(error) => {
             tracing::error!(%error, "a connection without credentials is refused");
             return;
@@ -95,7 +102,9 @@ async fn connection(stream: UnixStream, router: Router, mut stop: watch::Receive
         router.call(request)
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER);
     let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     tokio::pin!(connection);
     let result = tokio::select! {

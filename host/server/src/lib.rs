@@ -34,6 +34,9 @@ pub(crate) struct App {
 /// Serves the API on `listener` until `stop` becomes true (or its sender is gone), lets running requests end, and removes
 /// the socket.
 pub async fn serve(core: Arc<Core>, listener: Listener, stop: watch::Receiver<bool>) {
-    let app = App { core, budget: Arc::new(Budget::new()) };
+    let app = App {
+        core,
+        budget: Arc::new(Budget::new()),
+    };
     connection::serve(listener, routes::router(app), stop).await;
 }

@@ -76,13 +76,27 @@ impl Listener {
     /// # Errors
     /// [`ListenError`]; a socket that somebody serves is left alone. Must be called within tokio's runtime.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
-        let failed = |step| move |source: io::Error| ListenError::Io { step, path: path.to_owned(), source };
+        let failed = |step| {
+            move |source: io::Error| ListenError::Io {
+                step,
+                path: path.to_owned(),
+                source,
+            }
+        };
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(ListenError::Path(path.to_owned()));
         };
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        let directory = open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| failed("opening the directory of")(errno.into()))?;
+        let directory = if directory.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            directory
+        };
+        let directory = open(
+            directory,
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|errno| failed("opening the directory of")(errno.into()))?;
         refuse_if_taken(path, &short(&directory, Path::new(name)))?;
 
         // Made under another name and moved into place: it is never there with the wrong owner, and replaces what was stale
@@ -97,7 +111,10 @@ impl Listener {
             return Err(failed("putting the socket into its place at")(error));
         }
         let file = fs::symlink_metadata(path).map_err(failed("looking at"))?;
-        let name = Name { path: path.to_owned(), file: (file.dev(), file.ino()) };
+        let name = Name {
+            path: path.to_owned(),
+            file: (file.dev(), file.ino()),
+        };
         let inner = UnixListener::from_std(listener).map_err(failed("serving"))?;
         Ok(Self { inner, name })
     }
@@ -110,7 +127,9 @@ impl Listener {
 
 /// A path to `name` in `directory` that fits into an address whatever the directory's own length is.
 fn short(directory: &OwnedFd, name: &Path) -> PathBuf {
-    Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name)
+    Path::new("/proc/self/fd")
+        .join(directory.as_raw_fd().to_string())
+        .join(name)
 }
 
 fn refuse_if_taken(path: &Path, short: &Path) -> Result<(), ListenError> {
@@ -121,17 +140,28 @@ fn refuse_if_taken(path: &Path, short: &Path) -> Result<(), ListenError> {
             Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
             // A full queue is a living daemon's.
             Ok(()) | Err(Errno::EAGAIN) => Err(ListenError::Busy(path.to_owned())),
-            Err(errno) => {
-                Err(ListenError::Io { step: "trying out the socket", path: path.to_owned(), source: errno.into() })
-            }
+            Err(errno) => Err(ListenError::Io {
+                step: "trying out the socket",
+                path: path.to_owned(),
+                source: errno.into(),
+            }),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ListenError::Io { step: "looking at", path: path.to_owned(), source }),
+        Err(source) => Err(ListenError::Io {
+            step: "looking at",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 fn stream_socket() -> nix::Result<OwnedFd> {
-    socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+    socket::socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )
 }
 
 fn connect(path: &Path) -> nix::Result<()> {
@@ -140,7 +170,10 @@ fn connect(path: &Path) -> nix::Result<()> {
 
 fn make(path: &Path) -> io::Result<StdListener> {
     if path.as_os_str().len() > ADDRESS {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("its name is longer than {ADDRESS} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("its name is longer than {ADDRESS} bytes"),
+        ));
     }
     let socket = stream_socket()?;
     // The file gets the mode that the socket has when it is bound, so it is never more open than this (but for the umask).

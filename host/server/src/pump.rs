@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::StreamExt;
+use futures_util::stream::{SplitSink, SplitStream};
 use hutch_api::instance::ExecControl;
 use hutch_core::Socket;
 use nix::errno::Errno;
@@ -138,11 +138,13 @@ impl AsyncWrite for Descriptor {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let raw = self.0.get_ref().as_fd().as_raw_fd();
-        Poll::Ready(match nix::sys::socket::shutdown(raw, nix::sys::socket::Shutdown::Write) {
-            // Only sockets can be closed by halves; a pipe ends when it is dropped.
-            Ok(()) | Err(Errno::ENOTSOCK | Errno::ENOTCONN) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        })
+        Poll::Ready(
+            match nix::sys::socket::shutdown(raw, nix::sys::socket::Shutdown::Write) {
+                // Only sockets can be closed by halves; a pipe ends when it is dropped.
+                Ok(()) | Err(Errno::ENOTSOCK | Errno::ENOTCONN) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            },
+        )
     }
 }
 
@@ -299,7 +301,11 @@ async fn control(socket: WebSocket, commands: mpsc::Sender<ExecControl>, mut ove
             Some(Ok(Message::Close(_))) => return,
             Some(Ok(_)) => continue,
             Some(Err(_)) | None => {
-                let kill = ExecControl { command: "signal".to_owned(), signal: SIGKILL, ..ExecControl::default() };
+                let kill = ExecControl {
+                    command: "signal".to_owned(),
+                    signal: SIGKILL,
+                    ..ExecControl::default()
+                };
                 // An error means that the process is over.
                 let _ = commands.send(kill).await;
                 return;

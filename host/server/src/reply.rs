@@ -29,7 +29,10 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self {
+            status,
+            message: message.into(),
+        }
     }
 
     /// 400.
@@ -51,7 +54,10 @@ impl Failure {
 impl From<hutch_core::Error> for Failure {
     fn from(error: hutch_core::Error) -> Self {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, message: error.report() }
+        Self {
+            status,
+            message: error.report(),
+        }
     }
 }
 
@@ -99,7 +105,10 @@ pub(crate) fn created(location: &str) -> Response {
 /// The answer to something that takes time: 202, and the operation.
 pub(crate) fn operation(operation: &Operation) -> Response {
     let path = operation.path();
-    let mut response = json(StatusCode::ACCEPTED, &Envelope::operation(path.clone(), operation.render()));
+    let mut response = json(
+        StatusCode::ACCEPTED,
+        &Envelope::operation(path.clone(), operation.render()),
+    );
     locate(&mut response, &path);
     response
 }
@@ -108,7 +117,10 @@ pub(crate) fn operation(operation: &Operation) -> Response {
 pub(crate) async fn list<T: Serialize + ?Sized>(budget: &Budget, value: &T) -> Result {
     let body = encode(&Envelope::sync(value)).map_err(Failure::internal)?;
     let permit = budget.answer(body.len()).await?;
-    let body = Counted { inner: Full::new(body), _permit: Arc::new(permit) };
+    let body = Counted {
+        inner: Full::new(body),
+        _permit: Arc::new(permit),
+    };
     Ok(with_type(StatusCode::OK, Body::new(body)))
 }
 
@@ -138,7 +150,9 @@ fn encode<T: Serialize>(envelope: &Envelope<T>) -> serde_json::Result<Bytes> {
 fn with_type(status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -52,7 +52,11 @@ impl Params {
 
     /// The project of a listing; nothing for those of all projects.
     pub(crate) fn projects(&self) -> Option<&str> {
-        if self.flag("all-projects") { None } else { Some(self.project()) }
+        if self.flag("all-projects") {
+            None
+        } else {
+            Some(self.project())
+        }
     }
 
     /// `recursion`: 0 for paths, 1 for objects, 2 for all about them.
@@ -63,7 +67,9 @@ impl Params {
         // Later servers take fields after a semicolon; what is before it is the depth.
         let text = self.get("recursion").unwrap_or("0");
         let depth = text.split(';').next().unwrap_or_default();
-        depth.parse().map_err(|_| Failure::bad(format!("recursion={text} is no depth: 0, 1 and 2 are")))
+        depth
+            .parse()
+            .map_err(|_| Failure::bad(format!("recursion={text} is no depth: 0, 1 and 2 are")))
     }
 
     /// `filter`.
@@ -91,7 +97,12 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let _held = app.budget.body(room).await?;
         let body = Limited::new(request.into_body(), BODY).collect();
         let body = match tokio::time::timeout(BODY_TIME, body).await {
-            Err(_) => return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")),
+            Err(_) => {
+                return Err(Failure::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body took too long to arrive",
+                ));
+            }
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
             Ok(Err(error)) => return Err(Failure::bad(format!("the body broke off: {error}"))),
             Ok(Ok(body)) => body.to_bytes(),
@@ -107,7 +118,9 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     }
     // serde would take an array's items for a structure's fields.
     if body.trim_ascii_start().starts_with(b"[") {
-        return Err(Failure::bad("the body's JSON does not fit: it is an array, where an object is expected"));
+        return Err(Failure::bad(
+            "the body's JSON does not fit: it is an array, where an object is expected",
+        ));
     }
     serde_json::from_slice(body).map_err(|error| {
         Failure::bad(match error.classify() {
@@ -118,7 +131,10 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 }
 
 fn too_large() -> Failure {
-    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {BODY} bytes"))
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is larger than {BODY} bytes"),
+    )
 }
 
 /// The `Content-Length`, where there is one that can be read.
@@ -157,10 +173,17 @@ mod tests {
             ("{", "is not JSON: EOF"),
             ("name=c1", "is not JSON: expected ident"),
             ("[]", "does not fit"),
-            (r#"{"name":5}"#, "does not fit: invalid type: integer `5`, expected a string"),
+            (
+                r#"{"name":5}"#,
+                "does not fit: invalid type: integer `5`, expected a string",
+            ),
         ] {
             let failure = parse::<InstancesPost>(body.as_bytes()).unwrap_err();
-            assert!(failure_text(&failure).contains(why), "{body}: {}", failure_text(&failure));
+            assert!(
+                failure_text(&failure).contains(why),
+                "{body}: {}",
+                failure_text(&failure)
+            );
         }
         assert!(parse::<InstancesPost>(br#"{"name":"c1","later":1,"profiles":null}"#).is_ok());
     }

@@ -52,20 +52,34 @@ async fn admit(State(_): State<App>, request: Request, next: Next) -> Response {
         // Connections put it there; without it nobody knows who asks.
         return Failure::new(StatusCode::FORBIDDEN, "not authorized").into_response();
     };
-    let access = if matches!(*request.method(), Method::GET | Method::HEAD) { Access::Read } else { Access::Write };
-    let described = tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{} {}", request.method(), request.uri()));
+    let access = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        Access::Read
+    } else {
+        Access::Write
+    };
+    // Without the parameters: the secrets of websockets are among them.
+    let described =
+        tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{} {}", request.method(), request.uri().path()));
     let response = match authorize(&caller, access) {
         Ok(()) => next.run(request).await,
         Err(error) => Failure::from(error).into_response(),
     };
     if let Some(request) = described {
-        tracing::debug!(request, status = response.status().as_u16(), uid = caller.uid, pid = caller.pid);
+        tracing::debug!(
+            request,
+            status = response.status().as_u16(),
+            uid = caller.uid,
+            pid = caller.pid
+        );
     }
     response
 }
 
 async fn not_allowed(method: Method) -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path has no method {method}"))
+    Failure::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("this path has no method {method}"),
+    )
 }
 
 /// Text as one segment of a path (RFC 3986, section 3.3).
@@ -87,7 +101,10 @@ pub(crate) fn path(collection: &str, name: &str, in_project: &str) -> String {
     if in_project == project::DEFAULT || in_project.is_empty() {
         format!("{collection}/{name}")
     } else {
-        let project: String = segment(in_project).replace('&', "%26").replace('+', "%2B").replace('=', "%3D");
+        let project: String = segment(in_project)
+            .replace('&', "%26")
+            .replace('+', "%2B")
+            .replace('=', "%3D");
         format!("{collection}/{name}?project={project}")
     }
 }
@@ -104,6 +121,9 @@ mod tests {
     #[test]
     fn names_are_escaped_in_paths() {
         assert_eq!(path("/1.0/instances", "c1", "default"), "/1.0/instances/c1");
-        assert_eq!(path("/1.0/images/aliases", "debian/12", "p 1"), "/1.0/images/aliases/debian%2F12?project=p%201");
+        assert_eq!(
+            path("/1.0/images/aliases", "debian/12", "p 1"),
+            "/1.0/images/aliases/debian%2F12?project=p%201"
+        );
     }
 }

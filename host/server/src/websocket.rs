@@ -44,15 +44,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Handshake {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         if parts.method != Method::GET || !asks_for(&parts.headers, "websocket") {
-            return Err(Failure::bad("this path is for websockets: Upgrade: websocket is missing"));
+            return Err(Failure::bad(
+                "this path is for websockets: Upgrade: websocket is missing",
+            ));
         }
-        if parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return Err(Failure::new(StatusCode::UPGRADE_REQUIRED, "only version 13 of websockets is spoken"));
+        if parts
+            .headers
+            .get(header::SEC_WEBSOCKET_VERSION)
+            .is_none_or(|version| version != "13")
+        {
+            return Err(Failure::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "only version 13 of websockets is spoken",
+            ));
         }
         let key = parts.headers.get(header::SEC_WEBSOCKET_KEY);
         let key = key.ok_or_else(|| Failure::bad("Sec-WebSocket-Key is missing"))?;
         let accept = derive_accept_key(key.as_bytes());
-        Ok(Self { upgrade: upgrade(parts)?, accept })
+        Ok(Self {
+            upgrade: upgrade(parts)?,
+            accept,
+        })
     }
 }
 
@@ -90,9 +102,14 @@ impl Takeover {
     /// Whether the request asks for `protocol`, and how it then goes on.
     pub(crate) fn request(parts: &mut Parts, protocol: &'static str) -> Result<Self> {
         if !asks_for(&parts.headers, protocol) {
-            return Err(Failure::bad(format!("Missing or invalid upgrade header: Upgrade: {protocol} is expected")));
+            return Err(Failure::bad(format!(
+                "Missing or invalid upgrade header: Upgrade: {protocol} is expected"
+            )));
         }
-        Ok(Self { upgrade: upgrade(parts)?, protocol: HeaderValue::from_static(protocol) })
+        Ok(Self {
+            upgrade: upgrade(parts)?,
+            protocol: HeaderValue::from_static(protocol),
+        })
     }
 
     /// The answer that ends HTTP on the connection, which `then` has from then on.
@@ -121,8 +138,13 @@ fn upgrade(parts: &mut Parts) -> Result<OnUpgrade> {
 /// Whether `Connection: Upgrade` and `Upgrade: protocol` are there (RFC 9110, section 7.8).
 fn asks_for(headers: &HeaderMap, protocol: &str) -> bool {
     let names = |header: HeaderName, word: &str| {
-        let values = headers.get_all(header).into_iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(word))
+        let values = headers
+            .get_all(header)
+            .into_iter()
+            .filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .any(|value| value.trim().eq_ignore_ascii_case(word))
     };
     names(header::CONNECTION, "upgrade") && names(header::UPGRADE, protocol)
 }
@@ -130,8 +152,12 @@ fn asks_for(headers: &HeaderMap, protocol: &str) -> bool {
 fn switching(protocol: &'static str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    response
+        .headers_mut()
+        .insert(header::UPGRADE, HeaderValue::from_static(protocol));
     response
 }
 
@@ -151,7 +177,15 @@ pub(crate) async fn close<S>(sink: &mut S, code: CloseCode, reason: &'static str
 where
     S: futures_util::Sink<Message, Error = Error> + Unpin,
 {
-    if let Err(error) = send(sink, Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await {
+    if let Err(error) = send(
+        sink,
+        Message::Close(Some(CloseFrame {
+            code,
+            reason: reason.into(),
+        })),
+    )
+    .await
+    {
         tracing::trace!(%error, "a websocket was gone before it was closed");
     }
 }

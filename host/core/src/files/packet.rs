@@ -112,7 +112,11 @@ impl Reader {
 
     pub(super) fn bytes(&mut self) -> Result<Bytes, Malformed> {
         let length = usize::try_from(self.u32()?).map_err(|_| Malformed)?;
-        if length > self.0.len() { Err(Malformed) } else { Ok(self.0.split_to(length)) }
+        if length > self.0.len() {
+            Err(Malformed)
+        } else {
+            Ok(self.0.split_to(length))
+        }
     }
 
     /// Text; what is no UTF-8 in it is replaced, since JSON has no way to write it.
@@ -137,9 +141,21 @@ mod tests {
     fn attributes_come_back_as_they_went() {
         for attrs in [
             Attrs::default(),
-            Attrs { permissions: Some(0o100_644), ..Attrs::default() },
-            Attrs { size: Some(1 << 40), owner: Some((1, 2)), permissions: Some(3), times: Some((4, 5)) },
-            Attrs { owner: Some((1, 2)), times: Some((4, 5)), ..Attrs::default() },
+            Attrs {
+                permissions: Some(0o100_644),
+                ..Attrs::default()
+            },
+            Attrs {
+                size: Some(1 << 40),
+                owner: Some((1, 2)),
+                permissions: Some(3),
+                times: Some((4, 5)),
+            },
+            Attrs {
+                owner: Some((1, 2)),
+                times: Some((4, 5)),
+                ..Attrs::default()
+            },
         ] {
             let mut out = Vec::new();
             attrs.write(&mut out);
@@ -152,8 +168,14 @@ mod tests {
     #[test]
     fn what_lies_about_its_length_is_malformed() {
         assert_eq!(Reader(Bytes::from_static(&[0, 0, 0, 9, 1])).bytes(), Err(Malformed));
-        assert_eq!(Reader(Bytes::from_static(&[255, 255, 255, 255])).bytes(), Err(Malformed));
+        assert_eq!(
+            Reader(Bytes::from_static(&[255, 255, 255, 255])).bytes(),
+            Err(Malformed)
+        );
         // Four thousand million extensions in an empty packet.
-        assert_eq!(Attrs::read(&mut Reader(Bytes::from_static(&[128, 0, 0, 0, 255, 255, 255, 255]))), Err(Malformed));
+        assert_eq!(
+            Attrs::read(&mut Reader(Bytes::from_static(&[128, 0, 0, 0, 255, 255, 255, 255]))),
+            Err(Malformed)
+        );
     }
 }

@@ -93,7 +93,10 @@ impl From<SftpError> for io::Error {
 }
 
 fn nonsense() -> SftpError {
-    SftpError::Broken(io::Error::new(io::ErrorKind::InvalidData, "the instance's file server sent nonsense"))
+    SftpError::Broken(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the instance's file server sent nonsense",
+    ))
 }
 
 type Result<T, E = SftpError> = std::result::Result<T, E>;
@@ -114,11 +117,19 @@ pub(super) struct Handle(Bytes);
 impl Client {
     /// Says which version is spoken.
     pub(super) async fn connect(stream: UnixStream) -> Result<Self> {
-        let mut client = Self { stream, next: 0, out: Vec::new() };
+        let mut client = Self {
+            stream,
+            next: 0,
+            out: Vec::new(),
+        };
         client.stream.write_all(&[0, 0, 0, 5, kind::INIT, 0, 0, 0, 3]).await?;
         let (kind, mut packet) = client.packet().await?;
         // A later server answers with the version that was asked for (section 4).
-        if kind == kind::VERSION && packet.u32()? == 3 { Ok(client) } else { Err(nonsense()) }
+        if kind == kind::VERSION && packet.u32()? == 3 {
+            Ok(client)
+        } else {
+            Err(nonsense())
+        }
     }
 
     pub(super) async fn lstat(&mut self, path: &str) -> Result<Attrs> {
@@ -225,7 +236,9 @@ impl Client {
                     entries.push((name, attrs));
                 }
                 if entries.len() > ENTRIES {
-                    return Err(SftpError::Refused(format!("the directory has more than {ENTRIES} entries")));
+                    return Err(SftpError::Refused(format!(
+                        "the directory has more than {ENTRIES} entries"
+                    )));
                 }
             }
         }
@@ -261,7 +274,10 @@ impl Client {
     /// Waits for the answer to one of the writes under way, in whatever order the server gives them.
     async fn written(&mut self, under_way: &mut VecDeque<u32>) -> Result<()> {
         let (id, answer) = self.answer().await?;
-        let at = under_way.iter().position(|waiting| *waiting == id).ok_or_else(nonsense)?;
+        let at = under_way
+            .iter()
+            .position(|waiting| *waiting == id)
+            .ok_or_else(nonsense)?;
         under_way.remove(at);
         match status(answer)? {
             Status::Done => Ok(()),
@@ -271,7 +287,14 @@ impl Client {
 
     /// The content of an open file to its end, several reads ahead. The connection goes with it.
     pub(super) fn into_content(self, handle: Handle) -> impl Stream<Item = io::Result<Bytes>> + Send {
-        let reading = Reading { client: self, handle, asked: VecDeque::new(), early: BTreeMap::new(), next: 0, ended: false };
+        let reading = Reading {
+            client: self,
+            handle,
+            asked: VecDeque::new(),
+            early: BTreeMap::new(),
+            next: 0,
+            ended: false,
+        };
         futures_util::stream::try_unfold(reading, |mut reading| async move {
             let block = reading.block().await.map_err(io::Error::from)?;
             Ok(block.map(|block| (block, reading)))
@@ -354,7 +377,9 @@ impl Reading {
             self.asked.push_back((id.await?, offset));
             self.next += u64::from(BLOCK);
         }
-        let Some((id, offset)) = self.asked.pop_front() else { return Ok(None) };
+        let Some((id, offset)) = self.asked.pop_front() else {
+            return Ok(None);
+        };
         let (kind, mut packet) = self.answer_to(id).await?;
         if kind != kind::DATA {
             return match status((kind, packet))? {
@@ -402,7 +427,10 @@ async fn within<T>(step: impl Future<Output = io::Result<T>>) -> Result<T> {
         Ok(result) => Ok(result?),
         Err(_) => Err(SftpError::Broken(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("the instance's file server did not answer within {} seconds", PATIENCE.as_secs()),
+            format!(
+                "the instance's file server did not answer within {} seconds",
+                PATIENCE.as_secs()
+            ),
         ))),
     }
 }
@@ -415,7 +443,9 @@ enum Status {
 
 /// Reads a status (section 7).
 fn status(answer: Answer) -> Result<Status> {
-    let (kind::STATUS, mut packet) = answer else { return Err(nonsense()) };
+    let (kind::STATUS, mut packet) = answer else {
+        return Err(nonsense());
+    };
     match packet.u32()? {
         0 => Ok(Status::Done),
         1 => Ok(Status::End),
@@ -423,8 +453,17 @@ fn status(answer: Answer) -> Result<Status> {
         3 => Err(SftpError::Denied),
         code => {
             let message = packet.text().unwrap_or_default();
-            let message = message.trim().chars().filter(|c| !c.is_control()).take(200).collect::<String>();
-            Err(SftpError::Refused(if message.is_empty() { format!("it failed with status {code}") } else { message }))
+            let message = message
+                .trim()
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect::<String>();
+            Err(SftpError::Refused(if message.is_empty() {
+                format!("it failed with status {code}")
+            } else {
+                message
+            }))
         }
     }
 }
@@ -437,7 +476,10 @@ fn failure(answer: Answer) -> SftpError {
 fn handle(answer: Answer) -> Result<Handle> {
     match answer {
         // Section 6.3: a handle has 256 bytes at most.
-        (kind::HANDLE, mut packet) => Some(packet.bytes()?).filter(|handle| handle.len() <= 256).map(Handle).ok_or_else(nonsense),
+        (kind::HANDLE, mut packet) => Some(packet.bytes()?)
+            .filter(|handle| handle.len() <= 256)
+            .map(Handle)
+            .ok_or_else(nonsense),
         other => Err(failure(other)),
     }
 }

@@ -45,7 +45,10 @@ impl Wanted {
                 })
                 .collect::<Result<_>>()?,
         };
-        Ok(Self { kinds, project: params.projects().map(str::to_owned) })
+        Ok(Self {
+            kinds,
+            project: params.projects().map(str::to_owned),
+        })
     }
 
     fn includes(&self, event: &EventMessage) -> bool {

@@ -19,7 +19,9 @@ pub(super) fn routes(one: &str) -> Router<App> {
 }
 
 fn path(at: &At) -> Result<&str> {
-    at.params.get("path").ok_or_else(|| Failure::bad("missing path argument"))
+    at.params
+        .get("path")
+        .ok_or_else(|| Failure::bad("missing path argument"))
 }
 
 async fn show(State(app): State<App>, at: At) -> Result {
@@ -46,7 +48,10 @@ async fn head(State(app): State<App>, at: At) -> Result {
 
 fn octets(body: Body) -> Response {
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     response
 }
 
@@ -63,7 +68,10 @@ fn describe(headers: &mut HeaderMap, info: &FileInfo) {
     ] {
         for prefix in ["x-lxd-", "x-incus-"] {
             // Digits, letters and the marks of a time are fit for headers.
-            if let (Ok(name), Ok(value)) = (format!("{prefix}{name}").parse::<HeaderName>(), HeaderValue::try_from(value)) {
+            if let (Ok(name), Ok(value)) = (
+                format!("{prefix}{name}").parse::<HeaderName>(),
+                HeaderValue::try_from(value),
+            ) {
                 headers.insert(name, value);
             }
         }
@@ -92,7 +100,9 @@ async fn put(State(app): State<App>, at: At, request: Request) -> Result {
 
 /// A user's or group's number; a negative one means that the client leaves it open.
 fn id(headers: &HeaderMap, name: &str) -> Result<Option<u32>> {
-    let Some(text) = family(headers, name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = family(headers, name).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     match text.parse::<i64>() {
         Ok(number) if number < 0 => Ok(None),
         Ok(number) => u32::try_from(number).map(Some).map_err(|_| bad_header(name, text)),
@@ -102,7 +112,9 @@ fn id(headers: &HeaderMap, name: &str) -> Result<Option<u32>> {
 
 /// Permissions as Go's clients write them: `0644` and `0o644` are octal, `420` is decimal.
 fn mode(headers: &HeaderMap) -> Result<Option<u32>> {
-    let Some(text) = family(headers, "mode").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = family(headers, "mode").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     if text.starts_with('-') {
         return Ok(None);
     }
@@ -121,12 +133,16 @@ fn mode(headers: &HeaderMap) -> Result<Option<u32>> {
 }
 
 fn bad_header(name: &str, text: &str) -> Failure {
-    Failure::bad(format!("the header X-LXD-{name} or X-Incus-{name} has the value {text:?}, which makes no sense"))
+    Failure::bad(format!(
+        "the header X-LXD-{name} or X-Incus-{name} has the value {text:?}, which makes no sense"
+    ))
 }
 
 async fn delete(State(app): State<App>, at: At, headers: HeaderMap) -> Result {
     let recursive = matches!(family(&headers, "force"), Some("true" | "1"));
-    app.core.file_delete(&at.project, &at.name, path(&at)?, recursive).await?;
+    app.core
+        .file_delete(&at.project, &at.name, path(&at)?, recursive)
+        .await?;
     Ok(reply::done())
 }
 
@@ -140,7 +156,14 @@ mod tests {
 
     #[test]
     fn permissions_are_read_as_go_does() {
-        for (text, wanted) in [("0644", 0o644), ("0o644", 0o644), ("420", 0o644), ("0x1a4", 0o644), ("0", 0), ("04755", 0o4755)] {
+        for (text, wanted) in [
+            ("0644", 0o644),
+            ("0o644", 0o644),
+            ("420", 0o644),
+            ("0x1a4", 0o644),
+            ("0", 0),
+            ("04755", 0o4755),
+        ] {
             assert_eq!(mode(&with("x-lxd-mode", text)).unwrap(), Some(wanted), "{text}");
         }
         assert_eq!(mode(&HeaderMap::new()).unwrap(), None);

@@ -1,18 +1,17 @@
 //! Images and their aliases.
 
-use axum::Extension;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
-use axum::routing::get;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use axum::routing::{get, post};
+use futures_util::{Stream, StreamExt, stream};
 use hutch_api::image::{
     ImageAliasesEntry, ImageAliasesEntryPatch, ImageAliasesEntryPost, ImageAliasesEntryPut, ImagePatch, ImagePut,
 };
-use hutch_core::Caller;
-use hutch_core::images::ExportedFile;
+use hutch_core::images::ExportFile;
+use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::image_upload::{self, Posted};
@@ -28,37 +27,43 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         // An image's size is bounded by the disk alone.
         .route(ALL, get(list).post(create).layer(DefaultBodyLimit::disable()))
-        .route("/1.0/images/{fingerprint}", get(show).put(update).patch(patch).delete(delete))
+        .route(
+            "/1.0/images/{fingerprint}",
+            get(show).put(update).patch(patch).delete(delete),
+        )
         .route("/1.0/images/{fingerprint}/export", get(export))
+        .route("/1.0/images/{fingerprint}/refresh", post(refresh))
         .route(ALIASES, get(aliases).post(create_alias))
         // Names may have slashes, and old clients don't escape them.
         .route(
             "/1.0/images/aliases/{*name}",
-            get(alias).put(update_alias).patch(patch_alias).post(rename_alias).delete(delete_alias),
+            get(alias)
+                .put(update_alias)
+                .patch(patch_alias)
+                .post(rename_alias)
+                .delete(delete_alias),
         )
 }
 
 async fn list(State(app): State<App>, params: Params) -> Result {
     let _turn = app.budget.listing().await?;
-    let mut all = app.core.image_list(params.projects());
+    let mut all = app.core.image_list(params.projects())?;
     params.filter()?.retain(&mut all).map_err(Failure::internal)?;
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
-    let paths: Vec<String> = all.iter().map(|image| path(ALL, &image.fingerprint, &image.project)).collect();
+    let paths: Vec<String> = all
+        .iter()
+        .map(|image| path(ALL, &image.fingerprint, &image.project))
+        .collect();
     reply::list(&app.budget, &paths).await
 }
 
 /// From a source, or from the body itself.
-async fn create(
-    State(app): State<App>,
-    Extension(caller): Extension<Caller>,
-    params: Params,
-    request: Request,
-) -> Result {
+async fn create(State(app): State<App>, params: Params, request: Request) -> Result {
     let operation = match image_upload::receive(&app, request).await? {
-        Posted::Description(post) => app.core.image_create(&caller, params.project(), *post).await?,
-        Posted::Files(upload) => app.core.image_import(&caller, params.project(), *upload).await?,
+        Posted::Description(post) => app.core.image_create(params.project(), *post).await?,
+        Posted::Files(upload) => app.core.image_import(params.project(), *upload).await?,
     };
     Ok(reply::operation(&operation))
 }
@@ -75,7 +80,9 @@ async fn update(
     headers: HeaderMap,
     Json(put): Json<ImagePut>,
 ) -> Result {
-    app.core.image_update(params.project(), &fingerprint, put, if_match(&headers)).await?;
+    app.core
+        .image_update(params.project(), &fingerprint, put, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 
@@ -86,83 +93,108 @@ async fn patch(
     headers: HeaderMap,
     Json(patch): Json<ImagePatch>,
 ) -> Result {
-    app.core.image_patch(params.project(), &fingerprint, patch, if_match(&headers)).await?;
+    app.core
+        .image_patch(params.project(), &fingerprint, patch, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 
 async fn delete(State(app): State<App>, Path(fingerprint): Path<String>, params: Params) -> Result {
-    Ok(reply::operation(&*app.core.image_delete(params.project(), &fingerprint).await?))
+    Ok(reply::operation(
+        &*app.core.image_delete(params.project(), &fingerprint).await?,
+    ))
+}
+
+async fn refresh(State(app): State<App>, Path(fingerprint): Path<String>, params: Params) -> Result {
+    Ok(reply::operation(
+        &*app.core.image_refresh(params.project(), &fingerprint).await?,
+    ))
 }
 
 /// The image's files: one as it is, two as parts of a form.
 async fn export(State(app): State<App>, Path(fingerprint): Path<String>, params: Params) -> Result {
     let mut files = app.core.image_export(params.project(), &fingerprint)?.files;
     if files.len() != 1 {
-        return form(files).await;
+        return form(files);
     }
     let file = files.remove(0);
-    let (content, length) = open(&file).await?;
-    let mut response = Response::new(Body::from_stream(content));
+    let (name, length) = (quoted(&file.filename), file.size);
+    let mut response = Response::new(Body::from_stream(content(file)));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(header::CONTENT_DISPOSITION, disposition(&format!("inline;filename={}", quoted(&file.name)))?);
+    headers.insert(
+        header::CONTENT_DISPOSITION,
+        header_value(&format!("inline;filename={name}"))?,
+    );
     Ok(response)
 }
 
 /// `multipart/form-data` (RFC 7578), sent as it is read from the disk.
-async fn form(files: Vec<ExportedFile>) -> Result {
+fn form(files: Vec<ExportFile>) -> Result {
     let boundary = uuid::Uuid::new_v4().simple().to_string();
     let mut length = 0;
     let mut pieces = Vec::new();
-    for (index, file) in files.iter().enumerate() {
+    for (index, file) in files.into_iter().enumerate() {
         let head = format!(
             "{}--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"; filename={}\r\nContent-Type: application/octet-stream\r\n\r\n",
             if index == 0 { "" } else { "\r\n" },
             file.part,
-            quoted(&file.name),
+            quoted(&file.filename),
         );
-        let (content, size) = open(file).await?;
-        length += head.len() as u64 + size;
-        pieces.push(stream::iter([Ok(axum::body::Bytes::from(head))]).chain(content).boxed());
+        length += head.len() as u64 + file.size;
+        pieces.push(stream::iter([Ok(Bytes::from(head))]).chain(content(file)).boxed());
     }
     let tail = format!("\r\n--{boundary}--\r\n");
     length += tail.len() as u64;
-    pieces.push(stream::iter([Ok(axum::body::Bytes::from(tail))]).boxed());
+    pieces.push(stream::iter([Ok(Bytes::from(tail))]).boxed());
     let mut response = Response::new(Body::from_stream(stream::iter(pieces).flatten()));
-    let kind = disposition(&format!("multipart/form-data; boundary={boundary}"))?;
+    let kind = header_value(&format!("multipart/form-data; boundary={boundary}"))?;
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     Ok(response)
 }
 
-/// A file's content, and no more than what it had when it was opened.
-async fn open(file: &ExportedFile) -> Result<(stream::BoxStream<'static, std::io::Result<axum::body::Bytes>>, u64)> {
-    let failed = |error: std::io::Error| Failure::internal(format!("reading {}: {error}", file.path.display()));
-    let opened = tokio::fs::File::open(&file.path).await.map_err(failed)?;
-    let length = opened.metadata().await.map_err(failed)?.len();
-    let content = ReaderStream::with_capacity(tokio::io::AsyncReadExt::take(opened, length), 128 << 10);
-    Ok((content.into_stream().boxed(), length))
+/// A file's content, and no more than was promised.
+fn content(file: ExportFile) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+    let content = tokio::fs::File::from_std(file.file).take(file.size);
+    ReaderStream::with_capacity(content, 128 << 10)
 }
 
 /// A file's name in a header, without what would end it.
 fn quoted(name: &str) -> String {
-    let clean: String = name.chars().map(|c| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' }).collect();
+    let clean: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_graphic() && c != '"' && c != '\\' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
     format!("\"{clean}\"")
 }
 
-fn disposition(text: &str) -> Result<HeaderValue> {
+fn header_value(text: &str) -> Result<HeaderValue> {
     HeaderValue::try_from(text).map_err(Failure::internal)
 }
 
 async fn aliases(State(app): State<App>, params: Params) -> Result {
-    let mut all = app.core.alias_list(params.projects());
+    let mut all = app.core.alias_list(params.projects())?;
     params.filter()?.retain(&mut all).map_err(Failure::internal)?;
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
     let project = params.projects().unwrap_or_default();
-    Ok(reply::sync(&all.iter().map(|alias| path(ALIASES, &alias.name, project)).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter()
+            .map(|alias| path(ALIASES, &alias.name, project))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 async fn create_alias(State(app): State<App>, params: Params, Json(post): Json<ImageAliasesEntry>) -> Result {
@@ -183,7 +215,9 @@ async fn update_alias(
     headers: HeaderMap,
     Json(put): Json<ImageAliasesEntryPut>,
 ) -> Result {
-    app.core.alias_update(params.project(), &name, put, if_match(&headers)).await?;
+    app.core
+        .alias_update(params.project(), &name, put, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 
@@ -194,7 +228,9 @@ async fn patch_alias(
     headers: HeaderMap,
     Json(patch): Json<ImageAliasesEntryPatch>,
 ) -> Result {
-    app.core.alias_patch(params.project(), &name, patch, if_match(&headers)).await?;
+    app.core
+        .alias_patch(params.project(), &name, patch, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 

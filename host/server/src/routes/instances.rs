@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use axum::Extension;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::get;
-use axum::Extension;
 use hutch_api::instance::{
     CONTAINER, Instance, InstancePatch, InstancePost, InstancePut, InstanceStatePut, InstancesPost, InstancesPut,
     VIRTUAL_MACHINE,
@@ -49,9 +49,18 @@ pub(super) struct Family {
 
 impl Family {
     const ALL: [Self; 3] = [
-        Self { prefix: "/1.0/instances", kind: None },
-        Self { prefix: "/1.0/containers", kind: Some(CONTAINER) },
-        Self { prefix: "/1.0/virtual-machines", kind: Some(VIRTUAL_MACHINE) },
+        Self {
+            prefix: "/1.0/instances",
+            kind: None,
+        },
+        Self {
+            prefix: "/1.0/containers",
+            kind: Some(CONTAINER),
+        },
+        Self {
+            prefix: "/1.0/virtual-machines",
+            kind: Some(VIRTUAL_MACHINE),
+        },
     ];
 
     fn shows(self, instance: &Instance) -> bool {
@@ -64,7 +73,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Family {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         let path = parts.uri.path();
-        Self::ALL.into_iter().find(|family| path.starts_with(family.prefix)).ok_or_else(Failure::not_found)
+        Self::ALL
+            .into_iter()
+            .find(|family| path.starts_with(family.prefix))
+            .ok_or_else(Failure::not_found)
     }
 }
 
@@ -105,7 +117,13 @@ impl FromRequestParts<App> for At {
         if family.kind.is_some() && !family.shows(&app.core.instance(&project, &name)?.value) {
             return Err(Error::NotFound("Instance").into());
         }
-        Ok(Self { family, project, name, names, params })
+        Ok(Self {
+            family,
+            project,
+            name,
+            names,
+            params,
+        })
     }
 }
 
@@ -120,19 +138,32 @@ async fn list(State(app): State<App>, family: Family, params: Params) -> Result 
     }
     if recursion == 0 && filter.is_empty() && family.kind.is_none() {
         let names = app.core.instance_names(params.projects());
-        return paths(&app, family, names.iter().map(|(project, name)| (project.as_str(), name.as_str()))).await;
+        return paths(
+            &app,
+            family,
+            names.iter().map(|(project, name)| (project.as_str(), name.as_str())),
+        )
+        .await;
     }
     let mut all = app.core.instances(params.projects());
     all.retain(|instance| family.shows(instance));
     filter.retain(&mut all).map_err(Failure::internal)?;
     if recursion == 0 {
-        return paths(&app, family, all.iter().map(|instance| (instance.project.as_str(), instance.name.as_str()))).await;
+        return paths(
+            &app,
+            family,
+            all.iter()
+                .map(|instance| (instance.project.as_str(), instance.name.as_str())),
+        )
+        .await;
     }
     reply::list(&app.budget, &all).await
 }
 
 async fn paths<'a>(app: &App, family: Family, names: impl Iterator<Item = (&'a str, &'a str)>) -> Result {
-    let paths: Vec<String> = names.map(|(project, name)| path(family.prefix, name, project)).collect();
+    let paths: Vec<String> = names
+        .map(|(project, name)| path(family.prefix, name, project))
+        .collect();
     reply::list(&app.budget, &paths).await
 }
 
@@ -146,11 +177,15 @@ async fn create(
     if post.kind.is_empty() {
         post.kind = family.kind.unwrap_or(CONTAINER).to_owned();
     }
-    Ok(reply::operation(&*app.core.instance_create(&caller, params.project(), post).await?))
+    Ok(reply::operation(
+        &*app.core.instance_create(&caller, params.project(), post).await?,
+    ))
 }
 
 async fn change_states(State(app): State<App>, params: Params, Json(put): Json<InstancesPut>) -> Result {
-    Ok(reply::operation(&*app.core.instances_state_change(params.project(), put).await?))
+    Ok(reply::operation(
+        &*app.core.instances_state_change(params.project(), put).await?,
+    ))
 }
 
 async fn show(State(app): State<App>, at: At) -> Result {
@@ -163,20 +198,31 @@ async fn show(State(app): State<App>, at: At) -> Result {
 }
 
 async fn update(State(app): State<App>, at: At, headers: HeaderMap, Json(put): Json<InstancePut>) -> Result {
-    Ok(reply::operation(&*app.core.instance_update(&at.project, &at.name, put, if_match(&headers)).await?))
+    Ok(reply::operation(
+        &*app
+            .core
+            .instance_update(&at.project, &at.name, put, if_match(&headers))
+            .await?,
+    ))
 }
 
 async fn patch(State(app): State<App>, at: At, headers: HeaderMap, Json(patch): Json<InstancePatch>) -> Result {
-    app.core.instance_patch(&at.project, &at.name, patch, if_match(&headers)).await?;
+    app.core
+        .instance_patch(&at.project, &at.name, patch, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 
 async fn rename(State(app): State<App>, at: At, Json(post): Json<InstancePost>) -> Result {
-    Ok(reply::operation(&*app.core.instance_rename(&at.project, &at.name, post).await?))
+    Ok(reply::operation(
+        &*app.core.instance_rename(&at.project, &at.name, post).await?,
+    ))
 }
 
 async fn delete(State(app): State<App>, at: At) -> Result {
-    Ok(reply::operation(&*app.core.instance_delete(&at.project, &at.name).await?))
+    Ok(reply::operation(
+        &*app.core.instance_delete(&at.project, &at.name).await?,
+    ))
 }
 
 async fn state(State(app): State<App>, at: At) -> Result {
@@ -184,7 +230,9 @@ async fn state(State(app): State<App>, at: At) -> Result {
 }
 
 async fn change_state(State(app): State<App>, at: At, Json(put): Json<InstanceStatePut>) -> Result {
-    Ok(reply::operation(&*app.core.instance_state_change(&at.project, &at.name, put).await?))
+    Ok(reply::operation(
+        &*app.core.instance_state_change(&at.project, &at.name, put).await?,
+    ))
 }
 
 /// The parts of an instance, as paths or whole.

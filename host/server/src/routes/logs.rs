@@ -26,7 +26,12 @@ pub(super) fn routes(one: &str) -> Router<App> {
 async fn list(State(app): State<App>, at: At) -> Result {
     let names = app.core.instance_logs(&at.project, &at.name)?;
     let prefix = format!("{}/logs", at.path());
-    Ok(reply::sync(&names.iter().map(|name| path(&prefix, name, &at.project)).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &names
+            .iter()
+            .map(|name| path(&prefix, name, &at.project))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 async fn show(State(app): State<App>, at: At) -> Result {
@@ -45,6 +50,9 @@ async fn file(path: PathBuf) -> Result {
         _ => Failure::internal(format!("opening {}: {error}", path.display())),
     })?;
     let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, 64 << 10)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     Ok(response)
 }

@@ -16,7 +16,10 @@ const ALL: &str = "/1.0/networks";
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route(ALL, get(list).post(create))
-        .route("/1.0/networks/{name}", get(show).put(update).patch(patch).post(rename).delete(delete))
+        .route(
+            "/1.0/networks/{name}",
+            get(show).put(update).patch(patch).post(rename).delete(delete),
+        )
         .route("/1.0/networks/{name}/state", get(state))
         .route("/1.0/networks/{name}/leases", get(leases))
 }
@@ -27,7 +30,11 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
-    Ok(reply::sync(&all.iter().map(|network| path(ALL, &network.name, &network.project)).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter()
+            .map(|network| path(ALL, &network.name, &network.project))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 async fn create(State(app): State<App>, params: Params, Json(post): Json<NetworksPost>) -> Result {
@@ -48,7 +55,9 @@ async fn update(
     headers: HeaderMap,
     Json(put): Json<NetworkPut>,
 ) -> Result {
-    app.core.network_update(params.project(), &name, put, if_match(&headers)).await?;
+    app.core
+        .network_update(params.project(), &name, put, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 
@@ -59,7 +68,9 @@ async fn patch(
     headers: HeaderMap,
     Json(patch): Json<NetworkPatch>,
 ) -> Result {
-    app.core.network_patch(params.project(), &name, patch, if_match(&headers)).await?;
+    app.core
+        .network_patch(params.project(), &name, patch, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 

@@ -30,7 +30,10 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? == 0 {
         let mut paths: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for operation in &operations {
-            paths.entry(state(operation.status())).or_default().push(operation.path());
+            paths
+                .entry(state(operation.status()))
+                .or_default()
+                .push(operation.path());
         }
         return reply::list(&app.budget, &paths).await;
     }
@@ -59,15 +62,22 @@ async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Result {
 async fn wait(State(app): State<App>, Path(id): Path<String>, params: Params) -> Result {
     let operation = app.core.operation(&id)?;
     let seconds = params.get("timeout").unwrap_or("-1");
-    let seconds: i64 = seconds.parse().map_err(|_| Failure::bad(format!("timeout={seconds} is no number of seconds")))?;
-    operation.wait(u64::try_from(seconds).ok().map(Duration::from_secs)).await;
+    let seconds: i64 = seconds
+        .parse()
+        .map_err(|_| Failure::bad(format!("timeout={seconds} is no number of seconds")))?;
+    operation
+        .wait(u64::try_from(seconds).ok().map(Duration::from_secs))
+        .await;
     Ok(reply::sync(&operation.render()))
 }
 
 /// Connects a websocket by its secret. The handshake is answered before the other end is there, because clients connect
 /// their websockets one after the other and the other end comes with the last.
 async fn connect(State(app): State<App>, Path(id): Path<String>, params: Params, handshake: Handshake) -> Result {
-    let secret = params.get("secret").ok_or_else(|| Failure::bad("missing secret"))?.to_owned();
+    let secret = params
+        .get("secret")
+        .ok_or_else(|| Failure::bad("missing secret"))?
+        .to_owned();
     let core = app.core;
     // The first poll takes the place that the secret is for, or finds that it is none.
     let mut end = Box::pin(async move { core.operation_socket(&id, &secret).await });

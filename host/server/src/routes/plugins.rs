@@ -24,7 +24,9 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
-    Ok(reply::sync(&all.iter().map(|plugin| path(ALL, &plugin.id, "")).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter().map(|plugin| path(ALL, &plugin.id, "")).collect::<Vec<_>>(),
+    ))
 }
 
 async fn show(State(app): State<App>, Path(id): Path<String>) -> Result {

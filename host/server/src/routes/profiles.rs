@@ -14,9 +14,10 @@ use crate::request::{Json, Params, if_match};
 const ALL: &str = "/1.0/profiles";
 
 pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route(ALL, get(list).post(create))
-        .route("/1.0/profiles/{name}", get(show).put(update).patch(patch).post(rename).delete(delete))
+    Router::new().route(ALL, get(list).post(create)).route(
+        "/1.0/profiles/{name}",
+        get(show).put(update).patch(patch).post(rename).delete(delete),
+    )
 }
 
 async fn list(State(app): State<App>, params: Params) -> Result {
@@ -25,7 +26,11 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
-    Ok(reply::sync(&all.iter().map(|profile| path(ALL, &profile.name, &profile.project)).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter()
+            .map(|profile| path(ALL, &profile.name, &profile.project))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 async fn create(State(app): State<App>, params: Params, Json(post): Json<ProfilesPost>) -> Result {
@@ -46,7 +51,9 @@ async fn update(
     headers: HeaderMap,
     Json(put): Json<ProfilePut>,
 ) -> Result {
-    app.core.profile_update(params.project(), &name, put, if_match(&headers)).await?;
+    app.core
+        .profile_update(params.project(), &name, put, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 
@@ -57,7 +64,9 @@ async fn patch(
     headers: HeaderMap,
     Json(patch): Json<ProfilePatch>,
 ) -> Result {
-    app.core.profile_patch(params.project(), &name, patch, if_match(&headers)).await?;
+    app.core
+        .profile_patch(params.project(), &name, patch, if_match(&headers))
+        .await?;
     Ok(reply::done())
 }
 

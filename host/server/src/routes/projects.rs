@@ -14,9 +14,10 @@ use crate::request::{Json, Params, if_match};
 const ALL: &str = "/1.0/projects";
 
 pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route(ALL, get(list).post(create))
-        .route("/1.0/projects/{name}", get(show).put(update).patch(patch).delete(delete))
+    Router::new().route(ALL, get(list).post(create)).route(
+        "/1.0/projects/{name}",
+        get(show).put(update).patch(patch).delete(delete),
+    )
 }
 
 async fn list(State(app): State<App>, params: Params) -> Result {
@@ -25,7 +26,11 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
-    Ok(reply::sync(&all.iter().map(|project| path(ALL, &project.name, "")).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter()
+            .map(|project| path(ALL, &project.name, ""))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 async fn create(State(app): State<App>, Json(post): Json<ProjectsPost>) -> Result {

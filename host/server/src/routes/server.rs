@@ -55,7 +55,11 @@ async fn warnings(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? > 0 {
         return Ok(reply::sync(&all));
     }
-    Ok(reply::sync(&all.iter().map(|warning| path("/1.0/warnings", &warning.uuid, "")).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter()
+            .map(|warning| path("/1.0/warnings", &warning.uuid, ""))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 async fn warning(State(app): State<App>, axum::extract::Path(id): axum::extract::Path<String>) -> Result {

@@ -18,16 +18,23 @@ use crate::websocket::Takeover;
 pub(super) fn routes(one: &str) -> Router<App> {
     Router::new()
         .route(&format!("{one}/exec"), post(exec))
-        .route(&format!("{one}/console"), get(console_log).post(console).delete(console_clear))
+        .route(
+            &format!("{one}/console"),
+            get(console_log).post(console).delete(console_clear),
+        )
         .route(&format!("{one}/sftp"), get(sftp))
 }
 
 async fn exec(State(app): State<App>, at: At, Json(post): Json<InstanceExecPost>) -> Result {
-    Ok(reply::operation(&*app.core.instance_exec(&at.project, &at.name, post).await?))
+    Ok(reply::operation(
+        &*app.core.instance_exec(&at.project, &at.name, post).await?,
+    ))
 }
 
 async fn console(State(app): State<App>, at: At, Json(post): Json<InstanceConsolePost>) -> Result {
-    Ok(reply::operation(&*app.core.instance_console(&at.project, &at.name, post).await?))
+    Ok(reply::operation(
+        &*app.core.instance_console(&at.project, &at.name, post).await?,
+    ))
 }
 
 async fn console_log(State(app): State<App>, at: At) -> Result {
@@ -52,6 +59,9 @@ async fn sftp(State(app): State<App>, at: At, request: Request) -> Result {
 /// An answer that is a file rather than JSON.
 fn plain(body: Vec<u8>) -> Response {
     let mut response = body.into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
     response
 }

@@ -12,9 +12,10 @@ use crate::reply::{self, Failure, Result};
 use crate::request::{Json, if_match};
 
 pub(super) fn routes(all: &str) -> Router<App> {
-    Router::new()
-        .route(all, get(list).post(create))
-        .route(&format!("{all}/{{snapshot}}"), get(show).put(update).patch(update).post(rename).delete(delete))
+    Router::new().route(all, get(list).post(create)).route(
+        &format!("{all}/{{snapshot}}"),
+        get(show).put(update).patch(update).post(rename).delete(delete),
+    )
 }
 
 async fn list(State(app): State<App>, at: At) -> Result {
@@ -24,7 +25,9 @@ async fn list(State(app): State<App>, at: At) -> Result {
 }
 
 async fn create(State(app): State<App>, at: At, Json(post): Json<InstanceSnapshotsPost>) -> Result {
-    Ok(reply::operation(&*app.core.snapshot_create(&at.project, &at.name, post).await?))
+    Ok(reply::operation(
+        &*app.core.snapshot_create(&at.project, &at.name, post).await?,
+    ))
 }
 
 async fn show(State(app): State<App>, at: At) -> Result {
@@ -34,14 +37,27 @@ async fn show(State(app): State<App>, at: At) -> Result {
 
 async fn update(State(app): State<App>, at: At, headers: HeaderMap, Json(put): Json<InstanceSnapshotPut>) -> Result {
     let snapshot = at.part("snapshot");
-    let operation = app.core.snapshot_update(&at.project, &at.name, snapshot, put, if_match(&headers)).await?;
+    let operation = app
+        .core
+        .snapshot_update(&at.project, &at.name, snapshot, put, if_match(&headers))
+        .await?;
     Ok(reply::operation(&operation))
 }
 
 async fn rename(State(app): State<App>, at: At, Json(post): Json<InstanceSnapshotPost>) -> Result {
-    Ok(reply::operation(&*app.core.snapshot_rename(&at.project, &at.name, at.part("snapshot"), post).await?))
+    Ok(reply::operation(
+        &*app
+            .core
+            .snapshot_rename(&at.project, &at.name, at.part("snapshot"), post)
+            .await?,
+    ))
 }
 
 async fn delete(State(app): State<App>, at: At) -> Result {
-    Ok(reply::operation(&*app.core.snapshot_delete(&at.project, &at.name, at.part("snapshot")).await?))
+    Ok(reply::operation(
+        &*app
+            .core
+            .snapshot_delete(&at.project, &at.name, at.part("snapshot"))
+            .await?,
+    ))
 }

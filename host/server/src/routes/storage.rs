@@ -16,7 +16,10 @@ const ALL: &str = "/1.0/storage-pools";
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .route(ALL, get(list).post(create))
-        .route("/1.0/storage-pools/{pool}", get(show).put(update).patch(patch).delete(delete))
+        .route(
+            "/1.0/storage-pools/{pool}",
+            get(show).put(update).patch(patch).delete(delete),
+        )
         .route("/1.0/storage-pools/{pool}/resources", get(resources))
         .route("/1.0/storage-pools/{pool}/volumes", get(volumes))
         .route("/1.0/storage-pools/{pool}/volumes/{kind}", get(volumes_of_kind))
@@ -29,7 +32,9 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     if params.recursion()? > 0 {
         return reply::list(&app.budget, &all).await;
     }
-    Ok(reply::sync(&all.iter().map(|pool| path(ALL, &pool.name, "")).collect::<Vec<_>>()))
+    Ok(reply::sync(
+        &all.iter().map(|pool| path(ALL, &pool.name, "")).collect::<Vec<_>>(),
+    ))
 }
 
 async fn create(State(app): State<App>, Json(post): Json<StoragePoolsPost>) -> Result {
@@ -77,11 +82,7 @@ async fn volumes(State(app): State<App>, Path(pool): Path<String>, params: Param
     list_volumes(&app, &pool, &params, all).await
 }
 
-async fn volumes_of_kind(
-    State(app): State<App>,
-    Path((pool, kind)): Path<(String, String)>,
-    params: Params,
-) -> Result {
+async fn volumes_of_kind(State(app): State<App>, Path((pool, kind)): Path<(String, String)>, params: Params) -> Result {
     let mut all = app.core.volumes(&pool, params.projects())?;
     all.retain(|volume| volume.kind == kind);
     list_volumes(&app, &pool, &params, all).await
@@ -93,7 +94,10 @@ async fn list_volumes(app: &App, pool: &str, params: &Params, mut all: Vec<Stora
         return reply::list(&app.budget, &all).await;
     }
     let of = |volume: &StorageVolume| format!("{ALL}/{}/volumes/{}", segment(pool), segment(&volume.kind));
-    let paths: Vec<String> = all.iter().map(|volume| path(&of(volume), &volume.name, &volume.project)).collect();
+    let paths: Vec<String> = all
+        .iter()
+        .map(|volume| path(&of(volume), &volume.name, &volume.project))
+        .collect();
     reply::list(&app.budget, &paths).await
 }
 
