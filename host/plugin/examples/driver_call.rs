@@ -20,7 +20,10 @@ struct NoBroker;
 #[async_trait]
 impl Broker for NoBroker {
     async fn call(&self, _cx: &CallContext, request: Request) -> Result<Response, DriverError> {
-        Err(DriverError::new("not-granted", format!("{} is not part of the measurement", request.function())))
+        Err(DriverError::new(
+            "not-granted",
+            format!("{} is not part of the measurement", request.function()),
+        ))
     }
 }
 
@@ -50,8 +53,15 @@ impl Validate for Plugin {
     async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
         match self.family.as_str() {
             "network" => {
-                let network = NetworkRef { project: "default".into(), name: "bench0".into(), config: config.clone() };
-                self.host.network(&self.name)?.validate_nic(call, &network, config).await
+                let network = NetworkRef {
+                    project: "default".into(),
+                    name: "bench0".into(),
+                    config: config.clone(),
+                };
+                self.host
+                    .network(&self.name)?
+                    .validate_nic(call, &network, config)
+                    .await
             }
             _ => self.host.storage(&self.name)?.validate(call, config).await,
         }
@@ -90,8 +100,15 @@ fn main() -> ExitCode {
 
 async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<dyn std::error::Error>> {
     let state = tempfile::tempdir()?;
-    let plugin = PluginConfig { path: Some(path), grants: Some(Permissions::default()), ..PluginConfig::default() };
-    let options = PluginHostOptions { plugins: Some(vec![plugin]), ..PluginHostOptions::new(state.path().to_owned()) };
+    let plugin = PluginConfig {
+        path: Some(path),
+        grants: Some(Permissions::default()),
+        ..PluginConfig::default()
+    };
+    let options = PluginHostOptions {
+        plugins: Some(vec![plugin]),
+        ..PluginHostOptions::new(state.path().to_owned())
+    };
     let (events, _) = tokio::sync::broadcast::channel(1);
     let host = PluginHost::start(options, Arc::new(NoBroker), events)?;
     host.settled().await;
@@ -100,7 +117,11 @@ async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<d
         return Err(format!("the plugin is {:?}: {}", status.state, status.reason).into());
     }
     let name = status.provides.first().cloned().ok_or("the plugin provides no name")?;
-    let wasm: Arc<dyn Validate> = Arc::new(Plugin { host, family: status.family, name });
+    let wasm: Arc<dyn Validate> = Arc::new(Plugin {
+        host,
+        family: status.family,
+        name,
+    });
     let native: Arc<dyn Validate> = Arc::new(Native);
     // The task is spawned as the daemon's are: the main thread of a runtime is not one of its workers.
     for driver in [&native, &wasm] {
@@ -108,7 +129,9 @@ async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<d
     }
     let native_times = tokio::spawn(series(native, count)).await??;
     let wasm_times = tokio::spawn(series(Arc::clone(&wasm), count)).await??;
-    let tasks: Vec<_> = (0..4).map(|_| tokio::spawn(series(Arc::clone(&wasm), count / 4))).collect();
+    let tasks: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(series(Arc::clone(&wasm), count / 4)))
+        .collect();
     let mut parallel = Vec::new();
     for task in tasks {
         parallel.extend(task.await??);
@@ -136,7 +159,11 @@ async fn series(driver: Arc<dyn Validate>, count: usize) -> Result<Vec<Duration>
 fn summary(mut times: Vec<Duration>) -> serde_json::Value {
     times.sort_unstable();
     let at = |part: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index below the length"
+        )]
         let index = (part * times.len().saturating_sub(1) as f64) as usize;
         times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6)
     };

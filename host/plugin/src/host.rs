@@ -90,6 +90,7 @@ impl PluginHost {
             runtime.engine(),
         )
         .map_err(HostError::Cache)?;
+        cache.tidy();
         let linker = linker(runtime.engine()).map_err(HostError::Engine)?;
         let shared = Arc::new(Shared {
             runtime,

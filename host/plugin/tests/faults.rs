@@ -13,7 +13,12 @@ use hutch_plugin::{PluginState, QuarantinePolicy};
 const ID: &str = "org.hutch.test.faulty";
 
 async fn validate(bench: &Bench, options: &Options) -> Result<Options, DriverError> {
-    bench.host.storage("faulty").expect("provided").validate(&call(), options).await
+    bench
+        .host
+        .storage("faulty")
+        .expect("provided")
+        .validate(&call(), options)
+        .await
 }
 
 /// The call fails with `code`, names the plugin, and the next one is served.
@@ -21,7 +26,10 @@ async fn fails(bench: &Bench, name: &str, code: &str) -> DriverError {
     let error = validate(bench, &fault(name)).await.expect_err(name);
     assert_eq!(error.code, code, "{name}: {error}");
     assert_eq!((error.plugin.as_str(), error.version.as_str()), (ID, "0.1.0"), "{name}");
-    assert!(error.to_string().starts_with("plugin org.hutch.test.faulty 0.1.0: "), "{error}");
+    assert!(
+        error.to_string().starts_with("plugin org.hutch.test.faulty 0.1.0: "),
+        "{error}"
+    );
     let good = Options::from([("number".to_owned(), "3".to_owned())]);
     assert_eq!(validate(bench, &good).await, Ok(good), "after {name}");
     error
@@ -33,8 +41,14 @@ async fn faults_are_attributed_and_isolated() {
 
     let error = fails(&bench, "trap", "trap").await;
     assert!(error.message.contains("pool.validate crashed"), "{error}");
-    assert!(error.log.iter().any(|line| line.contains("deliberately")), "the panic's message is there: {error}");
-    assert!(error.log.iter().any(|line| line == "asked to validate options=1"), "{error}");
+    assert!(
+        error.log.iter().any(|line| line.contains("deliberately")),
+        "the panic's message is there: {error}"
+    );
+    assert!(
+        error.log.iter().any(|line| line == "asked to validate options=1"),
+        "{error}"
+    );
 
     let started = Instant::now();
     let error = fails(&bench, "loop", "timeout").await;
@@ -45,7 +59,10 @@ async fn faults_are_attributed_and_isolated() {
     let error = fails(&bench, "memory", "limit").await;
     assert!(error.message.contains("needs more memory than the 8192 KiB"), "{error}");
     let error = fails(&bench, "exit", "trap").await;
-    assert!(error.message.contains("status 1") || error.message.contains("status 3"), "{error}");
+    assert!(
+        error.message.contains("status 1") || error.message.contains("status 3"),
+        "{error}"
+    );
 
     let error = fails(&bench, "many-options", "internal").await;
     assert!(error.message.contains("invalid answer: 5000 options"), "{error}");
@@ -73,7 +90,11 @@ async fn a_guest_that_hangs_is_ended_and_others_go_on() {
     for _ in 0..50 {
         let started = Instant::now();
         validate(&bench, &Options::new()).await.expect("served beside them");
-        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            started.elapsed()
+        );
     }
     assert_eq!(spinning.await.expect("no panic").expect_err("it spins").code, "timeout");
     let error = hanging.await.expect("no panic").expect_err("it hangs");
@@ -90,8 +111,13 @@ async fn errors_of_the_guest_s_own_are_bounded() {
     assert_eq!(error.details, [("key".to_owned(), "value".to_owned())]);
     let error = fails(&bench, "bad-code", "internal").await;
     assert!(error.message.len() < 3000, "{}", error.message.len());
-    let error = validate(&bench, &Options::from([("number".to_owned(), "10".to_owned())])).await.expect_err("schema");
-    assert_eq!((error.code.as_str(), error.message.as_str()), ("invalid", "number: \"10\" is more than 9"));
+    let error = validate(&bench, &Options::from([("number".to_owned(), "10".to_owned())]))
+        .await
+        .expect_err("schema");
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        ("invalid", "number: \"10\" is more than 9")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +133,10 @@ async fn permissions_are_two_sided() {
         options.plugins = Some(vec![config]);
     });
     let error = fails(&bench, "not-requested", "not-requested").await;
-    assert!(error.message.contains("does not request the permission link"), "{error}");
+    assert!(
+        error.message.contains("does not request the permission link"),
+        "{error}"
+    );
     let error = fails(&bench, "not-granted", "not-granted").await;
     assert!(error.message.contains("fs.roots"), "{error}");
     // A function without an error in its signature ends the call with the same code, and not as a trap.
@@ -122,7 +151,12 @@ async fn permissions_are_two_sided() {
 async fn wasi_is_empty() {
     let bench = start(|_| {});
     let found = validate(&bench, &fault("look-around")).await.expect("it may look");
-    for (key, value) in [("variables", "0"), ("root", "false"), ("connected", "false"), ("written", "false")] {
+    for (key, value) in [
+        ("variables", "0"),
+        ("root", "false"),
+        ("connected", "false"),
+        ("written", "false"),
+    ] {
         assert_eq!(found.get(key).map(String::as_str), Some(value), "{key}");
     }
 }
@@ -131,7 +165,11 @@ async fn wasi_is_empty() {
 async fn answers_that_point_elsewhere_are_refused() {
     let bench = start(|_| {});
     let driver = bench.host.storage("faulty").expect("provided");
-    let pool = PoolRef { name: "pool1".into(), root: "pool".into(), config: Options::new() };
+    let pool = PoolRef {
+        name: "pool1".into(),
+        root: "pool".into(),
+        config: Options::new(),
+    };
     let volume = |plan: &str| VolumeRef {
         kind: "container".into(),
         name: "c1".into(),
@@ -139,15 +177,35 @@ async fn answers_that_point_elsewhere_are_refused() {
         config: Options::from([("plan".to_owned(), plan.to_owned())]),
     };
     let plan = driver.mount(&call(), &pool, &volume("")).await.expect("a good plan");
-    assert_eq!(plan.layers.first().map(|layer| layer.path.as_str()), Some("volumes/one"));
+    assert_eq!(
+        plan.layers.first().map(|layer| layer.path.as_str()),
+        Some("volumes/one")
+    );
     for bad in ["escape", "absolute"] {
         let error = driver.mount(&call(), &pool, &volume(bad)).await.expect_err(bad);
         assert_eq!((error.code.as_str(), error.plugin.as_str()), ("internal", ID));
         assert!(error.message.contains("volume.mount gave an invalid answer"), "{error}");
     }
-    assert_eq!(driver.begin_fill(&call(), &pool, &volume("")).await.expect_err("no such root").code, "internal");
-    assert_eq!(driver.space(&call(), &pool).await.expect_err("more used than there is").code, "internal");
-    let error = driver.set_quota(&call(), &pool, &volume(""), None).await.expect_err("no such ability");
+    assert_eq!(
+        driver
+            .begin_fill(&call(), &pool, &volume(""))
+            .await
+            .expect_err("no such root")
+            .code,
+        "internal"
+    );
+    assert_eq!(
+        driver
+            .space(&call(), &pool)
+            .await
+            .expect_err("more used than there is")
+            .code,
+        "internal"
+    );
+    let error = driver
+        .set_quota(&call(), &pool, &volume(""), None)
+        .await
+        .expect_err("no such ability");
     assert_eq!(error.code, "unsupported");
     assert!(driver.info().can("snapshot") && !driver.info().can("quota"));
 }
@@ -155,20 +213,31 @@ async fn answers_that_point_elsewhere_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_faults_end_in_quarantine_until_it_is_lifted() {
     let bench = start(|options| {
-        options.quarantine = QuarantinePolicy { faults: 3, window: Duration::from_secs(600) };
+        options.quarantine = QuarantinePolicy {
+            faults: 3,
+            window: Duration::from_secs(600),
+        };
     });
     for _ in 0..3 {
         assert_eq!(validate(&bench, &fault("trap")).await.expect_err("trap").code, "trap");
     }
     let error = validate(&bench, &Options::new()).await.expect_err("quarantine");
     assert_eq!(error.code, "unavailable");
-    assert!(error.message.contains("quarantine (3 faults within 600 s") && error.message.contains("hutch plugin enable"));
+    assert!(
+        error.message.contains("quarantine (3 faults within 600 s") && error.message.contains("hutch plugin enable")
+    );
     let status = bench.host.plugin(ID).expect("listed");
     assert_eq!(status.state, PluginState::Quarantined);
     bench.host.enable(ID).expect("known");
     validate(&bench, &Options::new()).await.expect("back in service");
-    assert_eq!(bench.host.plugin(ID).map(|status| status.state), Some(PluginState::Enabled));
-    assert_eq!(bench.host.enable("org.example.nobody.x").expect_err("unknown").code, "not-found");
+    assert_eq!(
+        bench.host.plugin(ID).map(|status| status.state),
+        Some(PluginState::Enabled)
+    );
+    assert_eq!(
+        bench.host.enable("org.example.nobody.x").expect_err("unknown").code,
+        "not-found"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,7 +246,11 @@ async fn logs_are_bounded_and_kept() {
     validate(&bench, &fault("flood")).await.expect("it only talks");
     let lines = bench.host.logs(ID).expect("listed");
     assert_eq!(lines.len(), hutch_plugin::KEPT_LINES);
-    assert!(lines.last().is_some_and(|line| line.text.starts_with("too many lines") && line.object == "pool1"));
+    assert!(
+        lines
+            .last()
+            .is_some_and(|line| line.text.starts_with("too many lines") && line.object == "pool1")
+    );
     assert!(bench.host.logs("org.example.nobody.x").is_none());
 }
 
@@ -191,8 +264,14 @@ async fn settings_metrics_and_events_pass() {
     let answer = validate(&bench, &fault("measure")).await.expect("measured");
     assert_eq!(answer.get("colour").map(String::as_str), Some("green"));
     let metrics = bench.host.plugin(ID).expect("listed").metrics;
-    assert_eq!((metrics.counts.get("things"), metrics.gauges.get("level")), (Some(&3), Some(&-7)));
+    assert_eq!(
+        (metrics.counts.get("things"), metrics.gauges.get("level")),
+        (Some(&3), Some(&-7))
+    );
     validate(&bench, &fault("event")).await.expect("told");
     let event = events.next().await.expect("an event");
-    assert_eq!((event.family.as_str(), event.object.as_str(), event.topic.as_str()), ("storage", "pool1", "state"));
+    assert_eq!(
+        (event.family.as_str(), event.object.as_str(), event.topic.as_str()),
+        ("storage", "pool1", "state")
+    );
 }

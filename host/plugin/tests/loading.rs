@@ -25,8 +25,16 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
     assert_eq!((status.state, status.reason.as_str()), (PluginState::Enabled, ""));
     assert_eq!(status.provides, ["faulty"]);
     assert_eq!(status.abilities, ["snapshot"]);
-    let stored = bench.state.path().join("plugins/sha256").join(&status.digest).join("plugin.wasm");
-    assert_eq!(std::fs::read(&stored).expect("stored"), std::fs::read(guest()).expect("built"));
+    let stored = bench
+        .state
+        .path()
+        .join("plugins/sha256")
+        .join(&status.digest)
+        .join("plugin.wasm");
+    assert_eq!(
+        std::fs::read(&stored).expect("stored"),
+        std::fs::read(guest()).expect("built")
+    );
     let files = cached(bench.state.path());
     assert_eq!(files.len(), 1, "{files:?}");
     let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
@@ -37,16 +45,35 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
     let state = bench.state;
     drop(bench.host);
     let bench = start_in(state, |options| options.compiler.program = "/nonexistent".into());
-    bench.host.storage("faulty").expect("provided").validate(&call(), &Options::new()).await.expect("called");
+    bench
+        .host
+        .storage("faulty")
+        .expect("provided")
+        .validate(&call(), &Options::new())
+        .await
+        .expect("called");
 
     // Nor does one by digest, without the file that it came from.
     let digest = format!("sha256:{}", status.digest);
     let bench = start_in(bench.state, |options| {
         options.compiler.program = "/nonexistent".into();
-        options.plugins = Some(vec![PluginConfig { digest: Some(digest), ..PluginConfig::default() }]);
+        options.plugins = Some(vec![PluginConfig {
+            digest: Some(digest),
+            ..PluginConfig::default()
+        }]);
     });
-    bench.host.storage("faulty").expect("provided").validate(&call(), &Options::new()).await.expect("called");
-    assert_eq!(bench.host.plugin(ID).map(|status| status.granted), Some(Permissions::default()), "deny is the default");
+    bench
+        .host
+        .storage("faulty")
+        .expect("provided")
+        .validate(&call(), &Options::new())
+        .await
+        .expect("called");
+    assert_eq!(
+        bench.host.plugin(ID).map(|status| status.granted),
+        Some(Permissions::default()),
+        "deny is the default"
+    );
 
     // Damaged code is compiled again.
     let file = cached(bench.state.path()).remove(0);
@@ -56,7 +83,13 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
     std::fs::write(file.with_extension("new"), b"damaged").expect("written");
     std::fs::rename(file.with_extension("new"), &file).expect("renamed");
     let bench = start_in(state, |_| {});
-    bench.host.storage("faulty").expect("provided").validate(&call(), &Options::new()).await.expect("called");
+    bench
+        .host
+        .storage("faulty")
+        .expect("provided")
+        .validate(&call(), &Options::new())
+        .await
+        .expect("called");
     assert!(std::fs::metadata(&file).expect("there").len() > 1000);
 }
 
@@ -67,27 +100,69 @@ async fn what_can_not_be_loaded_is_listed_and_stops_nothing() {
     let file = |name: &str, bytes: &[u8]| {
         let path = directory.path().join(name);
         std::fs::write(&path, bytes).expect("written");
-        PluginConfig { path: Some(path), ..PluginConfig::default() }
+        PluginConfig {
+            path: Some(path),
+            ..PluginConfig::default()
+        }
     };
     let good = granted();
     let broken = [
         (file("empty.wasm", b""), "not a valid component"),
         (file("text.wasm", b"hello"), "not a valid component"),
         (file("truncated.wasm", &wasm[..wasm.len() / 2]), "not a valid component"),
-        (file("module.wasm", b"\0asm\x01\0\0\0"), "core module and not a component"),
-        (file("bare.wasm", b"\0asm\x0d\0\x01\0"), "no custom section hutch:manifest"),
-        (file("copy.wasm", &wasm), "a plugin with the id org.hutch.test.faulty is loaded already"),
-        (PluginConfig { path: Some("/nonexistent.wasm".into()), ..PluginConfig::default() }, "No such file"),
-        (PluginConfig { digest: Some("ab".repeat(32)), ..PluginConfig::default() }, "no plugin with the digest"),
-        (PluginConfig { digest: Some("../../etc".into()), ..PluginConfig::default() }, "is not a SHA-256 digest"),
-        (PluginConfig { digest: Some("ab".repeat(32)), ..good.clone() }, "the configuration wants sha256:abab"),
+        (
+            file("module.wasm", b"\0asm\x01\0\0\0"),
+            "core module and not a component",
+        ),
+        (
+            file("bare.wasm", b"\0asm\x0d\0\x01\0"),
+            "no custom section hutch:manifest",
+        ),
+        (
+            file("copy.wasm", &wasm),
+            "a plugin with the id org.hutch.test.faulty is loaded already",
+        ),
+        (
+            PluginConfig {
+                path: Some("/nonexistent.wasm".into()),
+                ..PluginConfig::default()
+            },
+            "No such file",
+        ),
+        (
+            PluginConfig {
+                digest: Some("ab".repeat(32)),
+                ..PluginConfig::default()
+            },
+            "no plugin with the digest",
+        ),
+        (
+            PluginConfig {
+                digest: Some("../../etc".into()),
+                ..PluginConfig::default()
+            },
+            "is not a SHA-256 digest",
+        ),
+        (
+            PluginConfig {
+                digest: Some("ab".repeat(32)),
+                ..good.clone()
+            },
+            "the configuration wants sha256:abab",
+        ),
         (PluginConfig::default(), "neither a path nor a digest"),
     ];
     let bench = start(|options| {
         let list = std::iter::once(good).chain(broken.iter().map(|(config, _)| config.clone()));
         options.plugins = Some(list.collect());
     });
-    bench.host.storage("faulty").expect("provided").validate(&call(), &Options::new()).await.expect("called");
+    bench
+        .host
+        .storage("faulty")
+        .expect("provided")
+        .validate(&call(), &Options::new())
+        .await
+        .expect("called");
     let list = bench.host.plugins();
     assert_eq!(list.len(), 1 + broken.len());
     for (status, (_, expected)) in list[1..].iter().zip(&broken) {
@@ -96,9 +171,17 @@ async fn what_can_not_be_loaded_is_listed_and_stops_nothing() {
     }
     let error = bench.host.storage("zfs").err().expect("nobody provides it");
     assert_eq!(error.code, "not-found");
-    assert!(error.message.starts_with("no plugin provides the storage driver \"zfs\"; there are faulty; "), "{error}");
+    assert!(
+        error
+            .message
+            .starts_with("no plugin provides the storage driver \"zfs\"; there are faulty; "),
+        "{error}"
+    );
     assert!(error.message.contains("truncated.wasm was not loaded"), "{error}");
-    assert_eq!(bench.host.network("faulty").err().map(|error| error.code).as_deref(), Some("not-found"));
+    assert_eq!(
+        bench.host.network("faulty").err().map(|error| error.code).as_deref(),
+        Some("not-found")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +200,11 @@ async fn a_compiler_that_fails_makes_the_plugin_unavailable() {
     bench.host.settled().await;
     let status = bench.host.plugins().remove(0);
     assert_eq!(status.state, PluginState::Failed);
-    assert!(status.reason.contains("the compiler failed (exit status: 1)"), "{}", status.reason);
+    assert!(
+        status.reason.contains("the compiler failed (exit status: 1)"),
+        "{}",
+        status.reason
+    );
     let error = bench.host.storage("faulty").err().expect("not usable");
     assert_eq!((error.code.as_str(), error.plugin.as_str()), ("unavailable", ID));
     assert!(cached(bench.state.path()).is_empty(), "nothing is left behind");
@@ -135,7 +222,15 @@ async fn bundled_plugins_come_with_what_they_request() {
     let list = bench.host.plugins();
     assert_eq!(list.len(), 1);
     assert!(list[0].granted.fs.roots && list[0].granted == list[0].requested);
-    assert_eq!(bench.host.list("storage").first().map(|info| info.name.clone()).as_deref(), Some("faulty"));
+    assert_eq!(
+        bench
+            .host
+            .list("storage")
+            .first()
+            .map(|info| info.name.clone())
+            .as_deref(),
+        Some("faulty")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,14 +240,24 @@ async fn a_stored_file_that_was_changed_is_not_compiled() {
     let digest = bench.host.plugin(ID).expect("listed").digest;
     let state = bench.state;
     drop(bench.host);
-    std::fs::write(state.path().join("plugins/sha256").join(&digest).join("plugin.wasm"), b"other").expect("written");
+    std::fs::write(
+        state.path().join("plugins/sha256").join(&digest).join("plugin.wasm"),
+        b"other",
+    )
+    .expect("written");
     for file in cached(state.path()) {
         std::fs::remove_file(file).expect("removed");
     }
     let bench = start_in(state, |options| {
-        options.plugins = Some(vec![PluginConfig { digest: Some(digest), ..PluginConfig::default() }]);
+        options.plugins = Some(vec![PluginConfig {
+            digest: Some(digest),
+            ..PluginConfig::default()
+        }]);
     });
     bench.host.settled().await;
     let reason = bench.host.plugins().remove(0).reason;
-    assert!(reason.contains("was changed: its content has another digest"), "{reason}");
+    assert!(
+        reason.contains("was changed: its content has another digest"),
+        "{reason}"
+    );
 }

@@ -10,7 +10,12 @@ use common::{Bench, call, fault, start};
 use hutch_driver::{Call, DriverError, Drivers, Options};
 
 async fn validate(bench: &Bench, call: &Call, options: &Options) -> Result<Options, DriverError> {
-    bench.host.storage("faulty").expect("provided").validate(call, options).await
+    bench
+        .host
+        .storage("faulty")
+        .expect("provided")
+        .validate(call, options)
+        .await
 }
 
 /// Waits for something that another task brings about, without guessing how long that takes.
@@ -27,18 +32,34 @@ async fn a_function_that_takes_too_long_is_answered_to_the_guest_and_goes_on() {
     let bench = start(|_| {});
     bench.host.settled().await;
     let started = Instant::now();
-    let error = validate(&bench, &call(), &fault("blocked")).await.expect_err("it takes too long");
+    let error = validate(&bench, &call(), &fault("blocked"))
+        .await
+        .expect_err("it takes too long");
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert_eq!(error.code, "timeout");
-    assert_eq!(error.message, "gave up: fs.stat did not end within the time of the call");
+    assert_eq!(
+        error.message,
+        "gave up: fs.stat did not end within the time of the call"
+    );
     assert!(error.retryable);
 
     // The object is locked as long as the function goes on; another object is not.
     let started = Instant::now();
-    let error = validate(&bench, &call(), &Options::new()).await.expect_err("the object is locked");
-    assert!(started.elapsed() >= Duration::from_secs(1), "it waited: {:?}", started.elapsed());
-    assert!(error.message.contains("has to wait for fs.stat of an earlier call"), "{error}");
-    validate(&bench, &Call::new("default", "pool2"), &Options::new()).await.expect("another object");
+    let error = validate(&bench, &call(), &Options::new())
+        .await
+        .expect_err("the object is locked");
+    assert!(
+        started.elapsed() >= Duration::from_secs(1),
+        "it waited: {:?}",
+        started.elapsed()
+    );
+    assert!(
+        error.message.contains("has to wait for fs.stat of an earlier call"),
+        "{error}"
+    );
+    validate(&bench, &Call::new("default", "pool2"), &Options::new())
+        .await
+        .expect("another object");
 
     // A retry that is waiting goes on as soon as the function ends.
     let retry = {
@@ -64,7 +85,9 @@ async fn a_caller_that_goes_away_does_not_interrupt_what_can_not_be() {
     assert!(calling.await.expect_err("aborted").is_cancelled());
     assert_eq!(bench.broker.ended.load(Ordering::SeqCst), 0);
     bench.broker.release.notify_waiters();
-    validate(&bench, &call(), &Options::new()).await.expect("the object is free again");
+    validate(&bench, &call(), &Options::new())
+        .await
+        .expect("the object is free again");
     assert_eq!(bench.broker.ended.load(Ordering::SeqCst), 1);
 }
 
@@ -82,9 +105,16 @@ async fn parallel_calls_are_bounded_by_the_manifest() {
         .collect();
     until("four begin", || bench.broker.begun.load(Ordering::SeqCst) == 4).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(bench.broker.begun.load(Ordering::SeqCst), 4, "the manifest allows four at once");
+    assert_eq!(
+        bench.broker.begun.load(Ordering::SeqCst),
+        4,
+        "the manifest allows four at once"
+    );
     for round in 1..=3 {
-        until("the next begin", || bench.broker.begun.load(Ordering::SeqCst) == 4 * round).await;
+        until("the next begin", || {
+            bench.broker.begun.load(Ordering::SeqCst) == 4 * round
+        })
+        .await;
         bench.broker.release.notify_waiters();
     }
     for call in calls {
@@ -98,7 +128,10 @@ async fn a_cancelled_operation_is_seen_by_the_guest() {
     let call = call();
     let answer = validate(&bench, &call, &fault("cancelled")).await.expect("answered");
     assert_eq!(answer.get("cancelled").map(String::as_str), Some("false"));
-    assert!(!call.cancel.is_cancelled(), "the end of a call does not cancel its operation");
+    assert!(
+        !call.cancel.is_cancelled(),
+        "the end of a call does not cancel its operation"
+    );
     call.cancel.cancel();
     let answer = validate(&bench, &call, &fault("cancelled")).await.expect("answered");
     assert_eq!(answer.get("cancelled").map(String::as_str), Some("true"));
@@ -112,7 +145,11 @@ async fn a_thousand_calls_leave_nothing_behind() {
         let calls: Vec<_> = (0..250)
             .map(|i| {
                 let driver = bench.host.storage("faulty").expect("provided");
-                let options = if (i + round) % 10 == 0 { fault("trap") } else { Options::new() };
+                let options = if (i + round) % 10 == 0 {
+                    fault("trap")
+                } else {
+                    Options::new()
+                };
                 tokio::spawn(async move { driver.validate(&call(), &options).await })
             })
             .collect();

@@ -1,7 +1,7 @@
 //! What the tests of the plugin host share: a guest that misbehaves on request, a broker that answers in memory, and a host
 //! that loads the one over the other.
 
-#![allow(dead_code, reason = "each test uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -75,10 +75,17 @@ impl Broker for MemoryBroker {
                     topic,
                 };
                 if let Some(events) = &*self.events.lock().expect("not poisoned") {
-                    events.send(event).map_err(|_| DriverError::new("unavailable", "nobody listens"))?;
+                    events
+                        .send(event)
+                        .map_err(|_| DriverError::new("unavailable", "nobody listens"))?;
                 }
             }
-            other => return Err(DriverError::new("unsupported", format!("{} is not in memory", other.function()))),
+            other => {
+                return Err(DriverError::new(
+                    "unsupported",
+                    format!("{} is not in memory", other.function()),
+                ));
+            }
         }
         Ok(Response::Unit)
     }
@@ -94,18 +101,31 @@ pub struct Bench {
 pub fn options(state: &Path) -> PluginHostOptions {
     PluginHostOptions {
         bundled: None,
-        compiler: Compiler { program: env!("CARGO_BIN_EXE_compile-plugin").into(), args: Vec::new() },
+        compiler: Compiler {
+            program: env!("CARGO_BIN_EXE_compile-plugin").into(),
+            args: Vec::new(),
+        },
         // Tests make more faults than any plugin should.
-        quarantine: QuarantinePolicy { faults: 1000, window: Duration::from_secs(600) },
+        quarantine: QuarantinePolicy {
+            faults: 1000,
+            window: Duration::from_secs(600),
+        },
         ..PluginHostOptions::new(state.to_owned())
     }
 }
 
 /// The guest with what it requests.
 pub fn granted() -> PluginConfig {
-    let mut grants = Permissions { watch: true, ..Permissions::default() };
+    let mut grants = Permissions {
+        watch: true,
+        ..Permissions::default()
+    };
     grants.fs.roots = true;
-    PluginConfig { path: Some(guest().to_owned()), grants: Some(grants), ..PluginConfig::default() }
+    PluginConfig {
+        path: Some(guest().to_owned()),
+        grants: Some(grants),
+        ..PluginConfig::default()
+    }
 }
 
 /// Starts a host in a state directory of its own. The guest's compiled code is there already, except for tests that are
@@ -113,7 +133,11 @@ pub fn granted() -> PluginConfig {
 pub fn start(change: impl FnOnce(&mut PluginHostOptions)) -> Bench {
     let state = fresh();
     let cache = state.path().join("cache/plugins");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&cache).expect("a directory");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&cache)
+        .expect("a directory");
     for file in std::fs::read_dir(compiled()).expect("the code").flatten() {
         std::fs::copy(file.path(), cache.join(file.file_name())).expect("copied");
     }
@@ -156,7 +180,11 @@ pub fn start_in(state: tempfile::TempDir, change: impl FnOnce(&mut PluginHostOpt
 
 pub fn call() -> Call {
     let mut call = Call::new("default", "pool1");
-    call.roots.push(Root { id: "pool".to_owned(), path: "/nonexistent".into(), writable: true });
+    call.roots.push(Root {
+        id: "pool".to_owned(),
+        path: "/nonexistent".into(),
+        writable: true,
+    });
     call
 }
 
