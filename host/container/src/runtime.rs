@@ -423,6 +423,7 @@ fn spec_memfd(text: &[u8]) -> io::Result<OwnedFd> {
     let memfd = rustix::fs::memfd_create("hutch-spec", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = std::fs::File::from(memfd);
     file.write_all(text)?;
+    io::Seek::rewind(&mut file)?;
     let memfd = OwnedFd::from(file);
     rustix::fs::fcntl_add_seals(
         &memfd,

@@ -55,6 +55,11 @@ pub(crate) struct Guest<'a> {
 pub(crate) fn run(guest: &Guest<'_>) -> ! {
     process::default_signals();
     process::block_signals(false);
+    // Whoever is at the other ends of the keeper's sockets must see them close with the keeper, and not with this process.
+    let needed = [guest.socket.as_fd(), guest.init.as_fd(), guest.terminals.as_fd()];
+    if process::close_others(&needed).is_err() {
+        process::exit(1);
+    }
     let joined = join(guest);
     loop {
         let incoming = match wire::receive(&guest.socket) {

@@ -24,7 +24,7 @@ mod sftp;
 mod wire;
 
 use std::io::Read;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use hutch_container::protocol::{HELD_FD, LISTEN_FD, SPEC_FD};
 
@@ -46,6 +46,11 @@ fn main() {
     if is_open(HELD_FD) {
         // SAFETY: it is open, and as a borrowed descriptor it stays so until this process ends, which is its purpose.
         let held = unsafe { std::os::fd::BorrowedFd::borrow_raw(HELD_FD) };
+        let _ = rustix::io::fcntl_setfd(held, rustix::io::FdFlags::CLOEXEC);
+    }
+    if is_open(HELD_FD) {
+        // SAFETY: it is open, and is lent to this call alone; it stays open until this process ends.
+        let held = unsafe { BorrowedFd::borrow_raw(HELD_FD) };
         let _ = rustix::io::fcntl_setfd(held, rustix::io::FdFlags::CLOEXEC);
     }
     hutch_sys::process::block_signals(true);

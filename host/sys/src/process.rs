@@ -160,6 +160,28 @@ pub fn set_controlling_terminal(terminal: impl AsFd) -> io::Result<()> {
     Ok(rustix::process::ioctl_tiocsctty(terminal)?)
 }
 
+/// Closes every descriptor from 3 up but these, whoever owns it: for a process that has just been forked and has no use for what its
+/// parent holds, and never returns to what owns it.
+///
+/// # Errors
+/// Those of `close_range(2)`, such as `ENOSYS` before Linux 5.9.
+pub fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|fd| *fd > 2).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for last in numbers.into_iter().map(|fd| fd.checked_sub(1)).chain([Some(u32::MAX)]) {
+        let Some(last) = last else { continue };
+        if first <= last {
+            // SAFETY: it takes numbers only; what is closed is not used any more, as the caller promises by calling this.
+            if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        first = last.saturating_add(2);
+    }
+    Ok(())
+}
+
 /// Gives this process a session keyring of its own (`session-keyring(7)`), so that it has no part in that of whoever started
 /// the daemon. A kernel without keyrings needs none.
 ///

@@ -18,7 +18,9 @@ use crate::fault::{At, Result};
 /// A new file system, attached nowhere.
 pub(crate) fn new_mount(kind: &str, options: &[(&str, &str)], flags: MountAttrFlags) -> Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).at("opening", kind)?;
-    for (key, value) in options {
+    // What the mount table shows as its source.
+    let named = [("source", kind)];
+    for (key, value) in named.iter().chain(options) {
         fsconfig_set_string(context.as_fd(), *key, *value).at("setting", format!("{kind} {key}={value}"))?;
     }
     fsconfig_create(context.as_fd()).at("making", kind)?;
@@ -36,12 +38,15 @@ pub(crate) fn attach(tree: impl AsFd, dir: impl AsFd, path: &str) -> rustix::io:
     )
 }
 
-/// Builds the root on a stage, a small tmpfs that covers the host's root and is seen by this process alone. Returns the stage and
-/// the root's directory.
+/// Builds the root on a stage, a small tmpfs that takes the place of the host's root, which is in a directory of it from then on.
+/// Returns the stage and the root's directory.
 pub(crate) fn build(boot: &Boot<'_>, prepared: &Prepared) -> Result<(OwnedFd, OwnedFd)> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).at("making private", "/")?;
     let stage = new_mount("tmpfs", &[("size", "64k"), ("mode", "0700")], MountAttrFlags::empty())?;
     attach(&stage, CWD, "/").at("mounting", "the stage")?;
+    mkdirat(&stage, "host", Mode::RWXU).at("making", "host on the stage")?;
+    fchdir(&stage).at("entering", "the stage")?;
+    pivot_root(".", "host").at("pivoting to", "the stage")?;
     mkdirat(&stage, "root", Mode::RWXU).at("making", "root on the stage")?;
     match &prepared.root {
         PreparedRoot::Tree(tree) => attach(tree, &stage, "root").at("mounting", root_name(boot))?,
@@ -95,8 +100,8 @@ pub(crate) fn detached_copy(tree: &OwnedFd) -> Result<OwnedFd> {
     open_tree(tree, "", flags).at("copying", "the root's mount")
 }
 
-/// Makes `tree` the root. The old one stays, below it, until [`leave`]: as long as it is there the kernel lets this user
-/// namespace mount `proc` and `sysfs`, which it only does where they are visible whole already.
+/// Makes `tree` the root. The stage stays until [`leave`]: as long as the host's root is there, the kernel lets this user namespace
+/// mount `proc` and `sysfs`, which it only does where they are visible whole already.
 pub(crate) fn pivot(tree: &OwnedFd) -> Result<OwnedFd> {
     let old = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("opening", "/")?;
     fchdir(tree).at("entering", "the root")?;
@@ -104,7 +109,7 @@ pub(crate) fn pivot(tree: &OwnedFd) -> Result<OwnedFd> {
     Ok(old)
 }
 
-/// Lets the host's mounts go.
+/// Lets the stage and the host's mounts go. Nothing is mounted on the stage's root, so that this is what goes.
 pub(crate) fn leave(old: &OwnedFd) -> Result<()> {
     fchdir(old).at("entering", "the old root")?;
     unmount(".", UnmountFlags::DETACH).at("unmounting", "the old root")?;

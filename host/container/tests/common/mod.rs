@@ -1,0 +1,164 @@
+//! What the tests of containers share. They run real ones and need root, a kernel of 5.19 or later and `busybox` (static).
+//!
+//! The keeper is `$HUTCH_KEEPER`, or the newest `hutch-keeper` below `target/`. A Debian root for the tests that boot systemd is the tar file
+//! `$HUTCH_DEBIAN_ROOT`, or else `/tmp/debian-root.tar`; it needs systemd-sysv, dbus and iproute2.
+#![allow(dead_code, reason = "each test binary uses its part of it")]
+#![allow(unreachable_pub, missing_docs, reason = "it is part of test binaries")]
+#![allow(clippy::missing_panics_doc, reason = "tests panic to fail")]
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use hutch_container::{ContainerSpec, ExecSpec, ExecStdio, ExitStatus, IdMap, Keeper, RootFs, Runtime};
+
+/// The keeper's program.
+pub fn keeper_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("HUTCH_KEEPER") {
+        return path.into();
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let candidates = ["x86_64-unknown-linux-musl/keeper", "aarch64-unknown-linux-musl/keeper", "release", "debug"];
+    let built = candidates.iter().map(|dir| target.join(dir).join("hutch-keeper"));
+    let newest = built.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
+    newest.expect("no hutch-keeper is built: cargo build -p hutch-keeper").1
+}
+
+/// A directory, a runtime in it, and names of its own.
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    pub runtime: Runtime,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("hutch-container-").tempdir().unwrap();
+        let runtime = Runtime::new(keeper_binary(), dir.path().join("run")).unwrap();
+        Self { dir, runtime }
+    }
+
+    /// An id that no other test uses, on this machine and in this run.
+    pub fn id(&self, name: &str) -> String {
+        format!("test-{}-{}-{name}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A map of its own to ids that nothing else uses.
+    pub fn idmap(&self) -> IdMap {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        IdMap::contiguous(1_900_000_000 + (std::process::id() % 1000) * 655_360 + number * 65_536, 65_536)
+    }
+
+    /// A root with busybox, whose init does nothing but wait.
+    pub fn busybox_root(&self, name: &str) -> PathBuf {
+        let root = self.dir.path().join(name);
+        for dir in ["bin", "dev", "proc", "sys", "etc", "root", "tmp", "sbin", "run"] {
+            std::fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is needed");
+        let list = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
+        for applet in String::from_utf8(list).unwrap().lines().filter(|name| *name != "busybox") {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        std::os::unix::fs::symlink("../bin/busybox", root.join("sbin/init")).unwrap();
+        std::fs::write(root.join("etc/inittab"), "::sysinit:/bin/echo booted\n::respawn:/bin/sleep 1000000\n").unwrap();
+        std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n").unwrap();
+        root
+    }
+
+    /// A specification of an unprivileged busybox on a plain tree.
+    pub fn busybox(&self, name: &str) -> ContainerSpec {
+        let id = self.id(name);
+        let root = self.busybox_root(&id);
+        let mut spec = ContainerSpec::new(id, Some(self.idmap()), RootFs::Bind { path: root });
+        spec.hostname = name.to_owned();
+        spec
+    }
+
+    /// An unpacked Debian, one for all tests of a run.
+    pub fn debian_root(&self) -> &'static Path {
+        static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
+        let unpack = || {
+            let tar = std::env::var_os("HUTCH_DEBIAN_ROOT").map_or("/tmp/debian-root.tar".into(), PathBuf::from);
+            let dir = tempfile::Builder::new().prefix("hutch-debian-").tempdir().unwrap();
+            let status = Command::new("tar").args(["--numeric-owner", "-xpf"]).arg(&tar).arg("-C").arg(dir.path()).status();
+            assert!(status.unwrap().success(), "{} can't be unpacked", tar.display());
+            dir
+        };
+        ROOT.get_or_init(unpack).path()
+    }
+
+    /// A specification of an unprivileged Debian on an overlay.
+    pub fn debian(&self, name: &str) -> ContainerSpec {
+        let id = self.id(name);
+        let dir = self.dir.path().join(&id);
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        std::fs::create_dir_all(&upper).unwrap();
+        std::fs::create_dir_all(&work).unwrap();
+        let root = RootFs::Overlay { layers: vec![self.debian_root().to_owned()], upper, work };
+        let mut spec = ContainerSpec::new(id, Some(self.idmap()), root);
+        spec.hostname = name.to_owned();
+        spec
+    }
+
+    /// Creates and starts.
+    pub async fn start(&self, spec: &ContainerSpec) -> Keeper {
+        let keeper = self.runtime.create(spec, None).await.unwrap_or_else(|error| panic!("{error}"));
+        keeper.start().await.unwrap_or_else(|error| panic!("{error}"));
+        keeper
+    }
+
+    /// Kills and releases.
+    pub async fn stop(&self, keeper: &Keeper) {
+        keeper.kill().await.unwrap();
+        keeper.release().await.unwrap();
+        keeper.gone().await;
+    }
+}
+
+/// A program with the usual environment.
+pub fn program(id: &str, command: &[&str]) -> ExecSpec {
+    ExecSpec {
+        id: id.to_owned(),
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        env: vec![
+            ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
+            ("HOME".into(), "/root".into()),
+        ],
+        cwd: None,
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    }
+}
+
+/// Runs a program and returns how it ended and what it wrote on standard output and error.
+pub async fn run(keeper: &Keeper, command: &[&str]) -> (ExitStatus, String) {
+    let id = format!("run-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    run_spec(keeper, program(&id, command)).await
+}
+
+pub async fn run_spec(keeper: &Keeper, spec: ExecSpec) -> (ExitStatus, String) {
+    let id = spec.id.clone();
+    let (read, write) = std::io::pipe().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let stdio = ExecStdio::Pipes {
+        stdin: null.into(),
+        stdout: OwnedFd::from(write.try_clone().unwrap()),
+        stderr: OwnedFd::from(write),
+    };
+    let exec = keeper.exec(spec, stdio).await.unwrap_or_else(|error| panic!("{error}"));
+    let output = tokio::task::spawn_blocking(move || std::io::read_to_string(read).unwrap());
+    let status = timeout(exec.wait()).await.expect("the keeper is gone");
+    keeper.forget_exec(&id).await.unwrap();
+    (status, timeout(output).await.unwrap())
+}
+
+/// Fails a test that waits for what does not come.
+pub async fn timeout<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("nothing came within 60 s")
+}
