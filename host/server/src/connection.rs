@@ -69,7 +69,7 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
 }
 
 /// Returns once the server is to stop.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // Without a sender nobody could say so any more.
     let _ = stop.wait_for(|stop| *stop).await;
 }

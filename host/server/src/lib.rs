@@ -29,6 +29,14 @@ use budget::Budget;
 pub(crate) struct App {
     pub(crate) core: Arc<Core>,
     pub(crate) budget: Arc<Budget>,
+    stop: watch::Receiver<bool>,
+}
+
+impl App {
+    /// Returns once the server is to stop.
+    pub(crate) async fn stopped(&self) {
+        connection::stopped(&mut self.stop.clone()).await;
+    }
 }
 
 /// Serves the API on `listener` until `stop` becomes true (or its sender is gone), lets running requests end, and removes
@@ -37,6 +45,7 @@ pub async fn serve(core: Arc<Core>, listener: Listener, stop: watch::Receiver<bo
     let app = App {
         core,
         budget: Arc::new(Budget::new()),
+        stop: stop.clone(),
     };
     connection::serve(listener, routes::router(app), stop).await;
 }

@@ -61,13 +61,14 @@ async fn listen(State(app): State<App>, params: Params, handshake: Handshake) ->
     let wanted = Wanted::new(&params)?;
     // From here on nothing is missed: clients begin what they wait for as soon as they have the answer.
     let events = app.core.subscribe();
-    Ok(handshake.answer(move |socket| tell(socket, events, wanted)))
+    Ok(handshake.answer(move |socket| tell(socket, events, wanted, app)))
 }
 
 async fn tell(
     socket: WebSocket,
     mut events: tokio::sync::broadcast::Receiver<std::sync::Arc<EventMessage>>,
     wanted: Wanted,
+    app: App,
 ) {
     let (mut sink, mut stream) = socket.split();
     let mut ping = interval_at(Instant::now() + PING, PING);
@@ -86,6 +87,7 @@ async fn tell(
                 }
                 Err(RecvError::Closed) => break,
             },
+            () = app.stopped() => break,
             _ = ping.tick() => Message::Ping(Bytes::new()),
             message = stream.next() => match message {
                 // Nothing that a listener sends has a meaning, but for its going away.

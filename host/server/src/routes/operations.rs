@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::routing::get;
 use futures_util::poll;
 
@@ -65,10 +66,11 @@ async fn wait(State(app): State<App>, Path(id): Path<String>, params: Params) ->
     let seconds: i64 = seconds
         .parse()
         .map_err(|_| Failure::bad(format!("timeout={seconds} is no number of seconds")))?;
-    operation
-        .wait(u64::try_from(seconds).ok().map(Duration::from_secs))
-        .await;
-    Ok(reply::sync(&operation.render()))
+    tokio::select! {
+        () = operation.wait(u64::try_from(seconds).ok().map(Duration::from_secs)) => Ok(reply::sync(&operation.render())),
+        // Whoever waits must not keep the daemon from being replaced, and can go on waiting at the next one.
+        () = app.stopped() => Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "the server goes down: wait again")),
+    }
 }
 
 /// Connects a websocket by its secret. The handshake is answered before the other end is there, because clients connect
