@@ -10,7 +10,8 @@ async fn systemd_reaches_running() {
     let lab = Lab::new();
     let spec = lab.debian("systemd");
     let keeper = lab.start(&spec).await;
-    let (status, text) = run(&keeper, &["systemctl", "is-system-running", "--wait"]).await;
+    let up = "until [ -S /run/dbus/system_bus_socket ]; do sleep 0.05; done; systemctl is-system-running --wait";
+    let (status, text) = run(&keeper, &["sh", "-c", up]).await;
     println!("{text}");
     if status != ExitStatus::Code(0) {
     println!("{}", run(&keeper, &["systemctl", "--failed"]).await.1);
