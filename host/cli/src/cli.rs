@@ -2,13 +2,18 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::admin::AdminCommand;
 use crate::commands::configure::ConfigCommand;
 use crate::commands::file::FileCommand;
+use crate::commands::image::ImageCommand;
 use crate::commands::network::NetworkCommand;
+use crate::commands::operation::OperationCommand;
+use crate::commands::plugin::PluginCommand;
 use crate::commands::profile::ProfileCommand;
 use crate::commands::project::ProjectCommand;
+use crate::commands::remote::RemoteCommand;
 use crate::commands::storage::StorageCommand;
-use crate::commands::{console, create, exec, list, relocate, snapshot, state};
+use crate::commands::{console, create, documents, exec, info, list, monitor, relocate, snapshot, state};
 use crate::context::{Context, GlobalArgs};
 use crate::error::Result;
 
@@ -83,6 +88,34 @@ pub(crate) enum Command {
     /// Manage projects
     #[command(subcommand)]
     Project(ProjectCommand),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Show an instance, the daemon or the machine
+    Info(info::InfoArgs),
+    /// Watch and cancel what the daemon is doing
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// Print events as they happen
+    Monitor(monitor::MonitorArgs),
+    /// Show the plugins that provide storage, networks and images
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Manage daemons and image servers
+    #[command(subcommand)]
+    Remote(RemoteCommand),
+    /// Set a daemon up
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Send a request of your own
+    Query(monitor::QueryArgs),
+    /// Print a script that completes commands in a shell
+    Completion(documents::CompletionArgs),
+    /// Write the manual's pages into a directory
+    #[command(hide = true)]
+    Manpages(documents::ManpagesArgs),
+    /// Print the versions of this program and of the daemon
+    Version(info::VersionArgs),
 }
 
 impl Command {
@@ -112,6 +145,17 @@ impl Command {
             Self::Network(command) => command.run(ctx).await,
             Self::Storage(command) => command.run(ctx).await,
             Self::Project(command) => command.run(ctx).await,
+            Self::Image(command) => command.run(ctx).await,
+            Self::Info(args) => info::info(ctx, args).await,
+            Self::Operation(command) => command.run(ctx).await,
+            Self::Monitor(args) => monitor::monitor(ctx, args).await,
+            Self::Plugin(command) => command.run(ctx).await,
+            Self::Remote(command) => command.run(ctx).await,
+            Self::Admin(command) => command.run(ctx).await,
+            Self::Query(args) => monitor::query(ctx, args).await,
+            Self::Completion(args) => documents::completion(args),
+            Self::Manpages(args) => documents::manpages(&args),
+            Self::Version(args) => info::version(ctx, args).await,
         }
         .map(|()| 0)
     }

@@ -64,11 +64,6 @@ impl Context {
         })
     }
 
-    /// Whether only what was asked for is printed.
-    pub(crate) fn quiet(&self) -> bool {
-        self.globals.quiet
-    }
-
     /// Prints what was done, unless told to be quiet.
     pub(crate) fn say(&self, text: &str) -> Result<()> {
         if self.globals.quiet {

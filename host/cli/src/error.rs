@@ -146,12 +146,53 @@ impl From<tokio_tungstenite::tungstenite::Error> for Error {
     }
 }
 
+/// What came of doing the same thing to several objects, where a failure doesn't keep the others from it.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    total: usize,
+    errors: Vec<Error>,
+}
+
+impl Failures {
+    /// Takes what came of one.
+    pub(crate) fn note(&mut self, result: Result<()>) {
+        self.total += 1;
+        self.errors.extend(result.err());
+    }
+
+    /// The only failure as it is; several are printed and counted.
+    pub(crate) fn result(mut self) -> Result<()> {
+        match self.errors.len() {
+            0 => Ok(()),
+            1 => self.errors.pop().map_or(Ok(()), Err),
+            failed => {
+                for error in &self.errors {
+                    eprintln!("Error: {}", report(error));
+                }
+                Err(Error::Several {
+                    failed,
+                    total: self.total,
+                })
+            }
+        }
+    }
+}
+
+/// An error's words without the number that Rust adds to those of the system.
+fn words(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(at) if text.ends_with(')') => text[..at].to_owned(),
+        _ => text,
+    }
+}
+
 /// The whole chain of an error on one line.
 pub(crate) fn report(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let words = error.to_string();
+        let words = words(error);
         // Some libraries repeat their cause in their own words.
         if !text.ends_with(&words) {
             text.push_str(": ");

@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::TryStreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hutch_api::envelope::Envelope;
@@ -118,7 +117,11 @@ impl Files {
         ApiPath::new(["instances", &self.instance, "files"]).query("path", path)
     }
 
+    /// Names the file. The words of HTTP say nothing that a user wants to know.
     fn about(&self, path: &str, error: Error) -> Error {
+        if error.status() == Some(404) && error.to_string() == "Not Found" {
+            return Error::usage(format!("{}{path} does not exist", self.instance));
+        }
         error.about(&format!("{}{path}", self.instance))
     }
 
@@ -189,7 +192,16 @@ impl Files {
         self.client
             .send_body(Method::POST, self.at(path), &headers, content.0)
             .await
-            .map_err(|error| self.about(path, error))
+            .map_err(|error| match error.status() {
+                Some(404) if !is_about_instance(&error) => {
+                    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+                    Error::usage(format!(
+                        "{}{directory} does not exist; --create-dirs makes it",
+                        self.instance
+                    ))
+                }
+                _ => self.about(path, error),
+            })
             .map(drop)
     }
 
@@ -249,22 +261,6 @@ fn entry(headers: &HeaderMap, path: &str) -> Result<Entry> {
             mode,
         },
     })
-}
-
-/// Reads the rest of a stream into a writer.
-pub(crate) async fn copy_body(
-    body: impl hyper::body::Body<Data = Bytes, Error = hyper::Error> + Unpin,
-    to: &mut impl io::Write,
-    name: &Path,
-) -> Result<()> {
-    let mut body = body;
-    while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame?.into_data() {
-            to.write_all(&bytes)
-                .map_err(|error| Error::file("cannot write", name, error))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ mod keyvalue;
 mod object;
 mod output;
 mod terminal;
+mod upload;
+
+use std::io::IsTerminal;
 
 use clap::Parser;
 
@@ -25,16 +28,33 @@ use crate::error::{Error, Result, report};
 const FAILURE: i32 = 1;
 
 fn main() {
-    let Cli { globals, command } = Cli::parse();
-    let status = match run(globals, command) {
-        Ok(status) => status,
-        Err(error) => {
+    let status = match Cli::try_parse() {
+        Ok(Cli { globals, command }) => run(globals, command).unwrap_or_else(|error| {
             eprintln!("Error: {}", report(&error));
             FAILURE
-        }
+        }),
+        Err(error) => explain(&error),
     };
     // A thread may still wait for input that nobody needs any more.
     std::process::exit(status);
+}
+
+/// Prints help that was asked for, or what is wrong with the arguments, and returns the exit status.
+fn explain(error: &clap::Error) -> i32 {
+    if !error.use_stderr() {
+        // There is nobody to tell when help can't be printed.
+        let _ = error.print();
+        return 0;
+    }
+    let text = error.render();
+    let text = if std::io::stderr().is_terminal() {
+        text.ansi().to_string()
+    } else {
+        text.to_string()
+    };
+    // As all other errors begin.
+    eprint!("{}", text.replacen("error:", "Error:", 1));
+    FAILURE
 }
 
 fn run(globals: context::GlobalArgs, command: cli::Command) -> Result<i32> {

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hutch_api::envelope::Envelope;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, ETAG, HOST, IF_MATCH, LOCATION, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, ETAG, HOST, IF_MATCH, USER_AGENT};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 pub(crate) use operation::{Operation, Progress};
-pub(crate) use path::{ApiPath, decode};
+pub(crate) use path::{ApiPath, decode, query_string};
 pub(crate) use websocket::WebSocket;
 
 use crate::error::{Error, Result};
@@ -40,6 +40,13 @@ pub(crate) fn whole_body(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
+/// A name as a header's value: what a header can't hold becomes an underscore.
+pub(crate) fn header_text(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '_' })
+        .collect()
+}
+
 /// An object and the tag that an `If-Match` for it needs.
 pub(crate) struct Tagged<T> {
     /// The object.
@@ -50,8 +57,8 @@ pub(crate) struct Tagged<T> {
 
 /// What a request led to.
 pub(crate) enum Answer {
-    /// It is done. The answer's metadata and the path of what was made, if something was.
-    Done(Value, Option<String>),
+    /// It is done. The answer's metadata.
+    Done(Value),
     /// It goes on as an operation.
     Operation(Operation),
 }
@@ -162,18 +169,15 @@ impl Client {
         path: ApiPath,
         headers: &[(&str, String)],
         body: Body,
-    ) -> Result<(Envelope, Option<String>, Option<String>)> {
+    ) -> Result<(Envelope, Option<String>)> {
         let request = format!("{method} {path}");
         let (response, sender) = self.exchange(method, path, headers, body).await?;
         let status = response.status();
-        let header = |name| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        let (etag, location) = (header(ETAG), header(LOCATION));
+        let etag = response
+            .headers()
+            .get(ETAG)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let bytes = response.into_body().collect().await?.to_bytes();
         if let Ok(mut idle) = self.idle.lock() {
             *idle = Some(sender);
@@ -188,7 +192,7 @@ impl Client {
                 message: envelope.error,
             });
         }
-        Ok((envelope, etag, location))
+        Ok((envelope, etag))
     }
 
     /// An object.
@@ -199,7 +203,7 @@ impl Client {
     /// An object and its tag.
     pub(crate) async fn get_tagged<T: DeserializeOwned>(&self, path: ApiPath) -> Result<Tagged<T>> {
         let request = format!("GET {path}");
-        let (envelope, etag, _) = self.envelope(Method::GET, path, &[], empty_body()).await?;
+        let (envelope, etag) = self.envelope(Method::GET, path, &[], empty_body()).await?;
         let value = serde_json::from_value(envelope.metadata.unwrap_or_default())
             .map_err(|source| Error::Answer { request, source })?;
         Ok(Tagged { value, etag })
@@ -230,11 +234,11 @@ impl Client {
         headers: &[(&str, String)],
         body: Body,
     ) -> Result<Answer> {
-        let (envelope, _, location) = self.envelope(method, path, headers, body).await?;
+        let (envelope, _) = self.envelope(method, path, headers, body).await?;
         let metadata = envelope.metadata.unwrap_or_default();
         Ok(match envelope.kind.as_str() {
             "async" => Answer::Operation(Operation::new(envelope.operation, metadata)),
-            _ => Answer::Done(metadata, location),
+            _ => Answer::Done(metadata),
         })
     }
 
@@ -259,7 +263,7 @@ impl Client {
     /// Waits until what an answer stands for is done.
     pub(crate) async fn finish(&self, answer: Answer, progress: &Progress) -> Result<Value> {
         match answer {
-            Answer::Done(metadata, _) => Ok(metadata),
+            Answer::Done(metadata) => Ok(metadata),
             Answer::Operation(operation) => operation.wait(self, progress).await,
         }
     }

@@ -35,6 +35,11 @@ impl Progress {
             label: shown.then(|| label.into()),
         }
     }
+
+    /// What stands before the progress, if it is shown.
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
 }
 
 /// An operation that the daemon has begun.

@@ -81,6 +81,18 @@ fn encode(out: &mut String, text: &str) {
     }
 }
 
+/// Keys and values as a query, without its question mark.
+pub(crate) fn query_string<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let path = ApiPath {
+        path: String::new(),
+        query: String::new(),
+    };
+    pairs
+        .into_iter()
+        .fold(path, |path, (key, value)| path.query(key, value))
+        .query
+}
+
 /// Undoes percent-encoding; what is not valid stays as it is.
 pub(crate) fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());

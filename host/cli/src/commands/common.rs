@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use crate::client::{ApiPath, Client};
 use crate::context::{Context, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, Failures, Result};
 use crate::keyvalue;
 use crate::object::{Object, Place};
 
@@ -120,18 +120,23 @@ impl Common {
             }
             Self::Rename { name, new_name } => rename(ctx, kind, &name, &new_name).await,
             Self::Delete(names) => {
+                let mut failures = Failures::default();
                 for text in &names.names {
-                    let Target { client, name } = ctx.named(text)?;
-                    client
-                        .remove(kind.path(&name), &ctx.progress(&name))
-                        .await
-                        .map_err(|error| error.about(&name))?;
-                    kind.done(ctx, &name, "deleted")?;
+                    failures.note(delete(ctx, kind, text).await);
                 }
-                Ok(())
+                failures.result()
             }
         }
     }
+}
+
+async fn delete(ctx: &Context, kind: &Kind, text: &str) -> Result<()> {
+    let Target { client, name } = ctx.named(text)?;
+    client
+        .remove(kind.path(&name), &ctx.progress(&name))
+        .await
+        .map_err(|error| error.about(&name))?;
+    kind.done(ctx, &name, "deleted")
 }
 
 async fn at(ctx: &Context, kind: &Kind, name: &str, work: impl AsyncFnOnce(Place<'_>) -> Result<()>) -> Result<()> {

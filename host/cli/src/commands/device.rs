@@ -8,7 +8,7 @@ use crate::client::ApiPath;
 use crate::context::{Context, Target};
 use crate::error::{Error, Result};
 use crate::keyvalue;
-use crate::object::{Object, Place, WithDevices};
+use crate::object::{Place, WithDevices};
 use crate::output;
 
 #[derive(Debug, Subcommand)]

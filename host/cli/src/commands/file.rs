@@ -36,7 +36,7 @@ pub(crate) enum FileCommand {
     /// Copy files from an instance
     Pull {
         /// The files, and where they go; - for standard output
-        #[arg(value_name = "[REMOTE:]INSTANCE/PATH… TARGET", required = true, num_args = 2..)]
+        #[arg(value_names = ["[REMOTE:]INSTANCE/PATH", "TARGET"], required = true, num_args = 2..)]
         paths: Vec<String>,
         /// Make the directories that are missing
         #[arg(short = 'p', long)]
@@ -48,7 +48,7 @@ pub(crate) enum FileCommand {
     /// Copy files to an instance
     Push {
         /// The files (- for standard input), and where they go
-        #[arg(value_name = "SOURCE… [REMOTE:]INSTANCE/PATH", required = true, num_args = 2..)]
+        #[arg(value_names = ["SOURCE", "[REMOTE:]INSTANCE/PATH"], required = true, num_args = 2..)]
         paths: Vec<String>,
         /// Make the directories that are missing
         #[arg(short = 'p', long)]
@@ -318,8 +318,8 @@ impl Push<'_> {
 
     fn attributes(&self, metadata: Option<&fs::Metadata>) -> Attributes {
         Attributes {
-            uid: self.attributes.uid.or(Some(0)),
-            gid: self.attributes.gid.or(Some(0)),
+            uid: self.attributes.uid.or(Some(metadata.map_or(0, MetadataExt::uid))),
+            gid: self.attributes.gid.or(Some(metadata.map_or(0, MetadataExt::gid))),
             mode: self
                 .attributes
                 .mode

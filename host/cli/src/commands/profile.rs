@@ -10,7 +10,7 @@ use super::device::DeviceCommand;
 use crate::client::{ApiPath, Progress};
 use crate::context::{Context, Target};
 use crate::error::{Error, Result};
-use crate::object::{Object, Place};
+use crate::object::Place;
 use crate::output::{self, FormatArg, Table};
 use crate::{edit, keyvalue};
 
@@ -218,29 +218,27 @@ async fn copy(ctx: &Context, source: &str, target: &str, refresh: bool) -> Resul
         config: profile.config.clone(),
         devices: profile.devices.clone(),
     };
-    let made = client
-        .change(
-            Method::POST,
-            ApiPath::new([KIND.collection]),
-            &post,
-            &Progress::hidden(),
-        )
-        .await;
-    match made {
-        Ok(_) => {}
-        Err(error) if refresh && matches!(error.status(), Some(400 | 409)) => {
-            let copy = Place {
-                client: &client,
-                path: KIND.path(&new_name),
-                name: &new_name,
-            };
-            copy.modify::<Profile>(|_, put| {
-                *put = profile.to_put();
-                Ok(())
-            })
-            .await?;
-        }
-        Err(error) => return Err(error.about(&new_name)),
+    let copy = Place {
+        client: &client,
+        path: KIND.path(&new_name),
+        name: &new_name,
+    };
+    if refresh && copy.get::<Profile>().await.is_ok() {
+        copy.modify::<Profile>(|_, put| {
+            *put = profile.to_put();
+            Ok(())
+        })
+        .await?;
+    } else {
+        let made = client
+            .change(
+                Method::POST,
+                ApiPath::new([KIND.collection]),
+                &post,
+                &Progress::hidden(),
+            )
+            .await;
+        made.map_err(|error| error.about(&new_name))?;
     }
     KIND.done(ctx, &name, &format!("copied to {new_name}"))
 }

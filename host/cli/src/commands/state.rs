@@ -10,7 +10,7 @@ use hyper::Method;
 
 use crate::client::{ApiPath, Client, Progress};
 use crate::context::{Context, Target};
-use crate::error::{Error, Result, report};
+use crate::error::{Error, Failures, Result};
 
 /// How many instances are changed at a time; more would not end sooner.
 const PARALLEL: usize = 16;
@@ -263,25 +263,12 @@ where
         done.map_err(|error| error.about(&target.name))
     });
     let mut running: FuturesUnordered<_> = waiting.by_ref().take(PARALLEL).collect();
-    let mut failed = Vec::new();
+    let mut failures = Failures::default();
     while let Some(done) = running.next().await {
-        failed.extend(done.err());
+        failures.note(done);
         running.extend(waiting.next());
     }
-    match (failed.pop(), failed.is_empty()) {
-        (None, _) => Ok(()),
-        (Some(only), true) => Err(only),
-        (Some(last), false) => {
-            failed.push(last);
-            for error in &failed {
-                eprintln!("Error: {}", report(error));
-            }
-            Err(Error::Several {
-                failed: failed.len(),
-                total,
-            })
-        }
-    }
+    failures.result()
 }
 
 async fn consoles(ctx: &Context, names: &Names, wanted: bool) -> Result<()> {

@@ -1,7 +1,6 @@
 //! Numbers and times for people.
 
 use hutch_api::Timestamp;
-use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
@@ -29,28 +28,21 @@ fn local(at: OffsetDateTime) -> OffsetDateTime {
     UtcOffset::local_offset_at(at).map_or(at, |offset| at.to_offset(offset))
 }
 
-fn format(at: Timestamp, items: &[BorrowedFormatItem<'_>]) -> String {
-    at.get().and_then(|at| local(at).format(items).ok()).unwrap_or_default()
-}
-
 /// A time in the local zone to the minute, with the zone; nothing for "never".
 pub(crate) fn minute(at: Timestamp) -> String {
-    let zone = at.get().map(|at| local(at).offset());
-    let text = format(at, format_description!("[year]/[month]/[day] [hour]:[minute]"));
-    match zone {
-        Some(offset) if offset.is_utc() => format!("{text} UTC"),
-        Some(offset) => {
-            let (hours, minutes, _) = offset.as_hms();
-            let sign = if offset.is_negative() { '-' } else { '+' };
-            format!("{text} {sign}{:02}{:02}", hours.unsigned_abs(), minutes.unsigned_abs())
-        }
-        None => text,
+    let Some(at) = at.get().map(local) else {
+        return String::new();
+    };
+    let minute = format_description!("[year]/[month]/[day] [hour]:[minute]");
+    // These parts exist for every time there is.
+    let text = at.format(minute).unwrap_or_default();
+    let offset = at.offset();
+    if offset.is_utc() {
+        return format!("{text} UTC");
     }
-}
-
-/// A day in the local zone; nothing for "never".
-pub(crate) fn date(at: Timestamp) -> String {
-    format(at, format_description!("[year]/[month]/[day]"))
+    let (hours, minutes, _) = offset.as_hms();
+    let sign = if offset.is_negative() { '-' } else { '+' };
+    format!("{text} {sign}{:02}{:02}", hours.unsigned_abs(), minutes.unsigned_abs())
 }
 
 #[cfg(test)]
@@ -75,8 +67,7 @@ mod tests {
 
     #[test]
     fn never_is_nothing() {
-        assert_eq!(date(Timestamp::NEVER), "");
         assert_eq!(minute(Timestamp::NEVER), "");
-        assert_eq!(date(Timestamp::from_unix(86_400 * 365)).len(), "1971/01/01".len());
+        assert!(minute(Timestamp::from_unix(86_400 * 365)).starts_with("197"));
     }
 }

@@ -1,0 +1,378 @@
+//! `image`.
+
+mod alias;
+mod transfer;
+
+use clap::{Args, Subcommand};
+use hutch_api::Timestamp;
+use hutch_api::image::{Image, ImageAliasesEntry};
+use hyper::Method;
+use serde_json::json;
+
+use super::image_name::is_fingerprint;
+use crate::client::{ApiPath, Client};
+use crate::context::{Context, Target};
+use crate::error::{Error, Failures, Result};
+use crate::object::Place;
+use crate::output::{self, FormatArg, Table};
+
+/// The digits of a fingerprint that are shown.
+const SHORT: usize = 12;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List images
+    #[command(alias = "ls")]
+    List(ListArgs),
+    /// Show an image
+    Info {
+        /// The image
+        #[arg(value_name = "[REMOTE:]IMAGE")]
+        image: String,
+    },
+    /// Show an image's properties
+    Show {
+        /// The image
+        #[arg(value_name = "[REMOTE:]IMAGE")]
+        image: String,
+    },
+    /// Edit an image's properties in $EDITOR, or read them from standard input
+    Edit {
+        /// The image
+        #[arg(value_name = "[REMOTE:]IMAGE")]
+        image: String,
+    },
+    /// Import an image from files
+    Import(transfer::ImportArgs),
+    /// Export an image to files
+    Export(transfer::ExportArgs),
+    /// Copy an image from a server or an image source
+    #[command(alias = "cp")]
+    Copy(transfer::CopyArgs),
+    /// Delete images
+    #[command(alias = "rm")]
+    Delete {
+        /// The images
+        #[arg(value_name = "[REMOTE:]IMAGE", required = true)]
+        images: Vec<String>,
+    },
+    /// Bring images up to date with where they came from
+    Refresh {
+        /// The images
+        #[arg(value_name = "[REMOTE:]IMAGE", required = true)]
+        images: Vec<String>,
+    },
+    /// Manage aliases
+    #[command(subcommand)]
+    Alias(alias::AliasCommand),
+    /// Print a property
+    GetProperty {
+        /// The image
+        #[arg(value_name = "[REMOTE:]IMAGE")]
+        image: String,
+        /// The property
+        key: String,
+    },
+    /// Set a property
+    SetProperty {
+        /// The image
+        #[arg(value_name = "[REMOTE:]IMAGE")]
+        image: String,
+        /// The property
+        key: String,
+        /// Its value
+        value: String,
+    },
+    /// Remove a property
+    UnsetProperty {
+        /// The image
+        #[arg(value_name = "[REMOTE:]IMAGE")]
+        image: String,
+        /// The property
+        key: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// A daemon, and what the images must be like: the beginning of an alias or fingerprint, or KEY=VALUE with a property
+    #[arg(value_name = "[REMOTE:] [FILTER]")]
+    filters: Vec<String>,
+    /// Which columns to show: l alias, L all aliases, f fingerprint, F whole fingerprint, p public, d description,
+    /// e project, a architecture, t type, s size, u time of upload
+    #[arg(
+        short,
+        long,
+        default_value = "lfpdatsu",
+        value_name = "COLUMNS",
+        hide_default_value = true
+    )]
+    columns: String,
+    /// Images of all projects
+    #[arg(long)]
+    all_projects: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+impl ImageCommand {
+    /// Does it.
+    pub(crate) async fn run(self, ctx: &Context) -> Result<()> {
+        match self {
+            Self::List(args) => list(ctx, args).await,
+            Self::Info { image } => info(ctx, &image).await,
+            Self::Show { image } => {
+                let (target, fingerprint) = find(ctx, &image).await?;
+                let image: Image = place(&target, &fingerprint).get().await?;
+                output::print_yaml(&image.to_put())
+            }
+            Self::Edit { image } => {
+                let (target, fingerprint) = find(ctx, &image).await?;
+                place(&target, &fingerprint).edit::<Image>().await
+            }
+            Self::Import(args) => transfer::import(ctx, args).await,
+            Self::Export(args) => transfer::export(ctx, args).await,
+            Self::Copy(args) => transfer::copy(ctx, args).await,
+            Self::Delete { images } => {
+                let mut failures = Failures::default();
+                for image in &images {
+                    failures.note(delete(ctx, image).await);
+                }
+                failures.result()
+            }
+            Self::Refresh { images } => {
+                let mut failures = Failures::default();
+                for image in &images {
+                    failures.note(refresh(ctx, image).await);
+                }
+                failures.result()
+            }
+            Self::Alias(command) => command.run(ctx).await,
+            Self::GetProperty { image, key } => {
+                let (target, fingerprint) = find(ctx, &image).await?;
+                let image: Image = place(&target, &fingerprint).get().await?;
+                output::print_line(image.properties.get(&key).map_or("", String::as_str))
+            }
+            Self::SetProperty { image, key, value } => {
+                let (target, fingerprint) = find(ctx, &image).await?;
+                place(&target, &fingerprint)
+                    .modify::<Image>(|_, put| {
+                        put.properties.insert(key, value);
+                        Ok(())
+                    })
+                    .await
+            }
+            Self::UnsetProperty { image, key } => {
+                let (target, fingerprint) = find(ctx, &image).await?;
+                let absent = || Error::usage(format!("{image} has no property {key}"));
+                let place = place(&target, &fingerprint);
+                place
+                    .modify::<Image>(|_, put| put.properties.remove(&key).map(drop).ok_or_else(absent))
+                    .await
+            }
+        }
+    }
+}
+
+fn place<'a>(target: &'a Target, fingerprint: &str) -> Place<'a> {
+    Place {
+        client: &target.client,
+        path: ApiPath::new(["images", fingerprint]),
+        name: &target.name,
+    }
+}
+
+/// The daemon that an image is on, with the name it was given, and its fingerprint or the beginning of it.
+async fn find(ctx: &Context, image: &str) -> Result<(Target, String)> {
+    let target = ctx.named(image)?;
+    let fingerprint = fingerprint(&target.client, &target.name).await?;
+    Ok((target, fingerprint))
+}
+
+/// What an alias stands for, or the fingerprint (or its beginning) itself.
+async fn fingerprint(client: &Client, name: &str) -> Result<String> {
+    match client
+        .get::<ImageAliasesEntry>(ApiPath::new(["images", "aliases", name]))
+        .await
+    {
+        Ok(alias) => Ok(alias.target),
+        Err(error) if error.status() == Some(404) && is_fingerprint(name) => Ok(name.to_owned()),
+        Err(error) if error.status() == Some(404) => Err(Error::usage(format!(
+            "there is no image called {name:?}; `hutch image list` shows those there are"
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+async fn delete(ctx: &Context, image: &str) -> Result<()> {
+    let (target, fingerprint) = find(ctx, image).await?;
+    let progress = ctx.progress(&target.name);
+    let gone = target
+        .client
+        .remove(ApiPath::new(["images", &fingerprint]), &progress)
+        .await;
+    gone.map(drop).map_err(|error| error.about(&target.name))
+}
+
+async fn refresh(ctx: &Context, image: &str) -> Result<()> {
+    let (target, fingerprint) = find(ctx, image).await?;
+    let progress = ctx.progress(&target.name);
+    let path = ApiPath::new(["images", &fingerprint, "refresh"]);
+    let done = target.client.change(Method::POST, path, &json!({}), &progress).await;
+    let metadata = done.map_err(|error| error.about(&target.name))?;
+    let refreshed = metadata["refreshed"].as_bool() == Some(true);
+    ctx.say(&format!(
+        "{} {}",
+        target.name,
+        if refreshed {
+            "is now up to date"
+        } else {
+            "was up to date already"
+        }
+    ))
+}
+
+/// The columns that images have.
+fn title(letter: char) -> Option<&'static str> {
+    Some(match letter {
+        'l' => "ALIAS",
+        'L' => "ALIASES",
+        'f' | 'F' => "FINGERPRINT",
+        'p' => "PUBLIC",
+        'd' => "DESCRIPTION",
+        'e' => "PROJECT",
+        'a' => "ARCHITECTURE",
+        't' => "TYPE",
+        's' => "SIZE",
+        'u' => "UPLOAD DATE",
+        _ => return None,
+    })
+}
+
+fn cell(letter: char, image: &Image) -> String {
+    let names = || image.aliases.iter().map(|alias| alias.name.clone()).collect::<Vec<_>>();
+    match letter {
+        'l' => match names().as_slice() {
+            [] => String::new(),
+            [only] => only.clone(),
+            [first, rest @ ..] => format!("{first} ({} more)", rest.len()),
+        },
+        'L' => names().join("\n"),
+        'f' => image.fingerprint.chars().take(SHORT).collect(),
+        'F' => image.fingerprint.clone(),
+        'p' => if image.public { "yes" } else { "no" }.into(),
+        'd' => image.properties.get("description").cloned().unwrap_or_default(),
+        'e' => image.project.clone(),
+        'a' => image.architecture.clone(),
+        't' => image.kind.to_uppercase(),
+        's' => output::bytes(image.size),
+        'u' => output::minute(image.uploaded_at),
+        _ => String::new(),
+    }
+}
+
+fn matches(image: &Image, filter: &str) -> bool {
+    match filter.split_once('=') {
+        Some(("type", value)) => image.kind == value,
+        Some(("architecture", value)) => image.architecture == value,
+        Some((key, value)) => {
+            let key = key.strip_prefix("properties.").unwrap_or(key);
+            image
+                .properties
+                .get(key)
+                .is_some_and(|found| found.eq_ignore_ascii_case(value))
+        }
+        None => image.fingerprint.starts_with(filter) || image.aliases.iter().any(|alias| alias.name.contains(filter)),
+    }
+}
+
+async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
+    let (target, filters) = ctx.daemon_and_rest(&args.filters)?;
+    if let Some(unknown) = args.columns.chars().find(|letter| title(*letter).is_none()) {
+        return Err(Error::usage(format!(
+            "there is no column {unknown:?}; `hutch image list --help` shows them"
+        )));
+    }
+    let mut path = ApiPath::new(["images"]).query("recursion", "1");
+    if args.all_projects {
+        path = path.query("all-projects", "true");
+    }
+    let mut images: Vec<Image> = target.client.get(path).await?;
+    images.retain(|image| filters.iter().all(|filter| matches(image, filter)));
+    images.sort_by(|a, b| cell('l', a).cmp(&cell('l', b)).then(a.fingerprint.cmp(&b.fingerprint)));
+    let project = if args.all_projects && !args.columns.contains('e') {
+        "e"
+    } else {
+        ""
+    };
+    let columns: Vec<char> = project.chars().chain(args.columns.chars()).collect();
+    output::print_list(args.format.format, &images, |images| {
+        let mut table = Table::new(columns.iter().filter_map(|letter| title(*letter)));
+        for image in images {
+            table.row(columns.iter().map(|letter| cell(*letter, image)).collect());
+        }
+        table
+    })
+}
+
+async fn info(ctx: &Context, name: &str) -> Result<()> {
+    let (target, fingerprint) = find(ctx, name).await?;
+    let image: Image = place(&target, &fingerprint).get().await?;
+    let time = |at: Timestamp, never: &str| {
+        let at = if at.get().is_some_and(|at| at.unix_timestamp() > 0) {
+            output::minute(at)
+        } else {
+            String::new()
+        };
+        if at.is_empty() { never.to_owned() } else { at }
+    };
+    let aliases: Vec<_> = image.aliases.iter().map(|alias| json!(alias.name)).collect();
+    let mut text = format!(
+        "Fingerprint: {}\nSize: {}\nArchitecture: {}\nType: {}\nPublic: {}\nTimestamps:\n    Created: {}\n    \
+         Uploaded: {}\n    Expires: {}\n    Last used: {}\n",
+        image.fingerprint,
+        output::bytes(image.size),
+        image.architecture,
+        image.kind,
+        if image.public { "yes" } else { "no" },
+        time(image.created_at, "unknown"),
+        time(image.uploaded_at, "unknown"),
+        time(image.expires_at, "never"),
+        time(image.last_used_at, "never"),
+    );
+    text.push_str(&output::to_yaml(&json!({"Properties": image.properties}))?);
+    text.push_str(&output::to_yaml(&json!({"Aliases": aliases}))?);
+    text.push_str(&format!(
+        "Cached: {}\nAuto update: {}\n",
+        if image.cached { "yes" } else { "no" },
+        if image.auto_update { "enabled" } else { "disabled" }
+    ));
+    if let Some(source) = &image.update_source {
+        text.push_str(&format!(
+            "Source:\n    Server: {}\n    Protocol: {}\n    Alias: {}\n",
+            source.server, source.protocol, source.alias
+        ));
+    }
+    text.push_str(&output::to_yaml(&json!({"Profiles": image.profiles}))?);
+    output::write_out(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_found_by_alias_fingerprint_and_property() {
+        let image: Image = serde_json::from_value(json!({
+            "fingerprint": "39ee91e8f729aa", "aliases": [{"name": "debian/12"}, {"name": "d"}], "type": "container",
+            "properties": {"os": "Debian"}, "size": 1536
+        }))
+        .unwrap();
+        for filter in ["deb", "39ee", "os=debian", "properties.os=Debian", "type=container"] {
+            assert!(matches(&image, filter), "{filter}");
+        }
+        assert!(!matches(&image, "os=Ubuntu") && !matches(&image, "9ee"));
+        let shown: Vec<_> = "lfsp".chars().map(|letter| cell(letter, &image)).collect();
+        assert_eq!(shown, ["debian/12 (1 more)", "39ee91e8f729", "1.50KiB", "no"]);
+    }
+}
