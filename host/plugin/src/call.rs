@@ -52,14 +52,16 @@ impl Failure {
 
 impl Plugin {
     /// Calls a function of the plugin for `call`. `target` names what it works on, finer than the call's object where
-    /// parts of the object can be worked on side by side; `pick` chooses the function.
-    pub(crate) async fn call<P, T>(
+    /// parts of the object can be worked on side by side; `pick` chooses the function; `check` makes of its answer what the
+    /// core gets to see, or says what is wrong with it.
+    pub(crate) async fn call<P, T, U>(
         &self,
         call: &Call,
         target: String,
         pick: impl for<'e> FnOnce(&'e Exports) -> Option<&'e Export<P, T>> + Send,
         params: P,
-    ) -> Result<T, DriverError>
+        check: impl FnOnce(T) -> Result<U, String> + Send,
+    ) -> Result<U, DriverError>
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         T: ComponentType + Lift + Send + Sync + 'static,
@@ -74,20 +76,24 @@ impl Plugin {
             operation = call.operation,
             function = tracing::field::Empty,
         );
-        let outcome = self.run(call, target.into(), pick, params, &log).instrument(span).await;
+        let outcome = self
+            .run(call, target.into(), pick, params, check, &log)
+            .instrument(span)
+            .await;
         let outcome = outcome.map_err(|failure| self.blame(failure, &log));
         self.counters.call(started.elapsed(), outcome.as_ref().err());
         outcome
     }
 
-    async fn run<P, T>(
+    async fn run<P, T, U>(
         &self,
         call: &Call,
         target: Arc<str>,
         pick: impl for<'e> FnOnce(&'e Exports) -> Option<&'e Export<P, T>> + Send,
         params: P,
+        check: impl FnOnce(T) -> Result<U, String> + Send,
         log: &Arc<CallLog>,
-    ) -> Result<T, Failure>
+    ) -> Result<U, Failure>
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         T: ComponentType + Lift + Send + Sync + 'static,
@@ -124,7 +130,10 @@ impl Plugin {
         drop(cancel);
         self.counters.denied(store.data().denials);
         match outcome {
-            Ok(Ok((Ok(value),))) => Ok(value),
+            Ok(Ok((Ok(answer),))) => check(answer).map_err(|reason| {
+                let message = format!("{} gave an invalid answer: {reason}", export.name);
+                Failure::fault("internal", one_line(&message, MAX_MESSAGE))
+            }),
             Ok(Ok((Err(error),))) => Err(Failure::plain(self.guest_error(error))),
             Ok(Err(error)) => Err(self.classify(export.name, &error, store.data())),
             Err(_) => {
@@ -249,19 +258,11 @@ impl Plugin {
         error
     }
 
-    pub(crate) fn fault(&self, what: &str) {
+    fn fault(&self, what: &str) {
         let policy: QuarantinePolicy = self.shared.quarantine;
         if self.health.fault(policy, what, std::time::Instant::now()) {
             tracing::error!(plugin = self.id(), "quarantined: {what}");
         }
-    }
-
-    /// The error for an answer that is well-formed and makes no sense.
-    pub(crate) fn nonsense(&self, function: &str, reason: impl std::fmt::Display) -> DriverError {
-        let message = one_line(&format!("{function} gave an invalid answer: {reason}"), MAX_MESSAGE);
-        tracing::warn!(plugin = self.id(), "{message}");
-        self.fault(&message);
-        DriverError::new("internal", message).from_plugin(self.id(), &self.manifest.version)
     }
 }
 

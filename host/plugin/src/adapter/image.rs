@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hutch_broker::CallContext;
 use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, PlacedFile, SourceImage};
 use hutch_driver::{Call, DriverError, DriverInfo, TreePath};
 use reqwest::Url;
@@ -11,6 +12,7 @@ use super::{answer, pairs, picked};
 use crate::bindings::host::types::TreePath as WitTreePath;
 use crate::bindings::image::types as wit;
 use crate::export::{Exports, ImageExports};
+use crate::log::CallLog;
 use crate::plugin::Plugin;
 
 /// Images in one listing.
@@ -37,13 +39,21 @@ impl ImageAdapter {
         }
     }
 
-    /// An image that the host may fetch: its files are where the plugin itself might have looked.
-    fn image(&self, call: &Call, image: wit::Image) -> Result<SourceImage, String> {
+    /// What the plugin may do in this call.
+    fn view(&self, call: &Call) -> CallContext {
+        let log = Arc::new(CallLog::new(Arc::clone(&self.plugin.log), &call.object));
+        self.plugin.context(call, &log)
+    }
+
+    /// An image that the host may fetch: its files are where the plugin itself might have looked. What a plugin may not
+    /// fetch, it may not have fetched.
+    fn image(&self, view: &CallContext, image: wit::Image) -> Result<SourceImage, String> {
         let image = checked_image(image)?;
         for file in &image.files {
             let url = Url::parse(&file.url).map_err(|error| format!("the address {:?}: {error}", file.url))?;
-            self.plugin
-                .may_point_at(call, &url)
+            let granter = view.subject.granter();
+            granter
+                .http(view, &url)
                 .map_err(|error| format!("the address {url}: {}", error.message))?;
         }
         if image.files.is_empty() && !self.plugin.abilities.iter().any(|ability| ability == "build") {
@@ -59,15 +69,6 @@ impl Exports {
             Self::Image(exports) => Some(exports),
             _ => None,
         }
-    }
-}
-
-impl Plugin {
-    /// Whether the host may be sent to `url` by this plugin's answer. What it may not fetch, it may not have fetched.
-    fn may_point_at(&self, call: &Call, url: &Url) -> Result<(), DriverError> {
-        let log = Arc::new(crate::log::CallLog::new(Arc::clone(&self.log), &call.object));
-        let cx = self.context(call, &log);
-        self.subject.granter().http(&cx, url)
     }
 }
 
@@ -94,20 +95,26 @@ impl ImageDriver for ImageAdapter {
     async fn resolve(&self, call: &Call, asked: &ImageRequest) -> Result<SourceImage, DriverError> {
         self.plugin.check_options(&asked.options)?;
         let pick = picked(|e| e.image().map(|i| &i.source.resolve));
-        let image = self.plugin.call(call, target(asked), pick, (request(asked),)).await?;
-        self.plugin.checked("source.resolve", self.image(call, image))
+        self.plugin
+            .call(call, target(asked), pick, (request(asked),), |image| {
+                self.image(&self.view(call), image)
+            })
+            .await
     }
 
     async fn list(&self, call: &Call, asked: &ImageRequest) -> Result<Vec<SourceImage>, DriverError> {
         self.plugin.check_options(&asked.options)?;
         let pick = picked(|e| e.image().map(|i| &i.source.list));
-        let images = self.plugin.call(call, target(asked), pick, (request(asked),)).await?;
-        let images = if images.len() > MAX_IMAGES {
-            Err(format!("{} images, and {MAX_IMAGES} are allowed", images.len()))
-        } else {
-            images.into_iter().map(|image| self.image(call, image)).collect()
+        let check = |images: Vec<wit::Image>| {
+            if images.len() > MAX_IMAGES {
+                return Err(format!("{} images, and {MAX_IMAGES} are allowed", images.len()));
+            }
+            let view = self.view(call);
+            images.into_iter().map(|image| self.image(&view, image)).collect()
         };
-        self.plugin.checked("source.list", images)
+        self.plugin
+            .call(call, target(asked), pick, (request(asked),), check)
+            .await
     }
 
     async fn build(&self, call: &Call, asked: &ImageRequest, scratch: &TreePath) -> Result<BuiltImage, DriverError> {
@@ -117,11 +124,11 @@ impl ImageDriver for ImageAdapter {
             root: scratch.root.clone(),
             path: scratch.path.clone(),
         };
-        let built = self
-            .plugin
-            .call(call, target(asked), pick, (request(asked), at))
-            .await?;
-        self.plugin.checked("build.build", checked_built(call, scratch, built))
+        self.plugin
+            .call(call, target(asked), pick, (request(asked), at), |built| {
+                checked_built(call, scratch, built)
+            })
+            .await
     }
 }
 

@@ -25,11 +25,6 @@ impl Plugin {
             None => Ok(()),
         }
     }
-
-    /// Passes a checked answer on, or makes an error of what is wrong with it.
-    fn checked<T>(&self, function: &str, answer: Result<T, String>) -> Result<T, DriverError> {
-        answer.map_err(|reason| self.nonsense(function, reason))
-    }
 }
 
 /// A choice of a function, for a type checker that needs to be told that it holds for any borrow.

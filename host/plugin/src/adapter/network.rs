@@ -96,47 +96,56 @@ impl NetworkDriver for NetworkAdapter {
         self.plugin.check_options(&network.config)?;
         let params = (network_ref(network), current.map(pairs));
         let pick = picked(|e| e.network().map(|n| &n.network.validate));
-        let answer = self.plugin.call(call, reading(network), pick, params).await?;
-        self.plugin.checked("network.validate", answer::options(answer))
+        self.plugin
+            .call(call, reading(network), pick, params, answer::options)
+            .await
     }
 
     async fn start(&self, call: &Call, network: &NetworkRef) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.start));
         self.plugin
-            .call(call, target(network), pick, (network_ref(network),))
+            .call(call, target(network), pick, (network_ref(network),), Ok)
             .await
     }
 
     async fn update(&self, call: &Call, network: &NetworkRef, old: &Options) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.update));
         self.plugin
-            .call(call, target(network), pick, (network_ref(network), pairs(old)))
+            .call(call, target(network), pick, (network_ref(network), pairs(old)), Ok)
             .await
     }
 
     async fn stop(&self, call: &Call, network: &NetworkRef) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.stop));
         self.plugin
-            .call(call, target(network), pick, (network_ref(network),))
+            .call(call, target(network), pick, (network_ref(network),), Ok)
             .await
     }
 
     async fn reconcile(&self, call: &Call, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<String>, DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.reconcile));
-        let done = self
-            .plugin
-            .call(call, target(network), pick, (network_ref(network), nic_refs(nics)))
-            .await?;
-        self.plugin.checked("network.reconcile", answer::report(done))
+        self.plugin
+            .call(
+                call,
+                target(network),
+                pick,
+                (network_ref(network), nic_refs(nics)),
+                answer::report,
+            )
+            .await
     }
 
     async fn validate_nic(&self, call: &Call, network: &NetworkRef, config: &Options) -> Result<Options, DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.nic.validate));
-        let answer = self
-            .plugin
-            .call(call, reading(network), pick, (network_ref(network), pairs(config)))
-            .await?;
-        self.plugin.checked("nic.validate", answer::options(answer))
+        self.plugin
+            .call(
+                call,
+                reading(network),
+                pick,
+                (network_ref(network), pairs(config)),
+                answer::options,
+            )
+            .await
     }
 
     async fn attach(&self, call: &Call, network: &NetworkRef, nic: &NicRef) -> Result<(), DriverError> {
@@ -147,6 +156,7 @@ impl NetworkDriver for NetworkAdapter {
                 nic_target(network, nic),
                 pick,
                 (network_ref(network), nic_ref(nic)),
+                Ok,
             )
             .await
     }
@@ -159,17 +169,22 @@ impl NetworkDriver for NetworkAdapter {
                 nic_target(network, nic),
                 pick,
                 (network_ref(network), nic_ref(nic)),
+                Ok,
             )
             .await
     }
 
     async fn leases(&self, call: &Call, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<Lease>, DriverError> {
         let pick = picked(|e| e.network()?.lease.as_ref().map(|l| &l.leases));
-        let answer = self
-            .plugin
-            .call(call, reading(network), pick, (network_ref(network), nic_refs(nics)))
-            .await?;
-        self.plugin.checked("lease.leases", leases(answer))
+        self.plugin
+            .call(
+                call,
+                reading(network),
+                pick,
+                (network_ref(network), nic_refs(nics)),
+                leases,
+            )
+            .await
     }
 }
 

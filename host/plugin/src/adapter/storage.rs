@@ -52,6 +52,20 @@ fn volume_ref(volume: &VolumeRef) -> wit::VolumeRef {
     }
 }
 
+fn checked_space(space: wit::PoolSpace) -> Result<PoolSpace, String> {
+    let space = PoolSpace {
+        total_bytes: space.total_bytes,
+        used_bytes: space.used_bytes,
+        total_inodes: space.total_inodes,
+        used_inodes: space.used_inodes,
+    };
+    // A file system that makes inodes as they are needed says that it has none in all.
+    if space.used_bytes > space.total_bytes || (space.total_inodes > 0 && space.used_inodes > space.total_inodes) {
+        return Err("more in use than there is".to_owned());
+    }
+    Ok(space)
+}
+
 /// What a call on a pool as a whole works on.
 fn pool_target(pool: &PoolRef) -> String {
     format!("storage/{}", pool.name)
@@ -71,16 +85,15 @@ impl StorageDriver for StorageAdapter {
     async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
         self.plugin.check_options(config)?;
         let target = format!("storage/{}", call.object);
-        let answer = self
-            .plugin
+        self.plugin
             .call(
                 call,
                 target,
                 |e| e.storage().map(|s| &s.pool.validate),
                 (pairs(config),),
+                answer::options,
             )
-            .await?;
-        self.plugin.checked("pool.validate", answer::options(answer))
+            .await
     }
 
     async fn create_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
@@ -90,6 +103,7 @@ impl StorageDriver for StorageAdapter {
                 pool_target(pool),
                 |e| e.storage().map(|s| &s.pool.create),
                 (pool_ref(pool),),
+                Ok,
             )
             .await
     }
@@ -101,6 +115,7 @@ impl StorageDriver for StorageAdapter {
                 pool_target(pool),
                 |e| e.storage().map(|s| &s.pool.open),
                 (pool_ref(pool),),
+                Ok,
             )
             .await
     }
@@ -112,6 +127,7 @@ impl StorageDriver for StorageAdapter {
                 pool_target(pool),
                 |e| e.storage().map(|s| &s.pool.delete),
                 (pool_ref(pool),),
+                Ok,
             )
             .await
     }
@@ -119,24 +135,10 @@ impl StorageDriver for StorageAdapter {
     async fn space(&self, call: &Call, pool: &PoolRef) -> Result<PoolSpace, DriverError> {
         // Reading how full a pool is must not wait for what is being written to it.
         let target = format!("storage-space/{}", pool.name);
-        let space = self
-            .plugin
-            .call(call, target, |e| e.storage().map(|s| &s.pool.space), (pool_ref(pool),))
-            .await?;
-        let space = PoolSpace {
-            total_bytes: space.total_bytes,
-            used_bytes: space.used_bytes,
-            total_inodes: space.total_inodes,
-            used_inodes: space.used_inodes,
-        };
-        let fits = space.used_bytes <= space.total_bytes
-            && (space.total_inodes == 0 || space.used_inodes <= space.total_inodes);
-        let answer = if fits {
-            Ok(space)
-        } else {
-            Err("more in use than there is".to_owned())
-        };
-        self.plugin.checked("pool.space", answer)
+        let pick = picked(|e| e.storage().map(|s| &s.pool.space));
+        self.plugin
+            .call(call, target, pick, (pool_ref(pool),), checked_space)
+            .await
     }
 
     async fn reconcile(&self, call: &Call, pool: &PoolRef, valid: &[VolumeState]) -> Result<Vec<String>, DriverError> {
@@ -149,16 +151,15 @@ impl StorageDriver for StorageAdapter {
             })
             .collect();
         let params = (pool_ref(pool), valid);
-        let done = self
-            .plugin
+        self.plugin
             .call(
                 call,
                 pool_target(pool),
                 |e| e.storage().map(|s| &s.pool.reconcile),
                 params,
+                answer::report,
             )
-            .await?;
-        self.plugin.checked("pool.reconcile", answer::report(done))
+            .await
     }
 
     async fn create(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
@@ -169,22 +170,22 @@ impl StorageDriver for StorageAdapter {
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.create),
                 params,
+                Ok,
             )
             .await
     }
 
     async fn begin_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        let at = self
-            .plugin
+        self.plugin
             .call(
                 call,
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.begin_fill),
                 params,
+                |at| answer::tree_path(call, at),
             )
-            .await?;
-        self.plugin.checked("volume.begin-fill", answer::tree_path(call, at))
+            .await
     }
 
     async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
@@ -195,6 +196,7 @@ impl StorageDriver for StorageAdapter {
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.end_fill),
                 params,
+                Ok,
             )
             .await
     }
@@ -214,6 +216,7 @@ impl StorageDriver for StorageAdapter {
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.create_from_image),
                 params,
+                Ok,
             )
             .await
     }
@@ -226,6 +229,7 @@ impl StorageDriver for StorageAdapter {
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.delete),
                 params,
+                Ok,
             )
             .await
     }
@@ -238,22 +242,22 @@ impl StorageDriver for StorageAdapter {
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.rename),
                 params,
+                Ok,
             )
             .await
     }
 
     async fn mount(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<MountPlan, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        let plan = self
-            .plugin
+        self.plugin
             .call(
                 call,
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.mount),
                 params,
+                |plan| answer::mount_plan(call, plan),
             )
-            .await?;
-        self.plugin.checked("volume.mount", answer::mount_plan(call, plan))
+            .await
     }
 
     async fn usage(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<Option<u64>, DriverError> {
@@ -264,6 +268,7 @@ impl StorageDriver for StorageAdapter {
                 target(pool, volume),
                 |e| e.storage().map(|s| &s.volume.usage),
                 params,
+                Ok,
             )
             .await
     }
@@ -278,7 +283,7 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned(), live);
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.create));
-        self.plugin.call(call, target(pool, volume), pick, params).await
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
     }
 
     async fn snapshot_delete(
@@ -290,7 +295,7 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.delete));
-        self.plugin.call(call, target(pool, volume), pick, params).await
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
     }
 
     async fn snapshot_rename(
@@ -303,7 +308,7 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned(), new_name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.rename));
-        self.plugin.call(call, target(pool, volume), pick, params).await
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
     }
 
     async fn snapshot_restore(
@@ -315,7 +320,7 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.restore));
-        self.plugin.call(call, target(pool, volume), pick, params).await
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
     }
 
     async fn snapshot_mount(
@@ -327,8 +332,11 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<MountPlan, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.mount));
-        let plan = self.plugin.call(call, target(pool, volume), pick, params).await?;
-        self.plugin.checked("snapshot.mount", answer::mount_plan(call, plan))
+        self.plugin
+            .call(call, target(pool, volume), pick, params, |plan| {
+                answer::mount_plan(call, plan)
+            })
+            .await
     }
 
     async fn copy(
@@ -351,7 +359,7 @@ impl StorageDriver for StorageAdapter {
             plain,
         );
         let pick = picked(|e| e.storage()?.clone.as_ref().map(|c| &c.copy));
-        self.plugin.call(call, target(pool, to), pick, params).await
+        self.plugin.call(call, target(pool, to), pick, params, Ok).await
     }
 
     async fn set_quota(
@@ -363,6 +371,6 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), bytes);
         let pick = picked(|e| e.storage()?.quota.as_ref().map(|q| &q.set));
-        self.plugin.call(call, target(pool, volume), pick, params).await
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
     }
 }
