@@ -25,6 +25,15 @@ impl DryTree {
         self.known.is_empty()
     }
 
+    /// Paths of the parents of an entry that are not there, outermost first.
+    pub(crate) fn missing_parents(&self, path: &EntryPath) -> Vec<Vec<u8>> {
+        let bytes = path.as_bytes();
+        let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        ends.map(|end| bytes[..end].to_vec())
+            .filter(|parent| !self.known.contains_key(parent))
+            .collect()
+    }
+
     /// Checks that an entry's parents are directories; those that the archive does not mention come to be.
     fn parents(&mut self, path: &EntryPath) -> Result<()> {
         let (mut parent, _) = path.split();

@@ -1,6 +1,7 @@
 //! The process that reads an archive: confined, with the archive as its standard input and its answers on its standard
 //! output, one JSON object a line.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -12,11 +13,12 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskTree;
-use crate::entry::Source;
+use crate::entry::{Source, Time};
 use crate::error::{Errno, Error, Result};
 use crate::jail::{self, Purpose};
 use crate::layout::Content;
 use crate::limits::{Budget, Limits};
+use crate::pack::{Packer, Placed};
 use crate::squashfs::SquashfsReader;
 use crate::stream::{Format, Stream};
 use crate::tar::reader::TarReader;
@@ -25,22 +27,26 @@ use crate::walk::{self, Inspection, Meter, Progress, Report};
 /// The first argument of a program that makes it the process that reads an archive.
 pub const SUBCOMMAND: &str = "unpack-image";
 
-/// What the process is to do; its second argument.
+/// What the process is to do; its second argument names a file with it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct Task {
     pub(crate) content: Content,
     pub(crate) limits: Limits,
-    /// How to write into the working directory; `None` only to read.
-    pub(crate) write: Option<WriteMode>,
+    pub(crate) job: Job,
 }
 
-/// How the tree is written.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct WriteMode {
-    /// Whether it must have reached the disk before success is reported.
-    pub(crate) sync: bool,
+/// Which of its jobs the process does.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Job {
+    /// Read the archive.
+    Inspect,
+    /// Write the tree into the working directory. With `sync` it has reached the disk when success is reported.
+    Unpack { sync: bool },
+    /// Write the tree, with more placed in it, as another archive. That goes to the standard output, and the answers then
+    /// to the standard error.
+    Repack { placed: Vec<Placed>, time: i64 },
 }
 
 /// What the process answers: any number of `Progress`, then one of the others.
@@ -60,17 +66,26 @@ pub fn run_if_asked() -> Option<ExitCode> {
     if args.next()? != SUBCOMMAND {
         return None;
     }
-    let task = args.next().and_then(|t| t.into_string().ok()).unwrap_or_default();
-    Some(unpack_child_main(&task))
+    Some(unpack_child_main(&args.next().unwrap_or_default()))
 }
 
 /// The whole life of the process. The exit status says only whether an answer was given.
-fn unpack_child_main(task: &str) -> ExitCode {
+fn unpack_child_main(task: &OsStr) -> ExitCode {
     let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from);
-    let (Ok(archive), Ok(mut answers)) = (own(std::io::stdin().as_fd()), own(std::io::stdout().as_fd())) else {
+    let task = std::fs::read(task).map_err(|e| Error::Process(format!("its task cannot be read: {e}")));
+    let task = task.and_then(|task| {
+        serde_json::from_slice::<Task>(&task).map_err(|e| Error::Process(format!("its task is invalid: {e}")))
+    });
+    let repacks = task.as_ref().is_ok_and(|task| matches!(task.job, Job::Repack { .. }));
+    let answers = if repacks {
+        own(std::io::stderr().as_fd())
+    } else {
+        own(std::io::stdout().as_fd())
+    };
+    let (Ok(archive), Ok(mut answers)) = (own(std::io::stdin().as_fd()), answers) else {
         return ExitCode::FAILURE;
     };
-    let answer = match run(task, archive, &mut answers) {
+    let answer = match task.and_then(|task| run(task, archive, &mut answers)) {
         Ok(message) => message,
         Err(e) => Message::Failed(e),
     };
@@ -81,33 +96,69 @@ fn unpack_child_main(task: &str) -> ExitCode {
     }
 }
 
-fn run(task: &str, mut archive: File, answers: &mut File) -> Result<Message> {
-    let task: Task = serde_json::from_str(task).map_err(|e| Error::Process(format!("its task is invalid: {e}")))?;
-    jail::enter(if task.write.is_some() {
+fn run(task: Task, mut archive: File, answers: &mut File) -> Result<Message> {
+    let Task { content, limits, job } = task;
+    jail::enter(if matches!(job, Job::Unpack { .. }) {
         Purpose::Unpack
     } else {
         Purpose::Inspect
     })?;
+    let (depth, memory) = (limits.depth, limits.decoder_memory);
     let read = Arc::new(AtomicU64::new(0));
     let mut source: Box<dyn Source> = match Format::of(&mut archive)? {
         Format::Tar(compression) => {
-            let stream = Stream::open(archive, compression, task.limits.decoder_memory, Arc::clone(&read))?;
-            Box::new(TarReader::new(stream, task.limits.depth))
+            let stream = Stream::open(archive, compression, memory, Arc::clone(&read))?;
+            Box::new(TarReader::new(stream, depth))
         }
-        Format::Squashfs => Box::new(SquashfsReader::open(archive, task.limits.depth, Arc::clone(&read))?),
+        Format::Squashfs => Box::new(SquashfsReader::open(archive, depth, Arc::clone(&read))?),
     };
     let mut tell = |progress| send(answers, &Message::Progress(progress));
-    let meter = Meter::new(Budget::new(task.limits, read), &mut tell);
-    let Some(write) = task.write else {
-        let found = walk::inspect(source.as_mut(), task.content, meter)?;
-        return Ok(Message::Inspected(Box::new(found)));
-    };
+    let meter = Meter::new(Budget::new(limits, read), &mut tell);
+    match job {
+        Job::Inspect => Ok(Message::Inspected(Box::new(walk::inspect(
+            source.as_mut(),
+            content,
+            meter,
+        )?))),
+        Job::Unpack { sync } => unpack(source.as_mut(), content, meter, sync),
+        Job::Repack { placed, time } => repack(source.as_mut(), content, meter, depth, &placed, time),
+    }
+}
+
+fn unpack(source: &mut dyn Source, content: Content, meter: Meter<'_>, sync: bool) -> Result<Message> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root =
         rustix::fs::openat(rustix::fs::CWD, ".", flags, Mode::empty()).map_err(|e| Error::tree("open", b".", e))?;
     let mut tree = DiskTree::new(root);
-    let report = walk::unpack(source.as_mut(), task.content, meter, &mut tree)?;
-    tree.finish(write.sync)?;
+    let report = walk::unpack(source, content, meter, &mut tree)?;
+    tree.finish(sync)?;
+    Ok(Message::Unpacked(report))
+}
+
+fn repack(
+    source: &mut dyn Source,
+    content: Content,
+    meter: Meter<'_>,
+    depth: usize,
+    placed: &[Placed],
+    time: i64,
+) -> Result<Message> {
+    let out = std::io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|e| Error::Write(Errno::from(&e)))?;
+    let mut packer = Packer::new(File::from(out), depth)?;
+    let report = walk::unpack(source, content, meter, &mut packer)?;
+    for placed in placed {
+        packer.place(
+            placed,
+            Time {
+                seconds: time,
+                nanoseconds: 0,
+            },
+        )?;
+    }
+    packer.finish()?;
     Ok(Message::Unpacked(report))
 }
 

@@ -1,17 +1,19 @@
 //! Starts the process that reads an archive and listens to it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::SystemTime;
 
-use crate::child::{Message, SUBCOMMAND, Task, WriteMode};
+use crate::child::{Job, Message, SUBCOMMAND, Task};
 use crate::error::{Errno, Error, Result};
 use crate::layout::Content;
 use crate::limits::Limits;
+use crate::pack::Placed;
 use crate::walk::{Inspection, Progress, Report};
 
 /// Bytes of one answer: the templates of an image are in it.
@@ -46,12 +48,7 @@ impl Unpacker {
         content: Content,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Inspection> {
-        let task = Task {
-            content,
-            limits: self.limits.clone(),
-            write: None,
-        };
-        match self.run(&task, archive, None, watch)? {
+        match self.run(content, Job::Inspect, archive, Aim::Nothing, watch)? {
             Message::Inspected(found) => Ok(*found),
             _ => Err(Error::Process("its answer is not one to this question".to_owned())),
         }
@@ -68,12 +65,29 @@ impl Unpacker {
         sync: bool,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Report> {
-        let task = Task {
-            content,
-            limits: self.limits.clone(),
-            write: Some(WriteMode { sync }),
+        match self.run(content, Job::Unpack { sync }, archive, Aim::Directory(target), watch)? {
+            Message::Unpacked(report) => Ok(report),
+            _ => Err(Error::Process("its answer is not one to this question".to_owned())),
+        }
+    }
+
+    /// Writes the root file system `archive` once more into `out`, as zstd-compressed tar, with `placed` in it, whose entries
+    /// have the time of this moment. After an error `out` holds some of it, and the caller discards it.
+    pub fn repack(
+        &self,
+        archive: &File,
+        placed: &[Placed],
+        out: &File,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Report> {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let job = Job::Repack {
+            placed: placed.to_vec(),
+            time: i64::try_from(now).unwrap_or_default(),
         };
-        match self.run(&task, archive, Some(target), watch)? {
+        match self.run(Content::Rootfs, job, archive, Aim::File(out), watch)? {
             Message::Unpacked(report) => Ok(report),
             _ => Err(Error::Process("its answer is not one to this question".to_owned())),
         }
@@ -81,17 +95,23 @@ impl Unpacker {
 
     fn run(
         &self,
-        task: &Task,
+        content: Content,
+        job: Job,
         archive: &File,
-        directory: Option<&OwnedFd>,
+        aim: Aim<'_>,
         watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Message> {
-        let mut running = Running(self.spawn(task, archive, directory)?);
-        let answer = listen(&mut running.0, watch);
+        let task = Task {
+            content,
+            limits: self.limits.clone(),
+            job,
+        };
+        let mut running = self.spawn(&task, archive, aim)?;
+        let answer = listen(&mut running.child, watch);
         if matches!(answer, Err(Error::Cancelled)) {
             return answer;
         }
-        let status = running.0.wait().map_err(|e| Error::Process(e.to_string()))?;
+        let status = running.child.wait().map_err(|e| Error::Process(e.to_string()))?;
         match answer? {
             Message::Failed(e) => Err(e),
             // Its last line ends every answer, so a process without one crashed or was killed.
@@ -100,48 +120,87 @@ impl Unpacker {
         }
     }
 
-    fn spawn(&self, task: &Task, archive: &File, directory: Option<&OwnedFd>) -> Result<Child> {
-        let task = serde_json::to_string(task).map_err(|e| Error::Process(e.to_string()))?;
-        let stdin = archive
+    fn spawn(&self, task: &Task, archive: &File, aim: Aim<'_>) -> Result<Running> {
+        let task = task_file(task)?;
+        let input = archive
             .as_fd()
             .try_clone_to_owned()
             .map_err(|e| Error::Read(Errno::from(&e)))?;
         let mut command = Command::new(&self.program);
         command
-            .args([SUBCOMMAND, &task])
+            .arg(SUBCOMMAND)
+            .arg(path_of(&task))
             .env_clear()
-            .stdin(Stdio::from(stdin))
-            .stdout(Stdio::piped());
+            .stdin(input)
+            .current_dir("/");
         // Signals of a terminal are for the daemon, which then ends its children in order.
         command.process_group(0);
-        match directory {
-            // Resolved by the new process, which still has the descriptor at that moment.
-            Some(fd) => command.current_dir(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-            None => command.current_dir("/"),
+        match aim {
+            Aim::Nothing => command.stdout(Stdio::piped()),
+            Aim::Directory(fd) => command.stdout(Stdio::piped()).current_dir(path_of(fd)),
+            Aim::File(file) => {
+                let out = file
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|e| Error::Write(Errno::from(&e)))?;
+                command.stdout(out).stderr(Stdio::piped())
+            }
         };
-        command
+        let child = command
             .spawn()
-            .map_err(|e| Error::Process(format!("it cannot be started: {e}")))
+            .map_err(|e| Error::Process(format!("it cannot be started: {e}")))?;
+        Ok(Running { child, _task: task })
     }
 }
 
+/// What the process writes to.
+#[derive(Clone, Copy)]
+enum Aim<'a> {
+    Nothing,
+    Directory(&'a OwnedFd),
+    File(&'a File),
+}
+
+/// A file in memory that holds the task: one that is too long for an argument, and nobody else's business.
+fn task_file(task: &Task) -> Result<OwnedFd> {
+    let json = serde_json::to_vec(task).map_err(|e| Error::Process(e.to_string()))?;
+    let fd = rustix::fs::memfd_create("unpack-image", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|e| Error::Process(format!("its task cannot be written: {e}")))?;
+    let mut file = File::from(fd);
+    file.write_all(&json)
+        .map_err(|e| Error::Process(format!("its task cannot be written: {e}")))?;
+    Ok(file.into())
+}
+
+/// A name of a descriptor of this process for a process of the same user, which opens it before it is confined.
+fn path_of(fd: &OwnedFd) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())
+}
+
 /// Ends and reaps the process whatever happens.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// Read by the process after it has started.
+    _task: OwnedFd,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
         // Both fail only when the process has been reaped already.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
 /// Reads answers until the last one, or until the process ends.
 fn listen(child: &mut Child, watch: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Message> {
-    let Some(stdout) = child.stdout.take() else {
-        return Err(Error::Process("it has no output".to_owned()));
+    // A pipe is made for only one of them.
+    let output: Box<dyn Read> = match (child.stdout.take(), child.stderr.take()) {
+        (Some(stdout), _) => Box::new(stdout),
+        (None, Some(stderr)) => Box::new(stderr),
+        (None, None) => return Err(Error::Process("it has no output".to_owned())),
     };
-    let mut lines = BufReader::new(stdout);
+    let mut lines = BufReader::new(output);
     let mut line = Vec::new();
     loop {
         line.clear();

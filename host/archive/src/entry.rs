@@ -212,7 +212,7 @@ mod tests {
                 prop_assert!(path.is_root() || path.0.split(|&b| b == b'/').all(|c| !matches!(c, b"" | b"." | b"..")));
                 prop_assert!(!path.0.contains(&0));
                 if !path.is_root() {
-                    prop_assert_eq!(EntryPath::parse(&path.0, 32), Ok(path.clone()));
+                    prop_assert_eq!(EntryPath::parse(&path.0, 32), Ok(path));
                 }
             }
         }

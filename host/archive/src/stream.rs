@@ -79,6 +79,18 @@ impl Format {
     }
 }
 
+/// The usual extension of files like this one: `tar.xz`, `squashfs`. Afterwards the file is at its beginning.
+pub fn extension(file: &mut File) -> Result<&'static str> {
+    Ok(match Format::of(file)? {
+        Format::Squashfs => "squashfs",
+        Format::Tar(Compression::None) => "tar",
+        Format::Tar(Compression::Gzip) => "tar.gz",
+        Format::Tar(Compression::Bzip2) => "tar.bz2",
+        Format::Tar(Compression::Xz) => "tar.xz",
+        Format::Tar(Compression::Zstd) => "tar.zst",
+    })
+}
+
 /// Counts what is read from a file.
 struct Counted {
     file: File,

@@ -35,7 +35,7 @@ fn mutate(name: &str, bytes: &[u8], content: Content) {
         let mut changed = bytes.to_vec();
         for _ in 0..=random.below(4) {
             let at = random.below(changed.len());
-            changed[at] = [0, 0xff, 0x80, 1, random.below(256) as u8][random.below(5)];
+            changed[at] = [0, 0xff, 0x80, 1, u8::try_from(random.below(256)).unwrap()][random.below(5)];
         }
         match inspect(&file(&changed), content) {
             Err(e @ Error::Process(_)) => panic!("{name}: seed {seed}, round {round}: {e}"),

@@ -141,6 +141,7 @@ impl Core {
         });
         core.load_objects().await?;
         recovery::recover(&core).await?;
+        images::start(&core);
         Ok(core)
     }
 

@@ -95,11 +95,6 @@ impl<W: Write> TarWriter<W> {
         self.out.write_all(data)
     }
 
-    /// Bytes of the current file that are still missing.
-    pub(crate) fn missing(&self) -> u64 {
-        self.remaining
-    }
-
     /// Writes the end of the archive and answers what was written to.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.end_of_data()?;

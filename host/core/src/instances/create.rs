@@ -135,13 +135,15 @@ impl Core {
         record.plain = settings::is_true(&config, "security.nesting");
         devices::complete_volatile(&mut record.config, &expanded);
         let pool = self.open_pool(&record.pool).await?;
-        if let Some(image) = &image {
-            self.ensure_image_volume(&image.fingerprint, &pool, operation).await?;
-        }
+        // Held until the instance's volume is made: the image's must not be deleted meanwhile.
+        let _image_volume = match &image {
+            Some(image) => Some(self.ensure_image_volume(&image.fingerprint, &pool, operation).await?),
+            None => None,
+        };
         if operation.cancel_flag().is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.make(record, &pool, source, image.map(|image| image.fingerprint), root.get("size").map(String::as_str), operation).await
+        self.make(record, &pool, source, image.map(|image| image.fingerprint.clone()), root.get("size").map(String::as_str), operation).await
     }
 
     fn new_record(&self, project: &str, post: &InstancesPost) -> InstanceRecord {

@@ -1,0 +1,131 @@
+//! Archives that are written here can be read here, and by the programs that people have. Needs root.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use common::{METADATA, Tar, inspect, unpack, unpacker};
+use hutch_archive::{Content, Error, ImageMetadata, Placed, PlacedKind, Refusal, write_metadata};
+
+fn file(path: &str, mode: u32, data: &[u8]) -> Placed {
+    Placed {
+        path: path.to_owned(),
+        kind: PlacedKind::File {
+            mode,
+            data: data.to_vec(),
+        },
+    }
+}
+
+fn link(path: &str, target: &str) -> Placed {
+    Placed {
+        path: path.to_owned(),
+        kind: PlacedKind::Symlink {
+            target: target.as_bytes().to_vec(),
+        },
+    }
+}
+
+fn repack(archive: &File, placed: &[Placed]) -> Result<File, Error> {
+    let out = tempfile::tempfile().unwrap();
+    unpacker().repack(archive, placed, &out, &mut |_| ControlFlow::Continue(()))?;
+    Ok(out)
+}
+
+#[test]
+fn metadata_of_a_split_image() {
+    let metadata = ImageMetadata::parse(METADATA).unwrap();
+    let templates = BTreeMap::from([("hostname.tpl".to_owned(), "{{ name }}\n".to_owned())]);
+    let out = tempfile::tempfile().unwrap();
+    write_metadata(&metadata, &templates, &out).unwrap();
+    let found = inspect(&out, Content::Metadata).unwrap();
+    assert_eq!(found.metadata, Some(metadata));
+    assert_eq!(found.templates, templates);
+}
+
+#[test]
+fn files_are_placed_in_an_archive() {
+    let archive = Tar::new()
+        .dir("etc")
+        .file("etc/hostname", b"old\n")
+        .file("etc/kept", &[1; 100_000])
+        .hardlink("etc/second", "etc/kept")
+        .symlink("lib", "usr/lib")
+        .done();
+    let placed = [
+        file("etc/hostname", 0o600, b"new\n"),
+        file("etc/systemd/network/80.network", 0o644, &[b'#'; 60_000]),
+        link("etc/mtab", "../proc/self/mounts"),
+    ];
+    let out = repack(&archive, &placed).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    unpack(&out, Content::Rootfs, target.path()).unwrap();
+    let at = |name: &str| target.path().join(name);
+    assert_eq!(std::fs::read_to_string(at("etc/hostname")).unwrap(), "new\n");
+    assert_eq!(at("etc/hostname").metadata().unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(at("etc/systemd").metadata().unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(at("etc/kept").metadata().unwrap().nlink(), 2);
+    assert_eq!(
+        std::fs::read_link(at("etc/mtab")).unwrap().to_str(),
+        Some("../proc/self/mounts")
+    );
+
+    for (name, reason) in [
+        ("../x", Refusal::Upwards),
+        ("/etc/x", Refusal::Absolute),
+        ("lib/x", Refusal::BehindSymlink),
+        ("etc", Refusal::ReplacesDirectory),
+    ] {
+        match repack(&archive, &[file(name, 0o644, b"")]) {
+            Err(Error::Refused { reason: found, .. }) => assert_eq!(found, reason, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+/// GNU tar understands what is written here, holes, long names and attributes included.
+#[test]
+fn other_programs_read_it() {
+    let work = tempfile::tempdir().unwrap();
+    let made = work.path().join("made");
+    let script = "mkdir -p $1/$(printf 'd%.0s/' $(seq 60)) && cd $1 && truncate -s 3M s && printf x >> s && printf y > $(printf 'n%.0s' $(seq 220)) \
+        && touch -d 1965-01-02T03:04:05.5 s && chown 3000000:4000000 s && python3 -c 'import os;os.setxattr(\"s\",\"user.a\",b\"b\")'";
+    let sh = |script: &str, args: &[&std::path::Path]| {
+        let status = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args(args)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{script}");
+    };
+    sh(script, &[&made]);
+    let (input, output, target) = (
+        work.path().join("in.tar"),
+        work.path().join("out.tar.zst"),
+        work.path().join("target"),
+    );
+    sh("tar --xattrs --format=posix -S -C $1 -cf $2 .", &[&made, &input]);
+    std::fs::copy(&input, &output).unwrap();
+    let out = File::create(&output).unwrap();
+    unpacker()
+        .repack(&File::open(&input).unwrap(), &[], &out, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    sh(
+        "mkdir $2 && zstd -q -t $1 && tar --xattrs --numeric-owner -C $2 -xf $1",
+        &[&output, &target],
+    );
+    sh(
+        "cd $1 && find . -printf '%p %y %m %U %G %T@ %l\\n' | sort > $3 && cd $2 && find . -printf '%p %y %m %U %G %T@ %l\\n' | sort | diff - $3",
+        &[&made, &target, &work.path().join("list")],
+    );
+    sh(
+        "diff -r $1 $2 && [ \"$(getfattr -d $2/s 2>/dev/null || echo user.a)\" ]",
+        &[&made, &target],
+    );
+}
