@@ -226,7 +226,8 @@ async fn delete(State(app): State<App>, at: At) -> Result {
 }
 
 async fn state(State(app): State<App>, at: At) -> Result {
-    Ok(reply::sync(&app.core.instance_state(&at.project, &at.name).await?))
+    let state = app.core.instance_state(&at.project, &at.name).await?;
+    Ok(reply::tagged(&state.value, &state.etag))
 }
 
 async fn change_state(State(app): State<App>, at: At, Json(put): Json<InstanceStatePut>) -> Result {
