@@ -31,11 +31,11 @@ const MAX_DEPTH_BYTES: usize = 3800;
 const XATTR_MAX: usize = 64 << 10;
 
 /// What is copied.
-pub(super) enum Source {
+pub(super) enum Source<'a> {
     /// What has this name in this directory.
     Entry(Place),
     /// An open directory.
-    Directory(OwnedFd),
+    Directory(&'a OwnedFd),
 }
 
 /// One copy.
@@ -72,7 +72,7 @@ pub(super) fn check_apart(from_root: &OpenRoot, from: &str, to_root: &OpenRoot, 
 /// # Errors
 /// `already-exists` where something is at the target; `not-found`; `no-space`; `cancelled`; `limit` for a tree deeper than
 /// a path can be long.
-pub(super) fn copy(job: &Job<'_>, source: Source) -> Result<(), DriverError> {
+pub(super) fn copy(job: &Job<'_>, source: Source<'_>) -> Result<(), DriverError> {
     job.to_root.require_writable()?;
     let fail = |e| os(job.what(), e);
     let target = job.to_root.place(job.to)?;
@@ -129,10 +129,10 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn run(&mut self, source: Source) -> Result<(), DriverError> {
+    fn run(&mut self, source: Source<'_>) -> Result<(), DriverError> {
         let top = Path::new("");
         let source = match source {
-            Source::Directory(dir) => dir,
+            Source::Directory(dir) => open_within(dir.as_fd(), top, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?,
             Source::Entry(Place { parent, name }) => {
                 let stat = rustix::fs::statat(&parent, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail(top, e))?;
                 if !FileType::from_raw_mode(stat.st_mode).is_dir() {

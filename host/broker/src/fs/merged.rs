@@ -20,29 +20,48 @@ use crate::error::os;
 /// Most layers: one less than an overlay takes, because of the empty one below them.
 pub(super) const MAX_LAYERS: usize = 499;
 
-/// The root of an overlay of `layers`, uppermost first, that is mounted nowhere. It goes when it is closed.
+/// Layers shown as one tree. What was made for it goes when it is dropped.
+pub(super) struct Merged {
+    /// The root of the overlay, which is mounted nowhere.
+    pub(super) dir: OwnedFd,
+    /// The empty layer, which has to have a name for as long as the overlay is read.
+    trash: OwnedFd,
+    empty: String,
+}
+
+impl Drop for Merged {
+    fn drop(&mut self) {
+        // If it fails, the trash is emptied when the root is next opened.
+        let _ = rustix::fs::unlinkat(&self.trash, self.empty.as_str(), rustix::fs::AtFlags::REMOVEDIR);
+    }
+}
+
+/// Shows an overlay of `layers`, uppermost first.
 ///
 /// An overlay has to have two layers, so an empty directory lies below them: what marks a layer by itself holds (deleted
 /// names, directories that hide others) is not shown for a single one either.
 ///
 /// # Errors
 /// `unsupported` where the kernel refuses the overlay.
-pub(super) fn open(root: &OpenRoot, layers: &[OwnedFd]) -> Result<OwnedFd, DriverError> {
-    let fail = |e| os("can't show layers as one tree", e);
+pub(super) fn open(root: &OpenRoot, layers: &[OwnedFd]) -> Result<Merged, DriverError> {
+    let fail = |e| os("can't show layers as one tree", if e == Errno::INVAL { Errno::OPNOTSUPP } else { e });
     let trash = trash::open_trash(root)?;
     let name = trash::fresh_name();
     mkdirat(&trash, name.as_str(), Mode::RWXU).map_err(fail)?;
-    let opened = open_beneath(&trash, &name, OFlags::PATH | OFlags::DIRECTORY).and_then(|empty| {
-        let layers: Vec<&OwnedFd> = layers.iter().chain([&empty]).collect();
-        match by_steps(&layers) {
-            // Kernels before 6.7 know no lowerdir+.
-            Err(Errno::INVAL) => by_one_string(&layers),
-            other => other,
+    let empty = open_beneath(&trash, &name, OFlags::PATH | OFlags::DIRECTORY).map_err(fail)?;
+    let layers: Vec<&OwnedFd> = layers.iter().chain([&empty]).collect();
+    let dir = match by_steps(&layers) {
+        // Kernels before 6.7 know no lowerdir+.
+        Err(Errno::INVAL) => by_one_string(&layers),
+        other => other,
+    };
+    match dir {
+        Ok(dir) => Ok(Merged { dir, trash, empty: name }),
+        Err(e) => {
+            let _ = rustix::fs::unlinkat(&trash, name.as_str(), rustix::fs::AtFlags::REMOVEDIR);
+            Err(fail(e))
         }
-    });
-    // The overlay holds the directory itself, whose name is not needed any more.
-    let _ = rustix::fs::unlinkat(&trash, name.as_str(), rustix::fs::AtFlags::REMOVEDIR);
-    opened.map_err(|e| if e == Errno::INVAL { os("can't show layers as one tree", Errno::OPNOTSUPP) } else { fail(e) })
+    }
 }
 
 fn path_of(layer: &OwnedFd) -> String {

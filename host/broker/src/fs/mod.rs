@@ -216,12 +216,12 @@ impl Trees {
             to_root.require_writable()?;
             let what = format!("{} merged layers", open.len());
             let shown = merged::open(&to_root, &open)?;
-            trees.copy(what, copy::Source::Directory(shown), &to_root, &to.path, &cancel)
+            trees.copy(what, copy::Source::Directory(&shown.dir), &to_root, &to.path, &cancel)
         })
         .await
     }
 
-    fn copy(&self, from: String, source: copy::Source, to_root: &OpenRoot, to: &str, cancel: &Cancel) -> Result<(), DriverError> {
+    fn copy(&self, from: String, source: copy::Source<'_>, to_root: &OpenRoot, to: &str, cancel: &Cancel) -> Result<(), DriverError> {
         self.greet(to_root)?;
         let reflink = to_root.writable && self.features(to_root)?.reflink;
         copy::copy(&copy::Job { from, to_root, to, reflink, cancel }, source)
