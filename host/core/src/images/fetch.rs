@@ -1,44 +1,23 @@
-//! Images from elsewhere: an image driver says which files they are, or builds them; the host does the rest.
+//! Images from elsewhere: a driver says which files they are, and the host downloads them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use hutch_api::Timestamp;
-use hutch_api::image::{ImageAlias, ImagesPost};
-use hutch_api::instance::InstanceSource;
-use hutch_archive::{ImageMetadata, Placed, PlacedKind};
-use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, PlacedFile, SourceImage};
-use hutch_driver::{Call, DriverError, Progress, Root, TreePath};
+use hutch_api::image::ImageAlias;
+use hutch_driver::image::{ImageFile, ImageRequest, SourceImage};
+use hutch_driver::{Call, DriverError, Progress};
 
 use super::architecture;
+use super::choose::Wanted;
 use super::files::StagedFile;
-use super::import::{NewImage, archive_error, check_properties, image_operation, watch};
+use super::import::NewImage;
 use super::record::{CONTAINER, ImageRecord, Origin};
-use super::volume::open_below;
 use crate::error::{Error, Result};
-use crate::projects::Feature;
-use crate::{Caller, Core, Operation};
+use crate::{Core, Operation};
 
-/// The id under which a driver sees the directory that it builds in.
-const SCRATCH: &str = "scratch";
-/// Entries that may be placed into an image, and bytes of each, as `wit/image` has it.
-const MOST_PLACED: usize = 64;
-const MOST_PLACED_BYTES: usize = 64 << 10;
-
-/// The image that a request names.
-pub enum ImageChoice {
-    /// One that is here.
-    Local(Arc<ImageRecord>),
-    /// One that a driver knows.
-    Elsewhere(Wanted),
-}
-
-/// An image that a driver is to be asked for.
-pub struct Wanted {
-    driver: Arc<dyn ImageDriver>,
-    origin: Origin,
-}
+/// Aliases at its source that are kept of an image.
+const MOST_SOURCE_ALIASES: usize = 64;
 
 /// What is to become of an image that is fetched.
 pub(super) struct Fetching {
@@ -52,231 +31,17 @@ pub(super) struct Fetching {
     pub(super) expires_at: Timestamp,
 }
 
+/// An image that a source has found and that is not here.
+pub(super) struct Found {
+    pub(super) project: String,
+    pub(super) image: SourceImage,
+    pub(super) origin: Origin,
+    pub(super) how: Fetching,
+}
+
 impl Core {
-    /// Finds out which image an instance is to be made from, as far as that can be told without asking anybody else.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] for an alias or fingerprint that is not here, [`Error::Invalid`] for a request that names none,
-    /// [`Error::Driver`] for a protocol that no plugin provides.
-    pub fn image_choose(&self, project: &str, source: &InstanceSource) -> Result<ImageChoice> {
-        let project = self.scope(project, Feature::Images)?;
-        let elsewhere = !source.server.is_empty() || !source.protocol.is_empty();
-        if !source.fingerprint.is_empty() {
-            let local = self.images.find(&project, &source.fingerprint);
-            if local.is_ok() || !elsewhere {
-                return local.map(ImageChoice::Local);
-            }
-        }
-        if elsewhere {
-            let name = if source.alias.is_empty() {
-                &source.fingerprint
-            } else {
-                &source.alias
-            };
-            return self
-                .wanted(&source.protocol, &source.server, name, &source.properties)
-                .map(ImageChoice::Elsewhere);
-        }
-        if !source.alias.is_empty() {
-            // Clients also put a fingerprint where an alias belongs.
-            let by_alias = self.images.by_alias(&project, &source.alias);
-            return by_alias
-                .or_else(|error| self.images.find(&project, &source.alias).map_err(|_| error))
-                .map(ImageChoice::Local);
-        }
-        if source.properties.is_empty() {
-            return Err(Error::invalid(
-                "Must specify one of alias, fingerprint or properties for init from image",
-            ));
-        }
-        let mut matching = self.images.records.list();
-        matching.retain(|record| {
-            let has = |(key, value): (&String, &String)| record.properties.get(key) == Some(value);
-            record.project == project && source.properties.iter().all(has)
-        });
-        matching
-            .into_iter()
-            .max_by_key(|record| record.created_at)
-            .map(ImageChoice::Local)
-            .ok_or(Error::NotFound("Image"))
-    }
-
-    fn wanted(&self, driver: &str, server: &str, name: &str, options: &BTreeMap<String, String>) -> Result<Wanted> {
-        if driver.is_empty() {
-            let known: Vec<String> = self.drivers.list("image").into_iter().map(|info| info.name).collect();
-            return Err(Error::invalid(format!(
-                "The protocol of image server {server} is missing: one of {}",
-                known.join(", ")
-            )));
-        }
-        if name.is_empty() || name.len() > 1024 || server.len() > 2048 {
-            return Err(Error::invalid(
-                "Must specify one of alias or fingerprint for an image of a server",
-            ));
-        }
-        let implementation = self
-            .drivers
-            .image(driver)
-            .map_err(Error::driver(format!("finding image {name}")))?;
-        let origin = Origin {
-            driver: driver.to_owned(),
-            server: server.to_owned(),
-            name: name.to_owned(),
-            options: options.clone(),
-            build_key: None,
-        };
-        Ok(Wanted {
-            driver: implementation,
-            origin,
-        })
-    }
-
-    /// The image that an instance is to be made from, fetched or built if it is not here; see [`Core::image_choose`] and
-    /// [`Core::image_take`].
-    ///
-    /// # Errors
-    /// Theirs.
-    pub(crate) async fn image_for_instance(
-        self: &Arc<Self>,
-        _caller: &Caller,
-        project: &str,
-        source: &InstanceSource,
-        operation: &Arc<Operation>,
-    ) -> Result<Arc<ImageRecord>> {
-        let choice = self.image_choose(project, source)?;
-        self.image_take(project, choice, operation).await
-    }
-
-    /// The image that was chosen, fetched or built if it is not here. However many ask for it at a time, that is done once.
-    ///
-    /// # Errors
-    /// The driver's and the download's, and [`Error::Invalid`] for an image that is not for this machine.
-    pub async fn image_take(
-        self: &Arc<Self>,
-        project: &str,
-        choice: ImageChoice,
-        operation: &Arc<Operation>,
-    ) -> Result<Arc<ImageRecord>> {
-        let project = self.scope(project, Feature::Images)?;
-        let record = match choice {
-            ImageChoice::Local(record) => record,
-            ImageChoice::Elsewhere(wanted) => {
-                let fetching = Fetching {
-                    cached: true,
-                    auto_update: false,
-                    public: false,
-                    filename: String::new(),
-                    aliases: Vec::new(),
-                    properties: BTreeMap::new(),
-                    profiles: Vec::new(),
-                    expires_at: Timestamp::NEVER,
-                };
-                self.fetch(&project, wanted, fetching, operation).await?
-            }
-        };
-        if record.architecture != architecture::of_this_machine() {
-            return Err(Error::invalid(format!(
-                "Image {} is for {}, and this machine is {}",
-                record.fingerprint,
-                record.architecture,
-                architecture::of_this_machine()
-            )));
-        }
-        self.image_used(&record).await
-    }
-
-    /// Makes an image of what a request describes: a copy of one at an image server.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a source that can't be, [`Error::NotFound`] for the project.
-    pub async fn image_create(self: &Arc<Self>, project: &str, post: ImagesPost) -> Result<Arc<Operation>> {
-        let project = self.scope(project, Feature::Images)?;
-        let source = post.source.unwrap_or_default();
-        check_properties(&post.properties)?;
-        self.check_new_aliases(&project, &post.aliases)?;
-        let profiles = self.check_image_profiles(&project, post.profiles)?;
-        let fetching = Fetching {
-            cached: false,
-            auto_update: post.auto_update,
-            public: post.public,
-            filename: post.filename,
-            aliases: post.aliases,
-            properties: post.properties,
-            profiles,
-            expires_at: post.expires_at,
-        };
-        match source.kind.as_str() {
-            "image" => {
-                let name = if source.alias.is_empty() {
-                    &source.fingerprint
-                } else {
-                    &source.alias
-                };
-                let wanted = self.wanted(&source.protocol, &source.server, name, &BTreeMap::new())?;
-                let core = Arc::clone(self);
-                let about = image_operation(&project, "Downloading image");
-                let work = move |operation: Arc<Operation>| async move {
-                    core.fetch(&project, wanted, fetching, &operation).await.map(drop)
-                };
-                self.operations.begin(about, work).await
-            }
-            other => Err(Error::invalid(format!(
-                "Images can't be made from a source of type {other:?}"
-            ))),
-        }
-    }
-
-    /// Asks an image's origin for what it has now. A newer image takes over the aliases of the old one, which is deleted.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for an image that has no origin.
-    pub async fn image_refresh(self: &Arc<Self>, project: &str, fingerprint: &str) -> Result<Arc<Operation>> {
-        let project = self.scope(project, Feature::Images)?;
-        let old = self.images.find(&project, fingerprint)?;
-        let Some(origin) = &old.origin else {
-            return Err(Error::invalid(
-                "This image has no source from which it could be refreshed",
-            ));
-        };
-        let wanted = self.wanted(&origin.driver, &origin.server, &origin.name, &origin.options)?;
-        let core = Arc::clone(self);
-        let about =
-            image_operation(&project, "Refreshing image").also("images", format!("/1.0/images/{}", old.fingerprint));
-        self.operations
-            .begin(about, move |operation| async move {
-                core.refresh(&old, wanted, &operation).await
-            })
-            .await
-    }
-
-    async fn refresh(
-        self: &Arc<Self>,
-        old: &Arc<ImageRecord>,
-        wanted: Wanted,
-        operation: &Arc<Operation>,
-    ) -> Result<()> {
-        let fetching = Fetching {
-            cached: old.cached,
-            auto_update: old.auto_update,
-            public: old.public,
-            filename: old.filename.clone(),
-            aliases: Vec::new(),
-            properties: BTreeMap::new(),
-            profiles: old.profiles.clone(),
-            expires_at: Timestamp::NEVER,
-        };
-        let new = self.fetch(&old.project, wanted, fetching, operation).await?;
-        let changed = new.fingerprint != old.fingerprint;
-        operation.set_metadata("refreshed", changed.into());
-        if !changed {
-            return Ok(());
-        }
-        self.move_aliases(old, &new).await?;
-        self.delete_image(old, operation.id()).await
-    }
-
     /// Fetches or builds an image, unless it is here already.
-    async fn fetch(
+    pub(super) async fn fetch(
         self: &Arc<Self>,
         project: &str,
         wanted: Wanted,
@@ -331,11 +96,16 @@ impl Core {
             build_key: found.build_key.clone(),
             ..origin
         };
-        if found.files.is_empty() {
-            self.build(project, &driver, &call, &request, found, origin, how, operation)
-                .await
+        let found = Found {
+            project: project.to_owned(),
+            image: found,
+            origin,
+            how,
+        };
+        if found.image.files.is_empty() {
+            self.build(&driver, &call, &request, found, operation).await
         } else {
-            self.download(project, &call, found, origin, how, operation).await
+            self.download(&call, found, operation).await
         }
     }
 
@@ -407,23 +177,18 @@ impl Core {
 
     async fn download(
         self: &Arc<Self>,
-        project: &str,
         call: &Call,
-        found: SourceImage,
-        origin: Origin,
-        how: Fetching,
+        found: Found,
         operation: &Arc<Operation>,
     ) -> Result<Arc<ImageRecord>> {
-        let roles: Vec<&str> = found.files.iter().map(|file| file.role.as_str()).collect();
+        let (image, name) = (&found.image, &found.origin.name);
+        let roles: Vec<&str> = image.files.iter().map(|file| file.role.as_str()).collect();
         if roles != ["unified"] && roles != ["metadata", "rootfs"] {
-            return Err(Error::invalid(format!(
-                "Image {} has files of the roles {roles:?}",
-                origin.name
-            )));
+            return Err(Error::invalid(format!("Image {name} has files of the roles {roles:?}")));
         }
-        let action = format!("downloading image {}", origin.name);
+        let action = format!("downloading image {name}");
         let mut files = Vec::new();
-        for file in &found.files {
+        for file in &image.files {
             check_file(file, call.origin.as_deref())?;
             let dir = self.images.files.downloads();
             let path = self
@@ -437,130 +202,48 @@ impl Core {
         let Some(main) = files.next() else {
             return Err(Error::NotFound("Image"));
         };
-        let fingerprint = Some(found.fingerprint.clone()).filter(|fingerprint| !fingerprint.is_empty());
+        let fingerprint = Some(image.fingerprint.clone()).filter(|fingerprint| !fingerprint.is_empty());
         let new = NewImage {
             fingerprint,
-            ..new_image(project, main, files.next(), &found, origin, how)
+            ..found.into_new(main, files.next())
         };
         self.take_in(new, operation).await
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one step of fetch, with all that it has found out"
-    )]
-    async fn build(
-        self: &Arc<Self>,
-        project: &str,
-        driver: &Arc<dyn ImageDriver>,
-        call: &Call,
-        request: &ImageRequest,
-        found: SourceImage,
-        origin: Origin,
-        how: Fetching,
-        operation: &Arc<Operation>,
-    ) -> Result<Arc<ImageRecord>> {
-        let action = format!("building image {}", origin.name);
-        let scratch = self.images.files.scratch()?;
-        let mut call = call.clone();
-        call.roots = vec![Root {
-            id: SCRATCH.to_owned(),
-            path: scratch.path().to_owned(),
-            writable: true,
-        }];
-        let at = TreePath {
-            root: SCRATCH.to_owned(),
-            path: String::new(),
-        };
-        let built = driver
-            .build(&call, request, &at)
-            .await
-            .map_err(Error::driver(&action))?;
-        let metadata = ImageMetadata {
-            architecture: found.architecture.clone(),
-            creation_date: time::OffsetDateTime::now_utc().unix_timestamp(),
-            expiry_date: found.expires,
-            properties: found
-                .properties
-                .clone()
-                .into_iter()
-                .chain(built.properties.clone())
-                .collect(),
-            templates: BTreeMap::new(),
-        };
-        check_properties(&metadata.properties)?;
-        let (main, rootfs) = self
-            .pack_built(scratch.path(), built, &metadata, operation, &action)
-            .await?;
-        drop(scratch);
-        let new = new_image(project, main, Some(rootfs), &found, origin, how);
-        self.take_in(new, operation).await
-    }
-
-    /// Makes the two archives of a split image from what a driver built and what it wants placed in it.
-    async fn pack_built(
-        self: &Arc<Self>,
-        scratch: &Path,
-        built: BuiltImage,
-        metadata: &ImageMetadata,
-        operation: &Arc<Operation>,
-        action: &str,
-    ) -> Result<(StagedFile, StagedFile)> {
-        let archive = open_built(scratch, &built.rootfs).map_err(Error::io(action))?;
-        let placed = built.files.into_iter().map(placed).collect::<Result<Vec<Placed>>>()?;
-        if placed.len() > MOST_PLACED {
-            return Err(Error::invalid(format!(
-                "Image driver wants more than {MOST_PLACED} files placed"
-            )));
-        }
-        let (main, rootfs) = (self.stage_upload()?, self.stage_upload()?);
-        hutch_archive::write_metadata(metadata, &BTreeMap::new(), main.file()).map_err(archive_error(action))?;
-        let total = archive.metadata().map_err(Error::io(action))?.len();
-        let (unpacker, operation, what) = (self.images.unpacker.clone(), Arc::clone(operation), action.to_owned());
-        let work = move || {
-            let watch = &mut watch(&operation, "build_image_progress", "Packing image", total);
-            unpacker
-                .repack(&archive, &placed, rootfs.file(), watch)
-                .map_err(archive_error(&what))?;
-            Ok::<_, Error>(rootfs)
-        };
-        let rootfs = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|e| Error::io(action)(std::io::Error::other(e)))??;
-        Ok((main, rootfs))
     }
 }
 
-fn new_image(
-    project: &str,
-    main: StagedFile,
-    rootfs: Option<StagedFile>,
-    found: &SourceImage,
-    origin: Origin,
-    how: Fetching,
-) -> NewImage {
-    let mut properties = found.properties.clone();
-    properties.extend(how.properties);
-    NewImage {
-        project: project.to_owned(),
-        main,
-        rootfs,
-        filename: how.filename,
-        public: how.public,
-        auto_update: how.auto_update,
-        cached: how.cached,
-        properties,
-        aliases: how.aliases,
-        fingerprint: None,
-        profiles: if how.profiles.is_empty() {
-            vec![crate::profiles::DEFAULT.to_owned()]
-        } else {
-            how.profiles
-        },
-        expires_at: how.expires_at,
-        origin: Some(origin),
-        source_aliases: found.aliases.iter().take(64).cloned().collect(),
-        may_exist: true,
+impl Found {
+    /// The image that these archives are.
+    pub(super) fn into_new(self, main: StagedFile, rootfs: Option<StagedFile>) -> NewImage {
+        let Self {
+            project,
+            image,
+            origin,
+            how,
+        } = self;
+        let mut properties = image.properties;
+        properties.extend(how.properties);
+        let default = || vec![crate::profiles::DEFAULT.to_owned()];
+        NewImage {
+            project,
+            main,
+            rootfs,
+            filename: how.filename,
+            public: how.public,
+            auto_update: how.auto_update,
+            cached: how.cached,
+            properties,
+            aliases: how.aliases,
+            fingerprint: None,
+            profiles: if how.profiles.is_empty() {
+                default()
+            } else {
+                how.profiles
+            },
+            expires_at: how.expires_at,
+            origin: Some(origin),
+            source_aliases: image.aliases.into_iter().take(MOST_SOURCE_ALIASES).collect(),
+            may_exist: true,
+        }
     }
 }
 
@@ -616,52 +299,6 @@ fn origin_of(url: &str) -> Option<(String, String)> {
             format!("{}:{port}", host.trim_end_matches(':'))
         },
     ))
-}
-
-/// Opens what a driver built, in its scratch directory and not behind a link.
-fn open_built(scratch: &Path, built: &TreePath) -> std::io::Result<std::fs::File> {
-    use rustix::fs::{Mode, OFlags, ResolveFlags};
-    let not_here = || {
-        std::io::Error::new(
-            std::io::ErrorKind::NotFound,
-            "the driver's answer is outside its scratch directory",
-        )
-    };
-    if built.root != SCRATCH || built.path.is_empty() {
-        return Err(not_here());
-    }
-    let root = open_below(scratch, Path::new(""))?;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let file = std::fs::File::from(rustix::fs::openat2(root, &*built.path, flags, Mode::empty(), below)?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(not_here())
-    }
-}
-
-/// Checks a file that a driver wants placed. Its path is checked where it is placed.
-fn placed(file: PlacedFile) -> Result<Placed> {
-    if file.data.len() > MOST_PLACED_BYTES {
-        return Err(Error::invalid(format!(
-            "The file {:.200?} to be placed in the image is too large",
-            file.path
-        )));
-    }
-    let kind = match file.kind.as_str() {
-        "file" => PlacedKind::File {
-            mode: file.mode & 0o7777,
-            data: file.data,
-        },
-        "symlink" => PlacedKind::Symlink { target: file.data },
-        other => {
-            return Err(Error::invalid(format!(
-                "A file of the kind {other:.32?} can't be placed in an image"
-            )));
-        }
-    };
-    Ok(Placed { path: file.path, kind })
 }
 
 #[cfg(test)]

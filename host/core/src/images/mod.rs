@@ -13,7 +13,9 @@
 
 mod alias;
 mod architecture;
+mod build;
 mod change;
+mod choose;
 mod fetch;
 mod files;
 mod import;
@@ -38,7 +40,7 @@ use crate::table::Table;
 use crate::{Core, Tagged, etag};
 
 pub use change::{ExportFile, ImageExport};
-pub use fetch::ImageChoice;
+pub use choose::ImageChoice;
 pub use files::StagedFile;
 pub use import::ImageUpload;
 pub use record::{AliasRecord, ImageRecord, Origin, Shape};
