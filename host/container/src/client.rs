@@ -10,6 +10,7 @@ use crate::connection::{Connection, Received};
 use crate::exec::{ExecSpec, ExecStdio};
 use crate::limits::Limits;
 use crate::protocol::{Answer, Hello, PROTOCOL_VERSION, Reply, Request};
+use crate::runtime::Record;
 use crate::services::ServiceState;
 use crate::state::{ContainerState, ExecInfo, ExitStatus, KeeperEvent, Stats};
 use crate::stats::StatsReader;
@@ -33,6 +34,7 @@ pub(crate) struct Link {
     told: watch::Sender<Told>,
     events: broadcast::Sender<KeeperEvent>,
     released: OnceLock<()>,
+    record: Record,
 }
 
 /// Events that a slow subscriber may fall behind before it loses the oldest. [`Keeper::state`] is never behind.
@@ -40,7 +42,7 @@ const EVENT_QUEUE: usize = 256;
 
 impl Link {
     /// Introduces itself on a connected socket and begins to receive.
-    pub(crate) async fn open(id: &str, socket: OwnedFd) -> Result<(Arc<Self>, Vec<OwnedFd>), Error> {
+    pub(crate) async fn open(id: &str, socket: OwnedFd, record: Record) -> Result<(Arc<Self>, Vec<OwnedFd>), Error> {
         let connection =
             Connection::new(id.to_owned(), socket).map_err(|e| Error::io("watching the socket of", id, e))?;
         let protocol = |what: &str| Error::Protocol {
@@ -102,6 +104,7 @@ impl Link {
             }),
             events: broadcast::Sender::new(EVENT_QUEUE),
             released: OnceLock::new(),
+            record,
         });
         tokio::spawn(receive(Arc::clone(&link), buffer));
         Ok((link, fds))
@@ -136,6 +139,11 @@ impl Link {
         let mut told = self.told.subscribe();
         // An error means that the sender is gone, which it is not while `self` is borrowed.
         drop(told.wait_for(|told| told.gone).await);
+    }
+
+    /// Removes the socket and the specification of a keeper that has ended as it should.
+    pub(crate) fn remove_record(&self) -> Result<(), Error> {
+        self.record.remove()
     }
 
     fn take(&self, event: KeeperEvent) {
@@ -297,6 +305,9 @@ impl Keeper {
             pid: 0,
             status: None,
         };
+        if self.list_execs().iter().any(|exec| exec.id == id) {
+            return Err(crate::BadSpec(format!("there is a program with the id {id} already")).into());
+        }
         let told = link.told.subscribe();
         link.told.send_modify(|told| told.execs.push(entry));
         match link.connection.call(Request::Exec { spec, pty }, &fds).await {
@@ -318,8 +329,7 @@ impl Keeper {
                 what: "something else than a process".to_owned(),
             }),
             Err(error) => {
-                link.told
-                    .send_modify(|told| told.execs.retain(|exec| exec.id != id || exec.pid != 0));
+                link.told.send_modify(|told| told.execs.retain(|exec| exec.id != id));
                 Err(error)
             }
         }
@@ -494,7 +504,7 @@ impl Keeper {
         match link.call(Request::Release).await {
             Ok(()) => {
                 link.released.get_or_init(|| ());
-                Ok(())
+                link.remove_record()
             }
             Err(Error::Lost { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -84,7 +84,9 @@ impl Runtime {
     /// [`Error::Exists`] when this id has a keeper; a fault that names what could not be made, after which nothing is left.
     pub async fn create(&self, spec: &ContainerSpec, held: Option<OwnedFd>) -> Result<Keeper, Error> {
         spec.check()?;
-        let (link, fds) = self.spawn(Role::Container, &spec.id, &encode(&spec.id, spec)?, held).await?;
+        let (link, fds) = self
+            .spawn(Role::Container, &spec.id, &encode(&spec.id, spec)?, held)
+            .await?;
         Keeper::new(link, fds, &spec.cgroup)
     }
 
@@ -114,43 +116,54 @@ impl Runtime {
     }
 
     async fn adopt_one(&self, id: &str) -> AdoptOutcome {
-        let spec = || -> Result<ContainerSpec, Error> { self.read_spec(Role::Container, id) };
-        match self.connect(Role::Container, id) {
-            Ok(socket) => {
-                let opened = Link::open(id, socket).await;
-                let cgroup = spec().map(|spec| spec.cgroup);
-                match opened.and_then(|(link, fds)| Keeper::new(link, fds, &cgroup?)) {
-                    Ok(keeper) => AdoptOutcome::Adopted(keeper),
-                    Err(Error::Lost { .. }) => self.bury_aside(id).await,
-                    Err(error) => AdoptOutcome::Failed(error),
-                }
-            }
-            Err(Error::Lost { .. }) => self.bury_aside(id).await,
+        let opened = match self.connect(Role::Container, id) {
+            Ok(socket) => Link::open(id, socket, self.record(Role::Container, id)).await,
+            Err(error) => Err(error),
+        };
+        let adopted = opened.and_then(|(link, fds)| {
+            let spec: ContainerSpec = self.read_spec(Role::Container, id)?;
+            Keeper::new(link, fds, &spec.cgroup)
+        });
+        match adopted {
+            Ok(keeper) => AdoptOutcome::Adopted(keeper),
+            Err(Error::Lost { .. }) => match self.bury(Role::Container, id).await {
+                Ok(()) => AdoptOutcome::Dead,
+                Err(error) => AdoptOutcome::Failed(error),
+            },
             Err(error) => AdoptOutcome::Failed(error),
         }
     }
 
-    /// Kills and removes what a dead keeper has left; blocks while the processes die.
-    fn bury(&self, id: &str, spec: Option<&ContainerSpec>) -> AdoptOutcome {
-        if let Some(spec) = spec
-            && let Err(error) = hutch_sys::cgroup::Hierarchies::find().kill_and_remove(CGROUP_PARENT, &spec.cgroup)
-        {
-            return AdoptOutcome::Failed(Error::io("removing the cgroup of", id, error));
+    /// Kills and removes what a dead keeper has left.
+    async fn bury(&self, role: Role, id: &str) -> Result<(), Error> {
+        let cgroup = match role {
+            Role::Container => match self.read_spec::<ContainerSpec>(role, id) {
+                Ok(spec) => Some(spec.cgroup),
+                // There is none, or a power failure has cut it short: nothing runs then.
+                Err(_) => None,
+            },
+            Role::Service => Some(self.service_cgroup(id)),
+            Role::Files => None,
+        };
+        if let Some(cgroup) = cgroup {
+            let kill = move || hutch_sys::cgroup::Hierarchies::find().kill_and_remove(CGROUP_PARENT, &cgroup);
+            // It waits until the processes are dead.
+            let killed = tokio::task::spawn_blocking(kill)
+                .await
+                .unwrap_or_else(|error| Err(io::Error::other(error)));
+            killed.map_err(|error| Error::io("removing the cgroup of", id, error))?;
         }
-        match self.remove_files(Role::Container, id) {
-            Ok(()) => AdoptOutcome::Dead,
-            Err(error) => AdoptOutcome::Failed(error),
-        }
+        self.record(role, id).remove()
     }
 
-    async fn bury_aside(&self, id: &str) -> AdoptOutcome {
-        let (this, id) = (self.clone(), id.to_owned());
-        let spec = self.read_spec(Role::Container, &id).ok();
-        let task = tokio::task::spawn_blocking(move || this.bury(&id, spec.as_ref()));
-        match task.await {
-            Ok(outcome) => outcome,
-            Err(error) => AdoptOutcome::Failed(Error::io("burying", &self.run_dir, io::Error::other(error))),
-        }
+    /// The cgroup of a service: the same name whenever it is asked for, and another one for each daemon's.
+    fn service_cgroup(&self, id: &str) -> String {
+        // FNV-1a: a short name is all that is wanted of it.
+        let text = [self.run_dir.as_os_str().as_encoded_bytes(), b"/", id.as_bytes()].concat();
+        let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("service-{hash:016x}")
     }
 
     /// Kills and removes what is left of a container whose keeper was lost ([`crate::ContainerState::Lost`]).
@@ -159,10 +172,7 @@ impl Runtime {
     /// [`Error::Io`] when something can't be removed.
     pub async fn clean_lost(&self, id: &str) -> Result<(), Error> {
         check_file_name("id", id)?;
-        match self.bury_aside(id).await {
-            AdoptOutcome::Failed(error) => Err(error),
-            _ => Ok(()),
-        }
+        self.bury(Role::Container, id).await
     }
 
     /// Opens the files of a container that does not run: its root and mounts as it would see them, in a user namespace with
@@ -176,7 +186,7 @@ impl Runtime {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|error| Error::io("making a socket for", &spec.id, error))?;
         let memfd = spec_memfd(&encode(&spec.id, spec)?).map_err(|e| Error::io("making a memfd for", &spec.id, e))?;
-        let process = self.spawn_role(Role::Files, memfd, theirs, None)?;
+        let process = self.spawn_role(Role::Files, &spec.id, memfd, theirs, None)?;
         let stream = read_verdict(&spec.id, ours).await?;
         Ok(FilesHandle { stream, process })
     }
@@ -210,12 +220,12 @@ impl Runtime {
     pub async fn service(&self, id: &str) -> Result<Option<Service>, Error> {
         check_file_name("service id", id)?;
         let opened = match self.connect(Role::Service, id) {
-            Ok(socket) => Link::open(id, socket).await,
+            Ok(socket) => Link::open(id, socket, self.record(Role::Service, id)).await,
             Err(error) => Err(error),
         };
         match opened {
             Ok((link, _)) => Ok(Some(Service { link })),
-            Err(Error::Lost { .. }) => self.remove_files(Role::Service, id).map(|()| None),
+            Err(Error::Lost { .. }) => self.bury(Role::Service, id).await.map(|()| None),
             Err(error) => Err(error),
         }
     }
@@ -265,17 +275,9 @@ impl Runtime {
         serde_json::from_slice(&text).map_err(|error| Error::io("reading", &path, error))
     }
 
-    fn remove_files(&self, role: Role, id: &str) -> Result<(), Error> {
+    fn record(&self, role: Role, id: &str) -> Record {
         // The specification goes last: as long as it is there, another attempt finds the rest.
-        for extension in ["sock", "json"] {
-            let path = self.path(role, id, extension);
-            match std::fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io("removing", path, error)),
-            }
-        }
-        Ok(())
+        Record(["sock", "json"].map(|extension| self.path(role, id, extension)))
     }
 
     /// The address of a socket in the run directory, of whatever length its path: through a descriptor of the directory,
@@ -310,13 +312,15 @@ impl Runtime {
         let json = self.path(role, id, "json");
         match self.connect(role, id) {
             Ok(_) => return Err(Error::Exists { id: id.to_owned() }),
-            Err(Error::Lost { .. }) => self.remove_files(role, id)?,
+            // Without a specification there was no keeper of this id, which is what is found as a rule.
+            Err(Error::Lost { .. }) if !json.exists() => self.record(role, id).remove()?,
+            Err(Error::Lost { .. }) => self.bury(role, id).await?,
             Err(error) => return Err(error),
         }
         write_private(&json, text).map_err(|error| Error::io("writing", &json, error))?;
         let opened = self.spawn_listening(role, id, text, held).await;
         if opened.is_err() {
-            self.remove_files(role, id)?;
+            self.record(role, id).remove()?;
         }
         opened
     }
@@ -339,8 +343,8 @@ impl Runtime {
         let memfd = spec_memfd(text).map_err(|error| Error::io("making a memfd for", id, error))?;
         // Connected before the keeper is up: the backlog takes it, and the introduction waits for its answer.
         let socket = self.connect(role, id)?;
-        let process = self.spawn_role(role, memfd, listener, held)?;
-        let opened = Link::open(id, socket).await;
+        let process = self.spawn_role(role, id, memfd, listener, held)?;
+        let opened = Link::open(id, socket, self.record(role, id)).await;
         if opened.is_err() {
             // It says why and exits; this makes sure of the second.
             match rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL) {
@@ -354,12 +358,41 @@ impl Runtime {
         opened
     }
 
-    fn spawn_role(&self, role: Role, spec: OwnedFd, second: OwnedFd, held: Option<OwnedFd>) -> Result<OwnedFd, Error> {
-        let arguments: [OsString; 2] = ["hutch-keeper".into(), role.argument().into()];
+    fn spawn_role(
+        &self,
+        role: Role,
+        id: &str,
+        spec: OwnedFd,
+        second: OwnedFd,
+        held: Option<OwnedFd>,
+    ) -> Result<OwnedFd, Error> {
+        let mut arguments: Vec<OsString> = vec!["hutch-keeper".into(), role.argument().into()];
+        if role == Role::Service {
+            arguments.push(self.service_cgroup(id).into());
+        }
         let mut fds = vec![(SPEC_FD, spec), (LISTEN_FD, second)];
         fds.extend(held.map(|held| (HELD_FD, held)));
         hutch_sys::spawn::detached(&self.keeper_binary, &arguments, &fds)
             .map_err(|error| Error::io("executing", &self.keeper_binary, error))
+    }
+}
+
+/// What the run directory has of a keeper: its socket and its specification.
+#[derive(Debug)]
+pub(crate) struct Record([PathBuf; 2]);
+
+impl Record {
+    /// Removes them; it is no error when they are not there.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        for path in &self.0 {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("removing", path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -106,10 +106,12 @@ impl Service {
     /// What the keeper answers.
     pub async fn stop(&self) -> Result<(), Error> {
         match self.link.call(Request::ServiceStop).await {
-            Ok(()) | Err(Error::Lost { .. }) => {}
+            Ok(()) => {}
+            // Its next user buries what is left.
+            Err(Error::Lost { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }
         self.link.gone().await;
-        Ok(())
+        self.link.remove_record()
     }
 }

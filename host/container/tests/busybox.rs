@@ -10,8 +10,23 @@ async fn boots_executes_and_dies() {
     let lab = Lab::new();
     let spec = lab.busybox("boot");
     let keeper = lab.start(&spec).await;
-    assert!(matches!(keeper.state(), ContainerState::Running { reboots: 0, frozen: false, .. }));
-    let (status, text) = run(&keeper, &["sh", "-c", "hostname; id -u; echo $$; cat /proc/1/comm; ls /dev; mount; cat /proc/self/cgroup; ls -la /; ip a"]).await;
+    assert!(matches!(
+        keeper.state(),
+        ContainerState::Running {
+            reboots: 0,
+            frozen: false,
+            ..
+        }
+    ));
+    let (status, text) = run(
+        &keeper,
+        &[
+            "sh",
+            "-c",
+            "hostname; id -u; echo $$; cat /proc/1/comm; ls /dev; mount; cat /proc/self/cgroup; ls -la /; ip a",
+        ],
+    )
+    .await;
     println!("{text}");
     assert_eq!(status, ExitStatus::Code(0), "{text}");
     keeper.kill().await.unwrap();

@@ -14,9 +14,9 @@ async fn systemd_reaches_running() {
     let (status, text) = run(&keeper, &["sh", "-c", up]).await;
     println!("{text}");
     if status != ExitStatus::Code(0) {
-    println!("{}", run(&keeper, &["systemctl", "--failed"]).await.1);
-    println!("{}", run(&keeper, &["journalctl", "-b", "--no-pager"]).await.1);
-    println!("{}", String::from_utf8_lossy(&keeper.console_log().await.unwrap()));
+        println!("{}", run(&keeper, &["systemctl", "--failed"]).await.1);
+        println!("{}", run(&keeper, &["journalctl", "-b", "--no-pager"]).await.1);
+        println!("{}", String::from_utf8_lossy(&keeper.console_log().await.unwrap()));
     }
     println!("{}", run(&keeper, &["systemctl", "list-units", "--no-pager"]).await.1);
     assert_eq!((status, text.trim()), (ExitStatus::Code(0), "running"));

@@ -127,6 +127,11 @@ impl Cgroup {
         self.guests.as_fd()
     }
 
+    /// Moves this process into the container's own cgroup.
+    pub(crate) fn enter_unified(&self) -> Result<()> {
+        self.write("cgroup.procs", "0")
+    }
+
     /// Moves this process into the legacy cgroups. The first such move costs the kernel a grace period of several
     /// milliseconds, which is why a container's programs are begun by a process that is inside already.
     pub(crate) fn enter_legacy(&self) -> Result<()> {

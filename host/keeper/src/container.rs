@@ -190,8 +190,11 @@ impl Container {
     /// Forks the preparer of a boot, the first or one more.
     fn boot(&mut self, reactor: &Reactor, asker: Option<Asker>) -> Result<()> {
         let (ours, theirs) = wire::pair().at("making", "a socket")?;
+        // A reboot's preparer goes there by itself: kernels up to 6.18 at least kill whatever is forked into a cgroup that
+        // `cgroup.kill` was used on before (`cgroup_css_set_fork` compares with the parent's count of kills).
+        let first = self.state == ContainerState::Created;
         // SAFETY: the keeper has a single thread.
-        let forked = unsafe { process::fork(0, Some(self.cgroup.directory())) };
+        let forked = unsafe { process::fork(0, first.then(|| self.cgroup.directory())) };
         match forked.at("forking into", format!("the cgroup {}", self.spec.cgroup))? {
             Forked::Child => {
                 drop(ours);
@@ -200,6 +203,7 @@ impl Container {
                     userns: self.namespaces.user.as_ref().map(AsFd::as_fd),
                     netns: self.namespaces.network.as_fd(),
                     cgroup: &self.cgroup,
+                    inside: first,
                     root: self.root.take(),
                     socket: theirs,
                 })

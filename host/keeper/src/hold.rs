@@ -79,12 +79,12 @@ fn container_event(reactor: &Reactor, clients: &mut Clients, container: &mut Con
     false
 }
 
-/// Holds a service until it is stopped; returns the exit code.
-pub(crate) fn service(text: &[u8], socket: OwnedFd) -> i32 {
+/// Holds a service, in a cgroup of this name, until it is stopped; returns the exit code.
+pub(crate) fn service(text: &[u8], cgroup_name: &str, socket: OwnedFd) -> i32 {
     let Ok((reactor, mut clients)) = prepare(socket) else {
         return 1;
     };
-    let made = cgroup::leave_service().and_then(|()| Service::make(parse(text)?, &reactor));
+    let made = cgroup::leave_service().and_then(|()| Service::make(parse(text)?, cgroup_name, &reactor));
     let mut service = match made {
         Ok(service) => service,
         Err(fault) => return refuse(&reactor, &mut clients, &fault),

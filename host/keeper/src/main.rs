@@ -54,11 +54,14 @@ fn main() {
         let _ = rustix::io::fcntl_setfd(held, rustix::io::FdFlags::CLOEXEC);
     }
     hutch_sys::process::block_signals(true);
+    // Whatever else the daemon was started with.
+    // SAFETY: nothing in this process has opened anything from 6 up yet.
+    unsafe { libc::syscall(libc::SYS_close_range, HELD_FD + 1, u32::MAX, 0) };
     let mut text = Vec::new();
     let read = std::fs::File::from(spec).read_to_end(&mut text);
     let code = match (read, role.as_str()) {
         (Ok(_), "container") => hold::container(&text, socket),
-        (Ok(_), "service") => hold::service(&text, socket),
+        (Ok(_), "service") => hold::service(&text, &arguments.next().unwrap_or_default(), socket),
         (Ok(_), _) => files::serve(&text, socket),
         (Err(_), _) => 1,
     };

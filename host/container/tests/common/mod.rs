@@ -21,9 +21,16 @@ pub fn keeper_binary() -> PathBuf {
         return path.into();
     }
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-    let candidates = ["x86_64-unknown-linux-musl/keeper", "aarch64-unknown-linux-musl/keeper", "release", "debug"];
+    let candidates = [
+        "x86_64-unknown-linux-musl/keeper",
+        "aarch64-unknown-linux-musl/keeper",
+        "release",
+        "debug",
+    ];
     let built = candidates.iter().map(|dir| target.join(dir).join("hutch-keeper"));
-    let newest = built.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
+    let newest = built
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max();
     newest.expect("no hutch-keeper is built: cargo build -p hutch-keeper").1
 }
 
@@ -44,13 +51,20 @@ impl Lab {
 
     /// An id that no other test uses, on this machine and in this run.
     pub fn id(&self, name: &str) -> String {
-        format!("test-{}-{}-{name}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "test-{}-{}-{name}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// A map of its own to ids that nothing else uses.
     pub fn idmap(&self) -> IdMap {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        IdMap::contiguous(1_900_000_000 + (std::process::id() % 1000) * 655_360 + number * 65_536, 65_536)
+        IdMap::contiguous(
+            1_900_000_000 + (std::process::id() % 1000) * 655_360 + number * 65_536,
+            65_536,
+        )
     }
 
     /// A root with busybox, whose init does nothing but wait.
@@ -61,12 +75,24 @@ impl Lab {
         }
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is needed");
         let list = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
-        for applet in String::from_utf8(list).unwrap().lines().filter(|name| *name != "busybox") {
+        for applet in String::from_utf8(list)
+            .unwrap()
+            .lines()
+            .filter(|name| *name != "busybox")
+        {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         std::os::unix::fs::symlink("../bin/busybox", root.join("sbin/init")).unwrap();
-        std::fs::write(root.join("etc/inittab"), "::sysinit:/bin/echo booted\n::respawn:/bin/sleep 1000000\n").unwrap();
-        std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n").unwrap();
+        std::fs::write(
+            root.join("etc/inittab"),
+            "::sysinit:/bin/echo booted\n::respawn:/bin/sleep 1000000\n",
+        )
+        .unwrap();
+        std::fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n",
+        )
+        .unwrap();
         root
     }
 
@@ -85,7 +111,12 @@ impl Lab {
         let unpack = || {
             let tar = std::env::var_os("HUTCH_DEBIAN_ROOT").map_or("/tmp/debian-root.tar".into(), PathBuf::from);
             let dir = tempfile::Builder::new().prefix("hutch-debian-").tempdir().unwrap();
-            let status = Command::new("tar").args(["--numeric-owner", "-xpf"]).arg(&tar).arg("-C").arg(dir.path()).status();
+            let status = Command::new("tar")
+                .args(["--numeric-owner", "-xpf"])
+                .arg(&tar)
+                .arg("-C")
+                .arg(dir.path())
+                .status();
             assert!(status.unwrap().success(), "{} can't be unpacked", tar.display());
             dir
         };
@@ -99,7 +130,11 @@ impl Lab {
         let (upper, work) = (dir.join("upper"), dir.join("work"));
         std::fs::create_dir_all(&upper).unwrap();
         std::fs::create_dir_all(&work).unwrap();
-        let root = RootFs::Overlay { layers: vec![self.debian_root().to_owned()], upper, work };
+        let root = RootFs::Overlay {
+            layers: vec![self.debian_root().to_owned()],
+            upper,
+            work,
+        };
         let mut spec = ContainerSpec::new(id, Some(self.idmap()), root);
         spec.hostname = name.to_owned();
         spec
@@ -107,7 +142,11 @@ impl Lab {
 
     /// Creates and starts.
     pub async fn start(&self, spec: &ContainerSpec) -> Keeper {
-        let keeper = self.runtime.create(spec, None).await.unwrap_or_else(|error| panic!("{error}"));
+        let keeper = self
+            .runtime
+            .create(spec, None)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
         keeper.start().await.unwrap_or_else(|error| panic!("{error}"));
         keeper
     }
@@ -126,7 +165,10 @@ pub fn program(id: &str, command: &[&str]) -> ExecSpec {
         id: id.to_owned(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         env: vec![
-            ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
+            (
+                "PATH".into(),
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            ),
             ("HOME".into(), "/root".into()),
         ],
         cwd: None,
@@ -160,5 +202,7 @@ pub async fn run_spec(keeper: &Keeper, spec: ExecSpec) -> (ExitStatus, String) {
 
 /// Fails a test that waits for what does not come.
 pub async fn timeout<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("nothing came within 60 s")
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("nothing came within 60 s")
 }
