@@ -36,7 +36,7 @@ pub enum Kind {
 pub struct Options {
     /// On the machine's own network instead of a namespace of its own.
     pub shared_network: bool,
-    /// The text of a configuration file.
+    /// What the configuration file has besides where the programs are.
     pub configuration: Option<String>,
     /// Without the pool, the network and the image that tests use.
     pub bare: bool,
@@ -102,9 +102,8 @@ impl Daemon {
         };
         std::fs::create_dir(daemon.state_dir())?;
         compiled::give(&daemon.state_dir())?;
-        if let Some(text) = &daemon.options.configuration {
-            std::fs::write(daemon.sandbox.path().join("hutchd.toml"), text)?;
-        }
+        let additions = daemon.options.configuration.clone().unwrap_or_default();
+        daemon.configure(&additions)?;
         daemon.launch(&[])?;
         compiled::keep(&daemon.state_dir())?;
         if !daemon.options.bare {
@@ -141,6 +140,16 @@ impl Daemon {
         format!("{letter}t{}", std::process::id())
     }
 
+    /// The daemon's address in that network, which is a /20.
+    #[must_use]
+    pub fn gateway(&self) -> &'static str {
+        if matches!(self.kind, Kind::Hutch(_)) {
+            "10.213.0.1"
+        } else {
+            "10.213.16.1"
+        }
+    }
+
     /// A new client.
     #[must_use]
     pub fn client(&self) -> Client {
@@ -162,17 +171,34 @@ impl Daemon {
         std::fs::read_to_string(self.sandbox.path().join("log")).unwrap_or_default()
     }
 
+    /// Writes the configuration file, which the next start reads: where the programs are, then `additions`.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn configure(&self, additions: &str) -> Result<()> {
+        let Kind::Hutch(programs) = &self.kind else {
+            return Ok(());
+        };
+        let text = format!(
+            "keeper = {:?}\nplugin-directory = {:?}\n\n{additions}",
+            programs.keeper, programs.plugins
+        );
+        std::fs::write(self.configuration(), text).context("can't write the configuration")
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.sandbox.path().join("hutchd.toml")
+    }
+
     fn command(&self) -> Command {
         match &self.kind {
             Kind::Hutch(programs) => {
                 let mut command = self.sandbox.command(&programs.daemon);
-                command.arg("--state-dir").arg(self.state_dir());
-                if self.options.configuration.is_some() {
-                    command.arg("--config").arg(self.sandbox.path().join("hutchd.toml"));
-                }
                 command
-                    .env("HUTCH_KEEPER", &programs.keeper)
-                    .env("HUTCH_PLUGINS", &programs.plugins);
+                    .arg("--state-dir")
+                    .arg(self.state_dir())
+                    .arg("--config")
+                    .arg(self.configuration());
                 command
             }
             Kind::Incus(program) => {
@@ -307,11 +333,7 @@ impl Daemon {
             )?;
         }
         let network = self.network();
-        let subnet = if matches!(self.kind, Kind::Hutch(_)) {
-            "10.213.0.1/20"
-        } else {
-            "10.213.16.1/20"
-        };
+        let subnet = format!("{}/20", self.gateway());
         let config = json!({ "ipv4.address": subnet, "ipv4.nat": "true", "ipv6.address": "none" });
         client.sync(
             "POST",
@@ -331,24 +353,26 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes the instances and the network: on the machine's own network nothing else would.
+    /// Removes the instances and the networks: on the machine's own network nothing else would. Goes on after an error.
     fn take_back(&self) -> Result<()> {
         let mut client = self.client();
+        let mut results = Vec::new();
         let instances = client.get("/1.0/instances?recursion=1")?;
         for instance in instances.as_array().into_iter().flatten() {
             let name = instance["name"].as_str().unwrap_or_default();
             if instance["status"] != "Stopped" {
-                self.change(name, "stop", true)?;
+                results.push(self.change(name, "stop", true));
             }
             if instance["ephemeral"] != true {
-                client.run("DELETE", &format!("/1.0/instances/{name}"), &Value::Null)?;
+                results.push(
+                    client
+                        .run("DELETE", &format!("/1.0/instances/{name}"), &Value::Null)
+                        .map(drop),
+                );
             }
         }
-        client.sync(
-            "PUT",
-            "/1.0/profiles/default",
-            &json!({ "config": {}, "description": "", "devices": {} }),
-        )?;
+        let empty = json!({ "config": {}, "description": "", "devices": {} });
+        results.push(client.sync("PUT", "/1.0/profiles/default", &empty).map(drop));
         for network in client
             .get("/1.0/networks?recursion=1")?
             .as_array()
@@ -357,10 +381,14 @@ impl Daemon {
         {
             if network["managed"] == true {
                 let name = network["name"].as_str().unwrap_or_default();
-                client.sync("DELETE", &format!("/1.0/networks/{name}"), &Value::Null)?;
+                results.push(
+                    client
+                        .sync("DELETE", &format!("/1.0/networks/{name}"), &Value::Null)
+                        .map(drop),
+                );
             }
         }
-        Ok(())
+        results.into_iter().collect()
     }
 
     /// Creates an instance from the busybox image and starts it.

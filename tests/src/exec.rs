@@ -97,23 +97,37 @@ pub fn run(client: &mut Client, instance: &str, command: &[&str], input: &[u8]) 
         anyhow::bail!("a command without its three streams");
     };
     let stderr = thread::spawn(move || drain(stderr));
-    if !input.is_empty() {
-        stdin.send(Message::binary(input.to_vec())).context("standard input")?;
-    }
-    // An empty text message is the end of standard input, after which the daemon may close first.
-    if let Err(error) = stdin.send(Message::text("")) {
-        anyhow::ensure!(is_end(&error), "standard input: {error}");
-    }
+    // A command that answers while it reads must be read from while it is written to.
+    let input = input.to_vec();
+    let writer = thread::spawn(move || feed(&mut stdin, input));
     let stdout = drain(stdout)?;
     let stderr = stderr
         .join()
         .map_err(|_| anyhow::anyhow!("the reader of standard error panicked"))??;
+    writer
+        .join()
+        .map_err(|_| anyhow::anyhow!("the writer of standard input panicked"))??;
     let ended = client.wait(&operation)?;
     drop(control);
     let status = ended["metadata"]["return"]
         .as_i64()
         .context("a command without exit status")?;
     Ok(Output { status, stdout, stderr })
+}
+
+/// Sends all of a command's standard input, and that it ends there: an empty text message. A command that ended before is no error.
+fn feed(stdin: &mut Socket, input: Vec<u8>) -> Result<()> {
+    let messages = [Message::binary(input), Message::text("")];
+    for message in messages
+        .into_iter()
+        .filter(|message| !message.is_empty() || message.is_text())
+    {
+        match stdin.send(message) {
+            Err(error) if is_end(&error) => return Ok(()),
+            sent => sent.context("standard input")?,
+        }
+    }
+    Ok(())
 }
 
 /// Reads a websocket to its end: a close, an empty text message, or the end of the connection.

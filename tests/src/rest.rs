@@ -199,10 +199,15 @@ impl Client {
     /// When it does not end in time.
     pub fn end_of(&mut self, operation: &Value) -> Result<Value> {
         let id = operation["id"].as_str().context("an operation without id")?;
-        let ended = self.get(&format!(
-            "/1.0/operations/{id}/wait?timeout={}",
-            self.patience.as_secs()
-        ))?;
+        let path = format!("/1.0/operations/{id}/wait?timeout={}", self.patience.as_secs());
+        let mut envelope = self.request("GET", &path, &Value::Null)?.json()?;
+        if envelope["type"] == "error" {
+            // Incus answers so for an operation that failed; the operation itself says more.
+            envelope = self
+                .request("GET", &format!("/1.0/operations/{id}"), &Value::Null)?
+                .json()?;
+        }
+        let ended = envelope["metadata"].take();
         let code = ended["status_code"].as_i64().unwrap_or_default();
         ensure!(
             code >= 200,

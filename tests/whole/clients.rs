@@ -65,14 +65,13 @@ fn daily_work(daemon: &Daemon, client: &Stock, dialect: &Dialect) -> Result<()> 
     client.run(&["config", "set", "c1", "limits.memory", "200MiB"])?;
     ensure!(client.run(&["config", "get", "c1", "limits.memory"])?.trim() == "200MiB");
     client.run(&[
-        "config",
-        "device",
-        "add",
-        "c1",
-        "eth1",
-        "nic",
-        &format!("network={network}"),
+        "network",
+        "create",
+        "extra0",
+        "ipv4.address=10.216.0.1/24",
+        "ipv6.address=none",
     ])?;
+    client.run(&["config", "device", "add", "c1", "eth1", "nic", "network=extra0"])?;
     ensure!(
         client
             .run(&["exec", "c1", "--", "ls", "/sys/class/net"])?
@@ -140,13 +139,6 @@ fn files(daemon: &Daemon, client: &Stock) -> Result<()> {
 
 /// Networks, pools, profiles and images.
 fn objects(client: &Stock, network: &str) -> Result<()> {
-    client.run(&[
-        "network",
-        "create",
-        "extra0",
-        "ipv4.address=10.216.0.1/24",
-        "ipv6.address=none",
-    ])?;
     client.run(&["network", "set", "extra0", "ipv4.nat", "true"])?;
     ensure!(client.run(&["network", "show", "extra0"])?.contains("10.216.0.1/24"));
     ensure!(client.run(&["network", "info", "extra0"])?.contains("10.216.0.1"));

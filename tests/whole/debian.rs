@@ -46,7 +46,7 @@ fn systemd_comes_up_reboots_alone_and_shuts_down() -> Result<()> {
             .shell("c1", "ip -4 -brief address show dev eth0")?
             .contains(&address)
     );
-    daemon.shell("c1", "ping -c 1 -W 5 10.213.0.1")?;
+    daemon.shell("c1", &format!("ping -c 1 -W 5 {}", daemon.gateway()))?;
     ensure!(daemon.shell("c1", "cat /etc/hostname; stat -fc %T /sys/fs/cgroup")? == "c1\ncgroup2fs");
 
     let boot = daemon.shell("c1", "cat /proc/1/stat | cut -d' ' -f22")?;

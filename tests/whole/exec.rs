@@ -192,13 +192,20 @@ fn the_console_shows_what_was_and_takes_what_is_typed() -> Result<()> {
 
 /// Reads a websocket until a text has come.
 pub(crate) fn read_until(socket: &mut exec::Socket, text: &str) -> Result<()> {
+    let begun = Instant::now();
     socket.get_ref().set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut seen = String::new();
     while !seen.contains(text) {
         let message = socket
             .read()
             .with_context(|| format!("waiting for {text:?} after {seen:?}"))?;
-        seen.push_str(&String::from_utf8_lossy(&message.into_data()));
+        if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
+            seen.push_str(&String::from_utf8_lossy(&message.into_data()));
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(20),
+            "waiting for {text:?} after {seen:?}"
+        );
     }
     Ok(())
 }

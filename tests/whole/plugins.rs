@@ -28,10 +28,7 @@ fn files_that_are_no_plugins_are_shown_and_stop_nothing() -> Result<()> {
     let ours: Vec<_> = std::fs::read_dir(&programs.plugins)?.collect::<Result<_, _>>()?;
     let mut configuration = String::new();
     for entry in &ours {
-        configuration.push_str(&format!(
-            "[[plugin]]\npath = {:?}\ngrant = \"requested\"\n\n",
-            entry.path()
-        ));
+        configuration.push_str(&format!("[[plugin]]\npath = {:?}\n\n", entry.path()));
     }
     let cut = {
         let first = ours.first().context("no plugins")?;
@@ -104,9 +101,8 @@ fn a_pool_whose_plugin_is_gone_is_shown_unavailable() -> Result<()> {
     let mut daemon = Daemon::start()?;
     daemon.instance("c1", &json!({}))?;
     daemon.stop()?;
-    let empty = daemon.sandbox().path().join("no-plugins");
-    std::fs::create_dir(&empty)?;
-    daemon.launch(&[("HUTCH_PLUGINS", &empty.to_string_lossy())])?;
+    daemon.configure("plugin = []\n")?;
+    daemon.launch(&[])?;
     ensure!(daemon.status("c1")? == "Running", "a container needs no plugin to run");
     ensure!(daemon.shell("c1", "echo alive")? == "alive");
     let pool = daemon.client().get("/1.0/storage-pools/default")?;
@@ -116,6 +112,7 @@ fn a_pool_whose_plugin_is_gone_is_shown_unavailable() -> Result<()> {
         .refused("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
     ensure!(message.contains("overlay"), "{message}");
     daemon.stop()?;
+    daemon.configure("")?;
     daemon.launch(&[])?;
     ensure!(daemon.client().get("/1.0/storage-pools/default")?["status"] == "Created");
     daemon

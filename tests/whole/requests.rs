@@ -75,7 +75,7 @@ fn paths_and_methods_that_are_not_there() -> Result<()> {
         is_error(&client.request("GET", path, &Value::Null)?, 404)?;
     }
     let answer = client.request("DELETE", "/1.0", &Value::Null)?;
-    ensure!((400..500).contains(&answer.status), "{}", answer.status);
+    ensure!(matches!(answer.status, 404 | 405 | 501), "{}", answer.status);
     ensure!(client.request("GET", "/", &Value::Null)?.json()?["metadata"] == json!(["/1.0"]));
     Ok(())
 }

@@ -46,8 +46,8 @@ fn a_second_daemon_for_the_same_state_is_refused() -> Result<()> {
         .command(&programs.daemon)
         .arg("--state-dir")
         .arg(daemon.state_dir())
-        .env("HUTCH_KEEPER", &programs.keeper)
-        .env("HUTCH_PLUGINS", &programs.plugins)
+        .arg("--config")
+        .arg(daemon.sandbox().path().join("hutchd.toml"))
         .output()?;
     ensure!(!second.status.success(), "a second daemon started");
     daemon.client().get("/1.0")?;
