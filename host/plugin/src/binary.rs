@@ -189,3 +189,108 @@ fn abilities(manifest: &Manifest, exports: &[String]) -> Result<Vec<String>, Bin
         .map(|&interface| interface.to_owned())
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use wasm_encoder::{
+        Component, ComponentExportKind, ComponentExportSection, ComponentImportSection, ComponentTypeRef,
+        ComponentTypeSection, CustomSection, InstanceType, Module, ModuleSection,
+    };
+
+    use super::*;
+
+    const MANIFEST: &str = r#"
+        manifest = 1
+        id = "org.example.image.thing"
+        version = "1.0.0"
+        license = "MIT"
+        world = "hutch:image@0.1.0"
+        [provides]
+        image = ["thing"]
+    "#;
+
+    fn custom(text: &str) -> CustomSection<'_> {
+        CustomSection { name: Cow::Borrowed(manifest::SECTION), data: Cow::Borrowed(text.as_bytes()) }
+    }
+
+    /// A component that imports instances without functions under these names and exports them again under the others.
+    fn component(manifests: &[&str], imports: &[&str], exports: &[&str]) -> Vec<u8> {
+        let mut component = Component::new();
+        for manifest in manifests {
+            component.section(&custom(manifest));
+        }
+        let mut types = ComponentTypeSection::new();
+        types.instance(&InstanceType::new());
+        component.section(&types);
+        let mut section = ComponentImportSection::new();
+        for import in imports {
+            section.import(*import, ComponentTypeRef::Instance(0));
+        }
+        component.section(&section);
+        let mut section = ComponentExportSection::new();
+        for export in exports {
+            section.export(*export, ComponentExportKind::Instance, 0, None);
+        }
+        component.section(&section);
+        component.finish()
+    }
+
+    const TYPES: &str = "hutch:image/types@0.1.0";
+    const SOURCE: &str = "hutch:image/source@0.1.0";
+
+    #[test]
+    fn the_export_list_is_the_list_of_abilities() {
+        let imports = [TYPES, "hutch:host/fs@0.1.0", "wasi:cli/stdout@0.2.6"];
+        let plain = inspect(&component(&[MANIFEST], &imports, &[SOURCE])).expect("a plugin");
+        assert_eq!(plain.manifest.id, "org.example.image.thing");
+        assert!(plain.abilities.is_empty());
+        assert_eq!(plain.manifest_text, MANIFEST);
+        let exports = [SOURCE, "hutch:image/build@0.1.0", "hutch:image/something-new@0.1.0"];
+        assert_eq!(inspect(&component(&[MANIFEST], &imports, &exports)).expect("a plugin").abilities, ["build"]);
+    }
+
+    #[test]
+    fn a_manifest_in_a_core_module_counts() {
+        let mut module = Module::new();
+        module.section(&custom(MANIFEST));
+        let mut outer = component(&[], &[TYPES], &[SOURCE]);
+        let mut with_module = Component::new();
+        with_module.section(&ModuleSection(&module));
+        // Without the second header: sections of one component follow one another.
+        outer.splice(8..8, with_module.finish().split_off(8));
+        assert_eq!(inspect(&outer).expect("a plugin").manifest.names(), ["thing"]);
+    }
+
+    #[test]
+    fn refusals_say_what_is_wrong() {
+        for (bytes, expected) in [
+            (component(&[], &[TYPES], &[SOURCE]), "no custom section"),
+            (component(&[MANIFEST, MANIFEST], &[TYPES], &[SOURCE]), "more than one custom section"),
+            (component(&["nonsense"], &[TYPES], &[SOURCE]), "its manifest is not valid"),
+            (component(&[MANIFEST], &[TYPES, "wasi:http/types@0.2.0"], &[SOURCE]), "imports wasi:http/types@0.2.0"),
+            (component(&[MANIFEST], &[TYPES, "hutch:host/root-shell@0.1.0"], &[SOURCE]), "hutch:host/root-shell"),
+            (component(&[MANIFEST], &[TYPES, "hutch:storage/types@0.1.0"], &[SOURCE]), "hutch:storage/types"),
+            (component(&[MANIFEST], &[TYPES], &["hutch:image/build@0.1.0"]), "does not export hutch:image/source"),
+            (Module::new().finish(), "core module"),
+            (b"MZ".to_vec(), "not a valid component"),
+        ] {
+            let error = inspect(&bytes).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damage_is_answered(at in 0_usize..600, with in proptest::num::u8::ANY, cut in 0_usize..600) {
+            let mut bytes = component(&[MANIFEST], &[TYPES, "wasi:io/streams@0.2.0"], &[SOURCE]);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = with;
+            }
+            let _ = inspect(&bytes);
+            bytes.truncate(cut);
+            let _ = inspect(&bytes);
+        }
+    }
+}

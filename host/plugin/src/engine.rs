@@ -19,8 +19,8 @@ pub(crate) const MAX_TABLE: usize = 32_768;
 pub(crate) const MAX_INSTANCES: u32 = 32;
 /// Core instances, tables and memories of one component: a guest, its adapter and the shims between them.
 pub(crate) const MAX_CORE_INSTANCES: u32 = 16;
-pub(crate) const MAX_TABLES: u32 = 16;
-pub(crate) const MAX_MEMORIES: u32 = 4;
+pub(crate) const MAX_TABLES: u32 = 8;
+pub(crate) const MAX_MEMORIES: u32 = 2;
 /// How often a running guest is looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 
@@ -44,9 +44,10 @@ pub(crate) fn compile_config() -> Config {
 fn run_config() -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(MAX_INSTANCES)
-        .total_core_instances(MAX_INSTANCES * 8)
-        .total_memories(MAX_INSTANCES * 2)
-        .total_tables(MAX_INSTANCES * 4)
+        // As many as the instances can want together, so that the pool never runs out before their number does.
+        .total_core_instances(MAX_INSTANCES * MAX_CORE_INSTANCES)
+        .total_memories(MAX_INSTANCES * MAX_MEMORIES)
+        .total_tables(MAX_INSTANCES * MAX_TABLES)
         .total_stacks(MAX_INSTANCES)
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_memories_per_component(MAX_MEMORIES)

@@ -27,6 +27,7 @@ mod functions;
 mod health;
 mod host;
 mod lingering;
+mod load;
 mod log;
 pub mod manifest;
 mod mapped;

@@ -1,0 +1,249 @@
+//! From a line of the configuration to a plugin that can be called.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hutch_broker::{Grants, Permissions, Subject, SubjectLimits};
+use hutch_driver::Options;
+use tokio::sync::{Semaphore, watch};
+use wasmtime::component::Linker;
+
+use crate::bindings::Everything;
+use crate::compile::Cache;
+use crate::config::{PluginConfig, PluginHostOptions};
+use crate::export::Exports;
+use crate::files::{FileStore, Stored};
+use crate::health::{Counters, Health};
+use crate::log::PluginLog;
+use crate::plugin::{Phase, Plugin, Ready, Shared};
+use crate::state::CallState;
+
+/// A plugin to be loaded, before anything is known of it.
+pub(crate) struct Candidate {
+    /// The file that the configuration names, or empty.
+    pub(crate) source: PathBuf,
+    /// What is in it, or why it can't be a plugin.
+    pub(crate) found: Result<Stored, String>,
+    /// What the operator grants.
+    pub(crate) grants: Option<Permissions>,
+    /// The operator's settings.
+    pub(crate) config: Options,
+}
+
+/// What is to be loaded, in order.
+pub(crate) fn candidates(options: &PluginHostOptions, files: &FileStore) -> Vec<Candidate> {
+    if let Some(list) = &options.plugins {
+        return list
+            .iter()
+            .map(|config| configured(config, options.bundled.as_deref(), files))
+            .collect();
+    }
+    let Some(directory) = &options.bundled else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(directory) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| is_wasm(path))
+            .collect(),
+        Err(error) => {
+            tracing::error!(directory = %directory.display(), %error, "can't read the directory of plugins");
+            return Vec::new();
+        }
+    };
+    paths.sort();
+    let mut found: Vec<_> = paths
+        .into_iter()
+        .map(|path| {
+            configured(
+                &PluginConfig {
+                    path: Some(path),
+                    ..PluginConfig::default()
+                },
+                Some(directory),
+                files,
+            )
+        })
+        .collect();
+    found.sort_by_key(|candidate| {
+        std::cmp::Reverse(candidate.found.as_ref().map_or(0, |stored| stored.manifest.prefer))
+    });
+    found
+}
+
+fn is_wasm(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "wasm")
+}
+
+/// Finds one plugin of the configuration.
+fn configured(config: &PluginConfig, bundled: Option<&Path>, files: &FileStore) -> Candidate {
+    let wanted = config
+        .digest
+        .as_deref()
+        .map(|digest| digest.strip_prefix("sha256:").unwrap_or(digest));
+    let found = match (&config.path, wanted) {
+        (Some(path), wanted) => files
+            .add(path)
+            .map_err(|error| with_causes(&error))
+            .and_then(|stored| match wanted {
+                Some(wanted) if wanted != stored.digest => Err(format!(
+                    "its digest is sha256:{}, and the configuration wants sha256:{wanted}",
+                    stored.digest
+                )),
+                _ => Ok(stored),
+            }),
+        (None, Some(digest)) => files.get(digest).map_err(|error| with_causes(&error)),
+        (None, None) => Err("the configuration of a plugin names neither a path nor a digest".to_owned()),
+    };
+    let ours = config
+        .path
+        .as_deref()
+        .and_then(Path::parent)
+        .is_some_and(|parent| Some(parent) == bundled);
+    let grants = config.grants.clone().or_else(|| {
+        // Bundled plugins come with the daemon, from the same hands: they are granted what they request.
+        found
+            .as_ref()
+            .ok()
+            .filter(|_| ours)
+            .map(|stored| stored.manifest.permissions.clone())
+    });
+    Candidate {
+        source: config.path.clone().unwrap_or_default(),
+        found,
+        grants,
+        config: config.config.clone(),
+    }
+}
+
+/// An error with its causes, for a listing.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// Makes a plugin of what was found, or says why the configuration does not fit it.
+pub(crate) fn make_plugin(
+    stored: Stored,
+    grants: Option<Permissions>,
+    config: Options,
+    shared: &Arc<Shared>,
+) -> Result<Plugin, String> {
+    let Stored {
+        digest,
+        manifest,
+        abilities,
+    } = stored;
+    match &manifest.config.schema {
+        Some(schema) => schema
+            .validate(&config)
+            .map_err(|reason| format!("its configuration is not valid: {reason}"))?,
+        None if config.is_empty() => {}
+        None => return Err("the configuration has settings for it, and it takes none".to_owned()),
+    }
+    let granted = grants.unwrap_or_default();
+    granted
+        .validate()
+        .map_err(|reason| format!("its grants are not valid: {reason}"))?;
+    let subject = Subject {
+        plugin: manifest.id.clone(),
+        version: manifest.version.clone(),
+        digest: digest.clone(),
+        family: manifest.family().to_owned(),
+        grants: Grants {
+            requested: manifest.permissions.clone(),
+            granted,
+        },
+        limits: SubjectLimits {
+            kv_bytes: manifest.limits.kv_bytes.0,
+            http_timeout: SubjectLimits::default()
+                .http_timeout
+                .min(manifest.limits.call_timeout.0),
+        },
+        config,
+    };
+    Ok(Plugin {
+        shared: Arc::clone(shared),
+        log: Arc::new(PluginLog::new(&manifest.id)),
+        turns: Semaphore::new(manifest.limits.concurrency as usize),
+        digest,
+        abilities,
+        subject: Arc::new(subject),
+        counters: Arc::new(Counters::default()),
+        health: Health::default(),
+        phase: watch::Sender::new(Phase::Loading),
+        manifest,
+    })
+}
+
+/// Everything that a plugin may import: an empty WASI and `wit/host`.
+pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<CallState>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    Everything::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+/// What it takes to bring a plugin's code into memory.
+pub(crate) struct Loader {
+    pub(crate) files: FileStore,
+    pub(crate) cache: Cache,
+    pub(crate) linker: Linker<CallState>,
+    /// Compiling children at once.
+    pub(crate) compilers: Semaphore,
+}
+
+impl Loader {
+    /// Loads a plugin and tells those who wait for it.
+    pub(crate) async fn load(self: Arc<Self>, plugin: Arc<Plugin>) {
+        let phase = match self.code(&plugin).await {
+            Ok(ready) => Phase::Ready(Arc::new(ready)),
+            Err(reason) => {
+                tracing::error!(plugin = plugin.id(), "plugin can't be used: {reason}");
+                Phase::Failed(reason.into())
+            }
+        };
+        plugin.phase.send_replace(phase);
+    }
+
+    async fn code(&self, plugin: &Plugin) -> Result<Ready, String> {
+        let engine = plugin.shared.runtime.engine();
+        let component = match self.cache.get(engine, &plugin.digest) {
+            Some(component) => component,
+            None => {
+                let _turn = self
+                    .compilers
+                    .acquire()
+                    .await
+                    .map_err(|_| "the plugin host is going down".to_owned())?;
+                self.files.verify(&plugin.digest).map_err(|error| with_causes(&error))?;
+                let started = std::time::Instant::now();
+                let wasm = self.files.wasm(&plugin.digest);
+                let made = self
+                    .cache
+                    .make(engine, &plugin.digest, &wasm)
+                    .await
+                    .map_err(|error| with_causes(&error))?;
+                tracing::info!(
+                    plugin = plugin.id(),
+                    ms = started.elapsed().as_millis(),
+                    "plugin compiled"
+                );
+                made
+            }
+        };
+        let pre = self
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| format!("it can't be linked: {error:#}"))?;
+        let exports = Exports::find(&pre, plugin.manifest.family(), &plugin.abilities);
+        let exports = exports.map_err(|error| with_causes(&error))?;
+        Ok(Ready { pre, exports })
+    }
+}
