@@ -192,7 +192,9 @@ fn describe(top: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let listed = Command::new("find").args([top.to_str().unwrap(), "-printf", "%P\\0"]).output().unwrap().stdout;
     let mut links: BTreeMap<u64, String> = BTreeMap::new();
-    for name in listed.strip_suffix(b"\0").unwrap().split(|&b| b == 0) {
+    let mut names: Vec<&[u8]> = listed.strip_suffix(b"\0").unwrap().split(|&b| b == 0).collect();
+    names.sort_unstable();
+    for name in names {
         let (full, path) = (top.join(std::ffi::OsStr::from_bytes(name)), String::from_utf8_lossy(name).into_owned());
         let meta = full.symlink_metadata().unwrap();
         let xattrs = Command::new("getfattr").args(["-h", "-d", "-m", "-", "--absolute-names"]).arg(&full).output().unwrap();
@@ -226,7 +228,7 @@ fn make_odd_tree(top: &Path) {
         mknod null c 1 3; chmod 666 null; mknod whiteout c 0 0; mknod disk b 7 99; mkfifo -m 622 fifo
         python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind("socket")'
         truncate -s 100M sparse; printf middle | dd of=sparse bs=1 seek=50000000 conv=notrunc status=none
-        : > empty; setfacl -m u:1234:rw empty; setfacl -d -m g:99:r dir
+        : > empty; setfacl -m u:1234:rw empty 2>&- && setfacl -d -m g:99:r dir
         printf data > "$(printf 'od\377d name\n')"
         chmod 0 locked; chown 5:6 locked; touch -d '1999-01-01' dir/sub dir locked .
     "#;
@@ -426,7 +428,7 @@ fn trees_are_limited_by_project_quota() {
         let Response::Size(Some(used)) = host.call(&cx, usage.clone()).await.unwrap() else { panic!() };
         assert!((1 << 20..2 << 20).contains(&used), "{used}");
         // Root is over no quota, so somebody else tries.
-        run("chmod", &["0755", pool.to_str().unwrap(), pool.join("v").to_str().unwrap(), dir.to_str().unwrap()]);
+        run("chmod", &["0755", pool.to_str().unwrap(), pool.join("v").to_str().unwrap(), pool.join("v/rootfs").to_str().unwrap(), dir.to_str().unwrap()]);
         run("chmod", &["0777", pool.join("v/rootfs/sub").to_str().unwrap()]);
         let dd = |mib: &str| {
             let place = format!("of={}", pool.join("v/rootfs/sub/new").display());
