@@ -17,9 +17,18 @@ use crate::commands::{console, create, documents, exec, info, list, monitor, rel
 use crate::context::{Context, GlobalArgs};
 use crate::error::Result;
 
+/// What a beginner needs.
+const BEGINNING: &str = "\
+To begin with:
+  hutch admin init --auto     set a fresh daemon up
+  hutch remote list           where images come from
+  hutch launch REMOTE:IMAGE c1
+  hutch exec c1 -- bash
+  hutch list";
+
 /// Containers and virtual machines from the command line
 #[derive(Debug, Parser)]
-#[command(name = "hutch", version)]
+#[command(name = "hutch", version, after_help = BEGINNING)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: GlobalArgs,

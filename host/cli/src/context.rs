@@ -8,23 +8,20 @@ use crate::client::{Client, Progress};
 use crate::config::{Config, LOCAL, Remote};
 use crate::error::{Error, Result};
 
+/// What the flags that every command has stand under in its help.
+const GLOBAL: &str = "Options of all commands";
+
 /// Flags that every command has.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct GlobalArgs {
-    /// Use this project instead of the one chosen with `project switch`
-    #[arg(
-        long,
-        global = true,
-        env = "HUTCH_PROJECT",
-        value_name = "NAME",
-        hide_env_values = true
-    )]
+    /// Use this project instead of the one chosen with `project switch` (HUTCH_PROJECT does the same)
+    #[arg(long, global = true, env = "HUTCH_PROJECT", value_name = "NAME", hide_env = true, help_heading = GLOBAL)]
     pub(crate) project: Option<String>,
     /// Talk to the daemon at this socket
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
     /// Print neither progress nor what was done
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
 }
 

@@ -98,6 +98,8 @@ impl Operation {
                 }
                 () = interrupts.next() => {
                     if interrupted {
+                        // The terminal gets its cursor back first.
+                        drop(display);
                         std::process::exit(EXIT_STATUS);
                     }
                     interrupted = true;

@@ -25,7 +25,7 @@ pub(crate) enum ConfigCommand {
     /// Print a key's value
     Get {
         /// The instance; the daemon without it
-        #[arg(value_name = "[REMOTE:][INSTANCE]] [KEY", num_args = 1..=2, required = true)]
+        #[arg(value_names = ["[REMOTE:][INSTANCE]", "KEY"], num_args = 1..=2, required = true)]
         names: Vec<String>,
         /// The key is a property of the instance itself, such as description
         #[arg(short, long)]
@@ -37,7 +37,7 @@ pub(crate) enum ConfigCommand {
     /// Set keys
     Set {
         /// The instance (the daemon without it) and the keys
-        #[arg(value_name = "[REMOTE:][INSTANCE]] [KEY=VALUE", required = true)]
+        #[arg(value_names = ["[REMOTE:][INSTANCE]", "KEY=VALUE"], num_args = 1.., required = true)]
         names: Vec<String>,
         /// The keys are properties of the instance itself, such as description
         #[arg(short, long)]
@@ -55,7 +55,7 @@ pub(crate) enum ConfigCommand {
     /// Remove a key
     Unset {
         /// The instance (the daemon without it) and the key
-        #[arg(value_name = "[REMOTE:][INSTANCE]] [KEY", num_args = 1..=2, required = true)]
+        #[arg(value_names = ["[REMOTE:][INSTANCE]", "KEY"], num_args = 1..=2, required = true)]
         names: Vec<String>,
         /// The key is a property of the instance itself, such as description
         #[arg(short, long)]

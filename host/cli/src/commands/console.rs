@@ -19,13 +19,11 @@ use crate::terminal::{self, Output, RawMode};
 /// Ctrl-a, which begins a command to the console itself.
 const ESCAPE: u8 = 0x01;
 
-/// Which console.
+/// Which console: the text one or a virtual machine's screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// Text
     #[default]
     Console,
-    /// A virtual machine's screen
     Vga,
 }
 
@@ -38,7 +36,13 @@ pub(crate) struct ConsoleArgs {
     #[arg(long)]
     show_log: bool,
     /// Which console
-    #[arg(short = 't', long = "type", value_enum, default_value = "console")]
+    #[arg(
+        short = 't',
+        long = "type",
+        value_enum,
+        default_value = "console",
+        hide_default_value = true
+    )]
     kind: Kind,
     /// Take the console from whoever has it
     #[arg(short, long)]

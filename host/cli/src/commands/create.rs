@@ -42,7 +42,7 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     empty: bool,
     /// The image, and the instance's name; one is made up without it
-    #[arg(value_name = "[REMOTE:]IMAGE] [[REMOTE:]NAME", num_args = 0..=2)]
+    #[arg(value_names = ["[REMOTE:]IMAGE", "[REMOTE:]NAME"], num_args = 0..=2)]
     names: Vec<String>,
 }
 

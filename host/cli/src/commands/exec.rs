@@ -19,15 +19,12 @@ use crate::terminal::{self, Output, RawMode};
 /// The exit status when the daemon does not tell one.
 const NO_STATUS: i32 = 1;
 
-/// Whether the command gets a terminal.
+/// Whether the command gets a terminal; by itself if standard input and output are terminals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// One if standard input and output are terminals
     #[default]
     Auto,
-    /// One
     Interactive,
-    /// None
     NonInteractive,
 }
 
@@ -57,8 +54,8 @@ pub(crate) struct ExecOptions {
     /// Run in this directory instead of the user's home
     #[arg(long, default_value = "", value_name = "DIR", hide_default_value = true)]
     cwd: String,
-    /// Whether the command gets a terminal
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Whether the command gets a terminal; auto if standard input and output are terminals
+    #[arg(long, value_enum, default_value = "auto", hide_default_value = true)]
     mode: Mode,
     /// Give the command a terminal
     #[arg(short = 't', long, conflicts_with = "force_noninteractive")]

@@ -96,7 +96,7 @@ pub(crate) enum ImageCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// A daemon, and what the images must be like: the beginning of an alias or fingerprint, or KEY=VALUE with a property
-    #[arg(value_name = "[REMOTE:] [FILTER]")]
+    #[arg(value_name = "[REMOTE:] FILTER")]
     filters: Vec<String>,
     /// Which columns to show: l alias, L all aliases, f fingerprint, F whole fingerprint, p public, d description,
     /// e project, a architecture, t type, s size, u time of upload

@@ -15,14 +15,12 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output;
 
+/// How events are printed; `json` and `pretty` have one line for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EventFormat {
-    /// YAML
     #[default]
     Yaml,
-    /// JSON, one event a line
     Json,
-    /// One line an event
     Pretty,
 }
 
@@ -35,12 +33,12 @@ pub(crate) struct MonitorArgs {
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     kind: Vec<String>,
     /// How to print them
-    #[arg(short, long, value_enum, default_value = "yaml")]
+    #[arg(short, long, value_enum, default_value = "yaml", hide_default_value = true)]
     format: EventFormat,
     /// One line an event (the same as --format pretty)
     #[arg(long, conflicts_with = "format")]
     pretty: bool,
-    /// The least severe messages of the type logging: error, warning, info, debug
+    /// The least severe messages of the type logging
     #[arg(long, value_enum)]
     loglevel: Option<Level>,
     /// Events of all projects

@@ -106,7 +106,7 @@ pub(crate) async fn start(ctx: &Context, args: StartArgs) -> Result<()> {
             ..InstanceStatePut::default()
         })
     };
-    act(ctx, targets, action).await?;
+    act(ctx, "Starting", targets, action).await?;
     consoles(ctx, &args.names, args.console).await
 }
 
@@ -119,7 +119,7 @@ pub(crate) async fn stop(ctx: &Context, args: StopArgs) -> Result<()> {
         force: args.force,
         stateful: args.stateful,
     };
-    let stopping = act(ctx, targets, same(put));
+    let stopping = act(ctx, "Stopping", targets, same(put));
     if args.console {
         // The console ends when the instance does.
         let (stopped, _) = tokio::join!(stopping, consoles(ctx, &args.names, true));
@@ -138,7 +138,7 @@ pub(crate) async fn restart(ctx: &Context, args: RestartArgs) -> Result<()> {
         force: args.force,
         stateful: false,
     };
-    act(ctx, targets, same(put)).await?;
+    act(ctx, "Restarting", targets, same(put)).await?;
     consoles(ctx, &args.names, args.console).await
 }
 
@@ -147,6 +147,7 @@ pub(crate) async fn pause(ctx: &Context, args: PauseArgs) -> Result<()> {
     let targets = select(ctx, &args.names, |code| code == StatusCode::RUNNING).await?;
     act(
         ctx,
+        "Pausing",
         targets,
         same(InstanceStatePut {
             action: "freeze".into(),
@@ -161,6 +162,7 @@ pub(crate) async fn resume(ctx: &Context, args: PauseArgs) -> Result<()> {
     let targets = select(ctx, &args.names, |code| code == StatusCode::FROZEN).await?;
     act(
         ctx,
+        "Resuming",
         targets,
         same(InstanceStatePut {
             action: "unfreeze".into(),
@@ -179,7 +181,7 @@ pub(crate) async fn delete(ctx: &Context, args: DeleteArgs) -> Result<()> {
         }
     }
     let force = args.force;
-    each(ctx, targets, |client, name, progress| async move {
+    each(ctx, "Deleting", targets, |client, name, progress| async move {
         remove(&client, &name, force, &progress).await
     })
     .await
@@ -233,12 +235,17 @@ async fn select(ctx: &Context, names: &Names, worth: impl Fn(StatusCode) -> bool
         .collect())
 }
 
-async fn act<F>(ctx: &Context, targets: Vec<Target>, action: impl Fn(Arc<Client>, String) -> F) -> Result<()>
+async fn act<F>(
+    ctx: &Context,
+    verb: &str,
+    targets: Vec<Target>,
+    action: impl Fn(Arc<Client>, String) -> F,
+) -> Result<()>
 where
     F: Future<Output = Result<InstanceStatePut>>,
 {
     let action = &action;
-    each(ctx, targets, |client, name, progress| async move {
+    each(ctx, verb, targets, |client, name, progress| async move {
         let put = action(Arc::clone(&client), name.clone()).await?;
         let path = ApiPath::new(["instances", &name, "state"]);
         client.change(Method::PUT, path, &put, &progress).await.map(drop)
@@ -247,7 +254,12 @@ where
 }
 
 /// Does something to every instance, several at a time. One that fails doesn't keep the others from it.
-async fn each<F>(ctx: &Context, targets: Vec<Target>, work: impl Fn(Arc<Client>, String, Progress) -> F) -> Result<()>
+async fn each<F>(
+    ctx: &Context,
+    verb: &str,
+    targets: Vec<Target>,
+    work: impl Fn(Arc<Client>, String, Progress) -> F,
+) -> Result<()>
 where
     F: Future<Output = Result<()>>,
 {
@@ -255,7 +267,7 @@ where
     let work = &work;
     let mut waiting = targets.into_iter().map(|target| async move {
         let progress = if total == 1 {
-            ctx.progress(&target.name)
+            ctx.progress(&format!("{verb} {}", target.name))
         } else {
             Progress::hidden()
         };

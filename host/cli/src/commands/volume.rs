@@ -17,13 +17,11 @@ use crate::{edit, keyvalue};
 /// Volumes that people make; the others belong to instances and images.
 const CUSTOM: &str = "custom";
 
-/// What a volume holds.
+/// What a volume holds: files, or a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Content {
-    /// Files
     #[default]
     Filesystem,
-    /// A disk
     Block,
 }
 

@@ -15,19 +15,15 @@ pub(crate) use yaml::{from_yaml, to_yaml};
 
 use crate::error::{Error, Result};
 
-/// How a list is printed.
+/// How a list is printed: as columns with or without lines, as comma-separated values without a header, or as the objects.
+/// (The values have no explanations of their own, because `clap` spreads help over pages for them.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Columns with lines around every cell
     #[default]
     Table,
-    /// Columns without lines
     Compact,
-    /// Comma-separated values without a header
     Csv,
-    /// The objects as JSON
     Json,
-    /// The objects as YAML
     Yaml,
 }
 

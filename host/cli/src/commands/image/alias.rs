@@ -48,7 +48,7 @@ pub(crate) enum AliasCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// A daemon, and what the aliases must contain
-    #[arg(value_name = "[REMOTE:] [FILTER]")]
+    #[arg(value_name = "[REMOTE:] FILTER")]
     filters: Vec<String>,
     #[command(flatten)]
     format: FormatArg,

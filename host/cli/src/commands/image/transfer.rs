@@ -22,7 +22,7 @@ pub(crate) struct ImportArgs {
     #[arg(value_name = "FILE")]
     file: String,
     /// The root filesystem (or disk), a daemon, and properties of the image
-    #[arg(value_name = "[ROOTFS] [REMOTE:] [KEY=VALUE")]
+    #[arg(value_name = "ROOTFS | REMOTE: | KEY=VALUE")]
     rest: Vec<String>,
     /// Give it a name (several times)
     #[arg(long, value_name = "NAME")]
@@ -179,7 +179,7 @@ fn is_disk(path: &Path) -> bool {
         .is_some_and(|extension| extension == "qcow2" || extension == "img" || extension == "raw")
 }
 
-/// The metadata and the root filesystem in a directory, as `incus-simplestreams` and `distrobuilder` call them.
+/// The metadata and the root filesystem in a directory, by the names that builders of images give them.
 fn in_directory(directory: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     let failed = |error| Error::file("cannot read", directory, error);
     let mut names = Vec::new();

@@ -19,11 +19,11 @@ const DEFAULT: &str = "ns46tS";
 const FAST: &str = "nsacPt";
 
 #[derive(Debug, Args)]
-#[command(after_long_help = columns::HELP)]
+#[command(after_help = columns::HELP)]
 pub(crate) struct ListArgs {
     /// A daemon, and what the instances must be like: the beginning of a name (or a pattern with *), or KEY=VALUE with a
     /// key of their configuration, or type, status, architecture, location, ipv4, ipv6
-    #[arg(value_name = "[REMOTE:] [FILTER]")]
+    #[arg(value_name = "[REMOTE:] FILTER")]
     filters: Vec<String>,
     /// Which columns to show, by their letters; see below
     #[arg(short, long, value_name = "COLUMNS")]
