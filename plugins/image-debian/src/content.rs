@@ -4,7 +4,7 @@ use hutch_sdk::image::PlacedFile;
 use hutch_sdk::{Error, Options, Result};
 
 /// What makes a bare Debian a system that boots, has a network, and can be worked in.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "systemd-sysv",
     "dbus",
     "libpam-systemd",
@@ -12,6 +12,7 @@ const PACKAGES: [&str; 11] = [
     "iproute2",
     "iputils-ping",
     "netbase",
+    "udev",
     "procps",
     "ca-certificates",
     "less",

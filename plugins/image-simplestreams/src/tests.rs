@@ -1,0 +1,196 @@
+//! The driver against a host in memory that serves what `incus-simplestreams` 6.0.4 makes, and what it never would.
+
+use hutch_sdk::host::HttpResponse;
+use hutch_sdk::image::{Image, ImageRequest, Source};
+use hutch_sdk::testing::FakeHost;
+use hutch_sdk::{Error, Result};
+
+use crate::Simplestreams;
+
+const SERVER: &str = "http://127.0.0.1:8080/tree";
+
+const INDEX: &str = r#"{"index":{"images":{"datatype":"image-downloads","path":"streams/v1/images.json",
+    "products":["Busy:box:default:x86_64"],"format":"products:1.0"},
+    "other":{"datatype":"image-ids","path":"streams/v1/other.json","format":"products:1.0"}},"format":"index:1.0"}"#;
+
+fn sum(digit: char) -> String {
+    digit.to_string().repeat(64)
+}
+
+fn catalogue() -> String {
+    let (old, meta, root, both, uni) = (sum('0'), sum('1'), sum('2'), sum('3'), sum('4'));
+    format!(
+        r#"{{"content_id":"images","datatype":"image-downloads","format":"products:1.0","products":{{
+        "Busy:box:default:amd64":{{"aliases":"Busy/box/default,busy, busy/box","arch":"amd64","os":"Busy","release":"box",
+          "release_title":"Box 1","support_eol":"2027-04-30","variant":"default","requirements":{{"secureboot":"false"}},"versions":{{
+          "20231101_07:42":{{"items":{{
+            "lxd.tar.xz":{{"ftype":"lxd.tar.xz","path":"images/o.lxd.tar.xz","sha256":"{old}","size":1,"combined_rootxz_sha256":"{old}"}},
+            "root.tar.xz":{{"ftype":"root.tar.xz","path":"images/o.root.tar.xz","sha256":"{old}","size":2}}}}}},
+          "20231114_22:13":{{"items":{{
+            "incus.tar.xz":{{"ftype":"incus.tar.xz","path":"images/m.incus.tar.xz","sha256":"{meta}","size":276,"combined_squashfs_sha256":"{both}"}},
+            "root.tar.xz":{{"ftype":"root.tar.xz","path":"images/r.root.tar.xz","sha256":"{root}","size":9}},
+            "squashfs":{{"ftype":"squashfs","path":"images/r.squashfs","sha256":"{root}","size":1040384}}}}}},
+          "20231201_00:00":{{"items":{{
+            "squashfs":{{"ftype":"squashfs","path":"images/x.squashfs","sha256":"{root}","size":7}}}}}}}}}},
+        "Busy:uni:default:arm64":{{"aliases":"busy,uni","arch":"arm64","os":"Busy","release":"uni","versions":{{
+          "202311142223":{{"items":{{
+            "incus_combined.tar.gz":{{"ftype":"incus_combined.tar.gz","path":"images/u.tar.gz","sha256":"{uni}","size":5}}}}}}}}}}}}}}"#
+    )
+}
+
+fn host() -> FakeHost {
+    let host = FakeHost::new(&[]);
+    host.serve(&format!("{SERVER}/streams/v1/index.json"), INDEX);
+    host.serve(&format!("{SERVER}/streams/v1/images.json"), catalogue());
+    host
+}
+
+fn request(name: &str, architecture: &str) -> ImageRequest {
+    ImageRequest {
+        server: format!("{SERVER}/"),
+        name: name.into(),
+        architecture: architecture.into(),
+        kind: "container".into(),
+        options: Vec::new(),
+    }
+}
+
+fn resolve(host: &FakeHost, name: &str, architecture: &str) -> Result<Image> {
+    Simplestreams::resolve(host, &request(name, architecture))
+}
+
+#[test]
+fn an_alias_is_the_newest_version_that_is_whole() {
+    let image = resolve(&host(), "busy/box", "x86_64").unwrap();
+    assert_eq!(image.fingerprint, sum('3'));
+    assert_eq!(
+        (image.architecture.as_str(), image.created, image.expires),
+        ("x86_64", 1_699_999_980, 1_809_043_200)
+    );
+    let files: Vec<_> = image
+        .files
+        .iter()
+        .map(|f| (f.role.as_str(), f.url.as_str(), f.size))
+        .collect();
+    let expected = [
+        (
+            "metadata",
+            "http://127.0.0.1:8080/tree/images/m.incus.tar.xz",
+            Some(276),
+        ),
+        (
+            "rootfs",
+            "http://127.0.0.1:8080/tree/images/r.squashfs",
+            Some(1_040_384),
+        ),
+    ];
+    assert_eq!(files, expected);
+    assert_eq!(image.aliases, ["Busy/box/default", "busy", "busy/box"]);
+    let has = |key: &str, value: &str| image.properties.contains(&(key.to_owned(), value.to_owned()));
+    assert!(has("serial", "20231114_22:13") && has("requirements.secureboot", "false"));
+    assert!(has("description", "Busy Box 1 amd64 (20231114_22:13)"));
+    assert_eq!(resolve(&host(), "busy/amd64", "").unwrap().fingerprint, sum('3'));
+}
+
+#[test]
+fn the_architecture_decides_between_products() {
+    let image = resolve(&host(), "busy", "aarch64").unwrap();
+    assert_eq!((image.fingerprint, image.files[0].role.as_str()), (sum('4'), "unified"));
+    let error = resolve(&host(), "uni", "x86_64").unwrap_err();
+    assert!(
+        error.is("not-found") && error.message.contains("uni") && error.message.contains("x86_64"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_fingerprint_names_older_versions_too() {
+    let image = resolve(&host(), &sum('0'), "x86_64").unwrap();
+    assert_eq!(image.files[1].url, format!("{SERVER}/images/o.root.tar.xz"));
+    assert_eq!(
+        resolve(&host(), &"0".repeat(12), "x86_64").unwrap().fingerprint,
+        sum('0')
+    );
+    assert!(resolve(&host(), "000", "x86_64").is_err_and(|e| e.is("not-found")));
+}
+
+#[test]
+fn the_list_has_each_product_once() {
+    let names = |name: &str, architecture: &str| -> Vec<String> {
+        let images = Simplestreams::list(&host(), &request(name, architecture)).unwrap();
+        images.into_iter().map(|image| image.fingerprint).collect()
+    };
+    assert_eq!(names("", ""), [sum('3'), sum('4')]);
+    assert_eq!(names("uni", ""), [sum('4')]);
+    assert_eq!(names("", "x86_64"), [sum('3')]);
+}
+
+#[test]
+fn what_is_no_server_says_why() {
+    let empty = FakeHost::new(&[]);
+    let code = |result: Result<Image>| result.unwrap_err().code;
+    assert_eq!(code(resolve(&empty, "busy", "x86_64")), "not-found");
+    let with = |index: &str, images: &str| {
+        let host = FakeHost::new(&[]);
+        host.serve(&format!("{SERVER}/streams/v1/index.json"), index);
+        host.serve(&format!("{SERVER}/streams/v1/images.json"), images);
+        resolve(&host, "busy", "x86_64")
+    };
+    assert_eq!(code(with("<html>", "")), "io");
+    assert_eq!(code(with(&"[".repeat(100_000), "")), "io");
+    assert_eq!(code(with(r#"{"format":"index:2.0"}"#, "")), "unsupported");
+    assert_eq!(
+        code(with(INDEX, r#"{"format":"products:9.0","products":{}}"#)),
+        "unsupported"
+    );
+    assert_eq!(
+        code(with(
+            INDEX,
+            r#"{"format":"products:1.0","products":{"a":{"versions":7}}}"#
+        )),
+        "io"
+    );
+    assert_eq!(
+        code(with(&INDEX.replace("streams/v1/images.json", "../secret"), "")),
+        "invalid"
+    );
+    assert_eq!(
+        code(with(
+            INDEX,
+            &catalogue().replace("images/r.squashfs", "http://evil.test/x")
+        )),
+        "invalid"
+    );
+    let older = with(INDEX, &catalogue().replace(&sum('3'), "beef")).unwrap();
+    assert_eq!(
+        older.fingerprint,
+        sum('0'),
+        "a version without a checksum is passed over"
+    );
+    let busy = FakeHost::new(&[]);
+    let response = HttpResponse {
+        status: 503,
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
+    busy.state()
+        .documents
+        .insert(format!("{SERVER}/streams/v1/index.json"), response);
+    assert!(resolve(&busy, "busy", "x86_64").is_err_and(|e: Error| e.is("unavailable") && e.retryable));
+    assert_eq!(
+        code(Simplestreams::resolve(
+            &busy,
+            &ImageRequest {
+                server: String::new(),
+                ..request("busy", "")
+            }
+        )),
+        "invalid"
+    );
+}
+
+#[test]
+fn the_manifest_is_of_this_version() {
+    let manifest = include_str!("../plugin.toml");
+    assert!(manifest.contains(&format!("version = {:?}", env!("CARGO_PKG_VERSION"))));
+}
