@@ -1,0 +1,221 @@
+//! The API over a real socket, against a real core whose drivers there are none of: what is said about requests before
+//! anything has to be done in a container. What is done there is tested in `tests/`, with stock clients too.
+
+mod fixture;
+
+use std::time::Duration;
+
+use fixture::Daemon;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_the_envelope() {
+    let daemon = Daemon::start().await;
+    let root = daemon.get("/").await;
+    assert_eq!((root.status, &root.body["metadata"]), (200, &json!(["/1.0"])));
+    for (path, status, error) in [
+        ("/nope", 404, "not found"),
+        ("/1.0/nope", 404, "not found"),
+        ("/1.0/instances/c1", 404, "Instance not found"),
+        ("/1.0/containers/c1?project=default", 404, "Instance not found"),
+        ("/1.0/virtual-machines/c1", 404, "Instance not found"),
+        (
+            "/1.0/operations/5d1ca4e6-15a8-4a34-8ff3-d5ef5bd0e5a6",
+            404,
+            "Operation not found",
+        ),
+        ("/1.0/plugins/none", 404, "Plugin not found"),
+    ] {
+        let answer = daemon.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.body["error"], error, "{path}");
+        assert_eq!(
+            (&answer.body["type"], &answer.body["error_code"]),
+            (&json!("error"), &json!(status)),
+            "{path}"
+        );
+    }
+    let answer = daemon.send("DELETE", "/1.0/networks", &[], "").await;
+    assert_eq!((answer.status, answer.header("allow").is_some()), (405, true));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn bad_requests_say_what_is_bad() {
+    let daemon = Daemon::start().await;
+    for (method, path, body, status, error) in [
+        ("POST", "/1.0/instances", "name=c1", 400, "not JSON"),
+        ("POST", "/1.0/instances", "", 400, "empty"),
+        ("POST", "/1.0/instances", "[]", 400, "an object is expected"),
+        (
+            "POST",
+            "/1.0/instances",
+            r#"{"name":7}"#,
+            400,
+            "invalid type: integer `7`",
+        ),
+        ("GET", "/1.0/instances?filter=name+is+c1", "", 400, "no operator"),
+        ("GET", "/1.0/instances?recursion=deep", "", 400, "recursion=deep"),
+        ("GET", "/1.0/instances/c1/files", "", 400, "missing path"),
+        ("GET", "/1.0/events", "", 400, "websocket"),
+        ("GET", "/1.0/instances/c1/sftp", "", 400, "Upgrade: sftp"),
+        ("POST", "/1.0/images", "", 400, "empty"),
+        ("POST", "/1.0/images", r#"{"source":"#, 400, "not JSON"),
+        ("POST", "/1.0/profiles", r#"{"name":"../../etc"}"#, 400, "name"),
+    ] {
+        let answer = daemon.send(method, path, &[], body).await;
+        assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.body);
+        let text = answer.body["error"].as_str().unwrap();
+        assert!(text.contains(error), "{method} {path} {body}: {text}");
+    }
+    let large = format!(r#"{{"description":"{}"}}"#, "x".repeat(2 << 20));
+    assert_eq!(daemon.send("POST", "/1.0/profiles", &[], &large).await.status, 413);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn changes_need_the_tag_of_what_was_read() {
+    let daemon = Daemon::start().await;
+    let made = daemon
+        .send(
+            "POST",
+            "/1.0/profiles",
+            &[],
+            r#"{"name":"web","config":{"user.a":"1"},"devices":null}"#,
+        )
+        .await;
+    assert_eq!((made.status, made.header("location")), (201, Some("/1.0/profiles/web")));
+    assert_eq!(
+        (&made.body["status_code"], &made.body["metadata"]),
+        (&json!(200), &Value::Null)
+    );
+    let again = daemon.send("POST", "/1.0/profiles", &[], r#"{"name":"web"}"#).await;
+    assert_eq!(again.status, 409, "{}", again.body);
+
+    let read = daemon.get("/1.0/profiles/web").await;
+    let etag = read.header("etag").unwrap().to_owned();
+    assert_eq!(etag.len(), 66, "{etag}");
+    let put = r#"{"config":{"user.a":"2"},"description":"","devices":{}}"#;
+    let stale = daemon
+        .send("PUT", "/1.0/profiles/web", &[("If-Match", "\"0123\"")], put)
+        .await;
+    assert_eq!(stale.status, 412, "{}", stale.body);
+    let changed = daemon
+        .send("PUT", "/1.0/profiles/web", &[("If-Match", &etag)], put)
+        .await;
+    assert_eq!(
+        (changed.status, &changed.body["metadata"]),
+        (200, &json!({})),
+        "{}",
+        changed.body
+    );
+    assert_eq!(
+        daemon
+            .send("PUT", "/1.0/profiles/web", &[("If-Match", &etag)], put)
+            .await
+            .status,
+        412
+    );
+
+    let patched = daemon
+        .send(
+            "PATCH",
+            "/1.0/profiles/web",
+            &[],
+            r#"{"config":{"user.b":"3","user.a":""}}"#,
+        )
+        .await;
+    assert_eq!(patched.status, 200, "{}", patched.body);
+    assert_eq!(
+        daemon.get("/1.0/profiles/web").await.body["metadata"]["config"],
+        json!({"user.b": "3"})
+    );
+    let found = daemon.get("/1.0/profiles?recursion=1&filter=config.user.b+eq+3").await;
+    assert_eq!(found.body["metadata"].as_array().unwrap().len(), 1);
+    assert_eq!(daemon.send("DELETE", "/1.0/profiles/web", &[], "").await.status, 200);
+    assert_eq!(
+        daemon.get("/1.0/profiles").await.body["metadata"],
+        json!(["/1.0/profiles/default"])
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn the_server_says_who_asks_and_what_it_can_do() {
+    let daemon = Daemon::start().await;
+    let server = daemon.get("/1.0").await.body["metadata"].take();
+    assert_eq!(
+        (&server["auth"], &server["api_version"]),
+        (&json!("trusted"), &json!("1.0"))
+    );
+    let extensions = server["api_extensions"].as_array().unwrap();
+    assert!(extensions.contains(&json!("container_full")));
+    assert_eq!(daemon.get("/1.0/cluster").await.body["metadata"]["enabled"], false);
+    assert_eq!(
+        daemon.get("/1.0/instances?recursion=2&filter=").await.body["metadata"],
+        json!([])
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn listeners_hear_what_they_asked_for() {
+    let daemon = Daemon::start().await;
+    let mut events = daemon.websocket("/1.0/events?type=lifecycle").await;
+    daemon.send("POST", "/1.0/profiles", &[], r#"{"name":"heard"}"#).await;
+    let message = tokio::time::timeout(Duration::from_secs(5), events.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let event: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+    assert_eq!(
+        (&event["type"], &event["metadata"]["action"]),
+        (&json!("lifecycle"), &json!("profile-created"))
+    );
+    assert_eq!(event["metadata"]["source"], "/1.0/profiles/heard");
+    // Whoever listens is told when the server goes down, and does not hold it up.
+    let before = std::time::Instant::now();
+    daemon.stop().await;
+    assert!(before.elapsed() < Duration::from_secs(3));
+    let last = tokio::time::timeout(Duration::from_secs(5), events.next())
+        .await
+        .unwrap();
+    assert!(matches!(last, Some(Ok(Message::Close(_)))), "{last:?}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_no_image_leaves_nothing() {
+    let daemon = Daemon::start().await;
+    let garbage = "this is no archive, whatever it says of itself".repeat(1000);
+    let posted = daemon
+        .send("POST", "/1.0/images", &[("X-LXD-filename", "image.tar.gz")], &garbage)
+        .await;
+    assert_eq!(posted.status, 202, "{}", posted.body);
+    let operation = posted.body["operation"].as_str().unwrap().to_owned();
+    assert_eq!(posted.header("location"), Some(operation.as_str()));
+    let ended = daemon.get(&format!("{operation}/wait?timeout=20")).await.body["metadata"].take();
+    assert_eq!(ended["status_code"], 400, "{ended}");
+    assert_ne!(ended["err"], "");
+    assert_eq!(daemon.get("/1.0/images").await.body["metadata"], json!([]));
+
+    let wrong = "--b\r\nContent-Disposition: form-data; name=\"rootfs\"\r\n\r\nx\r\n--b--\r\n";
+    let kind = [("Content-Type", "multipart/form-data; boundary=b")];
+    let refused = daemon.send("POST", "/1.0/images", &kind, wrong).await;
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    let open = "--b\r\nContent-Disposition: form-data; name=\"metadata\"\r\n\r\nx";
+    assert_eq!(daemon.send("POST", "/1.0/images", &kind, open).await.status, 400);
+    assert_eq!(daemon.staged_files(), Vec::<String>::new());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn many_at_once_are_all_answered() {
+    let daemon = Daemon::start().await;
+    let requests = (0..2000).map(|_| daemon.get("/1.0/profiles?recursion=1"));
+    let answers = futures_util::future::join_all(requests).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    daemon.stop().await;
+}
