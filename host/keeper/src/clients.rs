@@ -57,11 +57,6 @@ impl Clients {
         })
     }
 
-    /// Whether no daemon is connected.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.iter().next().is_none()
-    }
-
     /// Takes a connection. Only root may talk to a keeper; the run directory keeps others away already.
     pub(crate) fn accept(&mut self, reactor: &Reactor) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -120,7 +120,9 @@ fn begin(guest: &Guest<'_>, order: Order, fds: Vec<OwnedFd>) -> Result<(u32, Own
                 },
                 Order::Sftp => {
                     let Some(stream) = fds.next() else { process::exit(126) };
-                    drop(report);
+                    if process::close_others(&[stream.as_fd()]).is_err() {
+                        process::exit(126)
+                    }
                     let _ = rustix::thread::set_name(c"hutch-sftp");
                     sftp::serve(stream);
                     process::exit(0)

@@ -57,6 +57,8 @@ fn main() {
     // Whatever else the daemon was started with.
     // SAFETY: nothing in this process has opened anything from 6 up yet.
     unsafe { libc::syscall(libc::SYS_close_range, HELD_FD + 1, u32::MAX, 0) };
+    // What is made here and by programs inside is not to depend on how the daemon was started.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut text = Vec::new();
     let read = std::fs::File::from(spec).read_to_end(&mut text);
     let code = match (read, role.as_str()) {

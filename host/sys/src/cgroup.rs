@@ -107,8 +107,11 @@ impl Hierarchies {
         if let Some(root) = self.unified() {
             let dir = root.join(parent).join(name);
             match fs::write(dir.join("cgroup.kill"), "1") {
-                Ok(()) => wait_empty(&dir)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(()) => match wait_empty(&dir) {
+                    Err(error) if is_gone(&error) => {}
+                    other => other?,
+                },
+                Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -117,6 +120,12 @@ impl Hierarchies {
         }
         Ok(())
     }
+}
+
+/// Whether an error says that the cgroup was removed, by somebody else perhaps: a file of one that was is `ENODEV` to who
+/// has it open.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// Waits until no process is in the cgroup or below it: `cgroup.events` signals each change (the kernel's

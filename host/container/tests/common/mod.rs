@@ -6,6 +6,8 @@
 #![allow(unreachable_pub, missing_docs, reason = "it is part of test binaries")]
 #![allow(clippy::missing_panics_doc, reason = "tests panic to fail")]
 
+pub mod sftp;
+
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;

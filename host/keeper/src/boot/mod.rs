@@ -80,7 +80,7 @@ fn run_preparer(boot: &mut Boot<'_>) -> Result<()> {
     }
     boot.cgroup.enter_legacy()?;
     prepare::resource_limits(boot.spec)?;
-    let prepared = Prepared::open(boot)?;
+    let prepared = Prepared::open(boot.spec, boot.userns, &mut boot.root)?;
     move_into_link_name_space(boot.netns, Some(LinkNameSpaceType::Network)).at("joining", "the network namespace")?;
     if let Some(userns) = boot.userns {
         move_into_link_name_space(userns, Some(LinkNameSpaceType::User)).at("joining", "the user namespace")?;
@@ -114,7 +114,7 @@ fn run_init(boot: &Boot<'_>, prepared: Prepared) -> Result<std::convert::Infalli
     process::new_session_keyring().at("making", "a session keyring")?;
     nix::unistd::sethostname(&spec.hostname).at("setting", "the host name")?;
 
-    let (stage, tree) = root::build(boot, &prepared)?;
+    let (stage, tree) = root::build(spec, &prepared)?;
     let copy = root::detached_copy(&tree)?;
     wire::send(&boot.socket, &Report::Root, &[copy.as_fd()]).at("reporting", "the root")?;
     drop(copy);

@@ -1,13 +1,12 @@
 //! What needs the powers of the host's root: opening what is to be mounted, with its ids mapped, and raising limits.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use hutch_container::{ContainerSpec, Fault, FaultKind, RootFs};
 use hutch_sys::mount::{Flags, clone_tree, set_attributes};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::Boot;
 use crate::fault::{At, Result};
 
 /// Device nodes of the host that every container gets, below `/dev`, and whether it can do without.
@@ -40,22 +39,27 @@ pub(crate) enum PreparedRoot {
 }
 
 impl Prepared {
-    pub(crate) fn open(boot: &mut Boot<'_>) -> Result<Self> {
-        let root = match (boot.root.take(), &boot.spec.root) {
+    /// Opens everything. `kept` is the root of the boot before, when there was one.
+    pub(crate) fn open(
+        spec: &ContainerSpec,
+        userns: Option<BorrowedFd<'_>>,
+        kept: &mut Option<OwnedFd>,
+    ) -> Result<Self> {
+        let root = match (kept.take(), &spec.root) {
             (Some(tree), _) => PreparedRoot::Tree(tree),
-            (None, RootFs::Bind { path }) => PreparedRoot::Tree(root_tree(boot, path)?),
+            (None, RootFs::Bind { path }) => PreparedRoot::Tree(root_tree(userns, path)?),
             (None, RootFs::Overlay { layers, upper, .. }) => PreparedRoot::Overlay {
                 layers: layers
                     .iter()
-                    .map(|layer| root_tree(boot, layer))
+                    .map(|layer| root_tree(userns, layer))
                     .collect::<Result<_>>()?,
                 // Both directories have to be reached through one mount; their parent is the same (see ContainerSpec::check).
-                upper: root_tree(boot, upper.parent().unwrap_or(upper))?,
+                upper: root_tree(userns, upper.parent().unwrap_or(upper))?,
             },
         };
         Ok(Self {
             root,
-            mounts: extra_mounts(boot)?,
+            mounts: extra_mounts(spec, userns)?,
             nodes: nodes()?,
         })
     }
@@ -64,16 +68,16 @@ impl Prepared {
 /// A copy of the mount at a directory of the root file system. The pool's mount may refuse set-user-id programs and devices;
 /// the container's ids being mapped, the first are its own, and the second are the device cgroup's matter where nodes can be
 /// made at all.
-fn root_tree(boot: &Boot<'_>, path: &Path) -> Result<OwnedFd> {
+fn root_tree(userns: Option<BorrowedFd<'_>>, path: &Path) -> Result<OwnedFd> {
     let tree = clone_tree(path, false).at("opening", path)?;
-    let (set, clear) = match boot.userns {
+    let (set, clear) = match userns {
         Some(_) => (Flags::NO_DEVICES, Flags::NO_SUID.and(Flags::READ_ONLY)),
         None => (
             Flags::none(),
             Flags::NO_SUID.and(Flags::NO_DEVICES).and(Flags::READ_ONLY),
         ),
     };
-    set_attributes(tree.as_fd(), false, set, clear, boot.userns).map_err(|error| map_fault(path, &error))?;
+    set_attributes(tree.as_fd(), false, set, clear, userns).map_err(|error| map_fault(path, &error))?;
     Ok(tree)
 }
 
@@ -87,9 +91,8 @@ fn map_fault(path: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
-fn extra_mounts(boot: &Boot<'_>) -> Result<Vec<Option<OwnedFd>>> {
-    boot.spec
-        .mounts
+fn extra_mounts(spec: &ContainerSpec, userns: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
+    spec.mounts
         .iter()
         .map(|mount| {
             let open = || -> Result<OwnedFd> {
@@ -99,7 +102,7 @@ fn extra_mounts(boot: &Boot<'_>) -> Result<Vec<Option<OwnedFd>>> {
                 } else {
                     Flags::NO_DEVICES
                 };
-                let userns = boot.userns.filter(|_| mount.shift);
+                let userns = userns.filter(|_| mount.shift);
                 set_attributes(tree.as_fd(), mount.recursive, set, Flags::none(), userns)
                     .map_err(|error| map_fault(&mount.source, &error))?;
                 Ok(tree)

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use hutch_container::RootFs;
+use hutch_container::{ContainerSpec, RootFs};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, open, openat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -11,7 +11,6 @@ use rustix::mount::{
 };
 use rustix::process::{fchdir, pivot_root};
 
-use super::Boot;
 use super::prepare::{Prepared, PreparedRoot};
 use crate::fault::{At, Result};
 
@@ -40,7 +39,7 @@ pub(crate) fn attach(tree: impl AsFd, dir: impl AsFd, path: &str) -> rustix::io:
 
 /// Builds the root on a stage, a small tmpfs that takes the place of the host's root, which is in a directory of it from then on.
 /// Returns the stage and the root's directory.
-pub(crate) fn build(boot: &Boot<'_>, prepared: &Prepared) -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn build(spec: &ContainerSpec, prepared: &Prepared) -> Result<(OwnedFd, OwnedFd)> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).at("making private", "/")?;
     let stage = new_mount("tmpfs", &[("size", "64k"), ("mode", "0700")], MountAttrFlags::empty())?;
     attach(&stage, CWD, "/").at("mounting", "the stage")?;
@@ -49,16 +48,16 @@ pub(crate) fn build(boot: &Boot<'_>, prepared: &Prepared) -> Result<(OwnedFd, Ow
     pivot_root(".", "host").at("pivoting to", "the stage")?;
     mkdirat(&stage, "root", Mode::RWXU).at("making", "root on the stage")?;
     match &prepared.root {
-        PreparedRoot::Tree(tree) => attach(tree, &stage, "root").at("mounting", root_name(boot))?,
-        PreparedRoot::Overlay { layers, upper } => mount_overlay(boot, &stage, layers, upper)?,
+        PreparedRoot::Tree(tree) => attach(tree, &stage, "root").at("mounting", root_name(spec))?,
+        PreparedRoot::Overlay { layers, upper } => mount_overlay(spec, &stage, layers, upper)?,
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let tree = openat(&stage, "root", flags, Mode::empty()).at("opening", "the root")?;
     Ok((stage, tree))
 }
 
-fn root_name(boot: &Boot<'_>) -> String {
-    match &boot.spec.root {
+fn root_name(spec: &ContainerSpec) -> String {
+    match &spec.root {
         RootFs::Bind { path } => path.display().to_string(),
         RootFs::Overlay { upper, .. } => upper.display().to_string(),
     }
@@ -66,7 +65,7 @@ fn root_name(boot: &Boot<'_>) -> String {
 
 /// Mounts the overlay from inside the user namespace, which makes it writable for the container's ids. Its layers have to be
 /// attached for that: the kernel refuses detached ones.
-fn mount_overlay(boot: &Boot<'_>, stage: &OwnedFd, layers: &[OwnedFd], upper: &OwnedFd) -> Result<()> {
+fn mount_overlay(spec: &ContainerSpec, stage: &OwnedFd, layers: &[OwnedFd], upper: &OwnedFd) -> Result<()> {
     let mut names = Vec::with_capacity(layers.len());
     for (number, layer) in layers.iter().enumerate() {
         let name = format!("l{number}");
@@ -76,7 +75,7 @@ fn mount_overlay(boot: &Boot<'_>, stage: &OwnedFd, layers: &[OwnedFd], upper: &O
     }
     mkdirat(stage, "u", Mode::RWXU).at("making", "the upper directory's directory")?;
     attach(upper, stage, "u").at("mounting", "the upper directory")?;
-    let RootFs::Overlay { upper, work, .. } = &boot.spec.root else {
+    let RootFs::Overlay { upper, work, .. } = &spec.root else {
         return Ok(());
     };
     let base = |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
