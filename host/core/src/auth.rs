@@ -16,7 +16,11 @@ pub struct Caller {
 impl Caller {
     /// The daemon itself.
     pub fn daemon() -> Self {
-        Self { uid: 0, gid: 0, pid: i32::try_from(std::process::id()).unwrap_or(0) }
+        Self {
+            uid: 0,
+            gid: 0,
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+        }
     }
 
     /// The user's name, or its number where the user database has none.
@@ -46,7 +50,9 @@ pub fn authorize(caller: &Caller, access: Access) -> Result<()> {
     let _ = access;
     if caller.uid == u32::MAX {
         // The overflow of an unmapped user namespace: nobody whom the machine knows.
-        return Err(Error::Forbidden("not authorized: the caller has no user id on this machine".to_owned()));
+        return Err(Error::Forbidden(
+            "not authorized: the caller has no user id on this machine".to_owned(),
+        ));
     }
     Ok(())
 }

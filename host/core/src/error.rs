@@ -118,9 +118,14 @@ impl Error {
     }
 
     /// A keeper's failure during `action`.
-    pub fn container<E: std::error::Error + Send + Sync + 'static>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
+    pub fn container<E: std::error::Error + Send + Sync + 'static>(
+        action: impl Into<String>,
+    ) -> impl FnOnce(E) -> Self {
         let action = action.into();
-        move |source| Self::Container { action, source: Box::new(source) }
+        move |source| Self::Container {
+            action,
+            source: Box::new(source),
+        }
     }
 
     /// A failure of the host's during `action`.
@@ -141,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_report_says_each_cause_once() {
-        let error = Error::driver("creating volume c1")(DriverError::new("no-space", "the pool is full").from_plugin("org.x", "1.0"));
+        let error = Error::driver("creating volume c1")(
+            DriverError::new("no-space", "the pool is full").from_plugin("org.x", "1.0"),
+        );
         assert_eq!(error.report(), "creating volume c1: plugin org.x 1.0: the pool is full");
         assert_eq!(error.status(), 507);
     }

@@ -32,7 +32,9 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(BACKLOG) }
+        Self {
+            sender: broadcast::Sender::new(BACKLOG),
+        }
     }
 }
 
@@ -48,7 +50,14 @@ impl Events {
     }
 
     /// Tells that `action` (`instance-started`) happened to the object at the path `source`.
-    pub fn lifecycle(&self, project: &str, action: &str, source: &str, requestor: Option<&Caller>, context: Map<String, Value>) {
+    pub fn lifecycle(
+        &self,
+        project: &str,
+        action: &str,
+        source: &str,
+        requestor: Option<&Caller>,
+        context: Map<String, Value>,
+    ) {
         self.send(event::LIFECYCLE, project, || {
             serde_json::to_value(EventLifecycle {
                 action: action.to_owned(),
@@ -86,7 +95,11 @@ impl Events {
         });
         match written {
             Ok(json) => {
-                let message = EventMessage { kind, project: project.to_owned(), json: Bytes::from(json) };
+                let message = EventMessage {
+                    kind,
+                    project: project.to_owned(),
+                    json: Bytes::from(json),
+                };
                 // An error only means that the last listener has just gone.
                 let _ = self.sender.send(Arc::new(message));
             }

@@ -48,7 +48,10 @@ impl IdRanges {
             .map_err(Error::io(format!("making {}", directory.display())))?;
         // Daemons begin at different places, so that they seldom try a range that another holds.
         let start = rand::random::<u32>() % COUNT;
-        Ok(Self { directory: directory.to_owned(), next: AtomicU32::new(start) })
+        Ok(Self {
+            directory: directory.to_owned(),
+            next: AtomicU32::new(start),
+        })
     }
 
     /// Takes a free range.
@@ -67,14 +70,24 @@ impl IdRanges {
                 .open(&path)
                 .map_err(Error::io(format!("opening {}", path.display())))?;
             match file.try_lock() {
-                Ok(()) => return Ok(IdRange { base: FIRST + index * RANGE, lock: file }),
+                Ok(()) => {
+                    return Ok(IdRange {
+                        base: FIRST + index * RANGE,
+                        lock: file,
+                    });
+                }
                 Err(std::fs::TryLockError::WouldBlock) => {}
                 Err(std::fs::TryLockError::Error(source)) => {
-                    return Err(Error::Io { action: format!("locking {}", path.display()), source });
+                    return Err(Error::Io {
+                        action: format!("locking {}", path.display()),
+                        source,
+                    });
                 }
             }
         }
-        Err(Error::Unavailable(format!("all {COUNT} ranges of user ids of this machine are in use")))
+        Err(Error::Unavailable(format!(
+            "all {COUNT} ranges of user ids of this machine are in use"
+        )))
     }
 }
 
@@ -86,7 +99,9 @@ mod tests {
     fn two_daemons_never_get_one_range() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (IdRanges::open(dir.path()).unwrap(), IdRanges::open(dir.path()).unwrap());
-        let held: Vec<IdRange> = (0..64).map(|i| if i % 2 == 0 { a.take() } else { b.take() }.unwrap()).collect();
+        let held: Vec<IdRange> = (0..64)
+            .map(|i| if i % 2 == 0 { a.take() } else { b.take() }.unwrap())
+            .collect();
         let mut bases: Vec<u32> = held.iter().map(|range| range.base).collect();
         bases.sort_unstable();
         bases.dedup();
@@ -97,7 +112,10 @@ mod tests {
     #[test]
     fn a_range_is_free_again_when_its_holder_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let ranges = IdRanges { directory: dir.path().to_owned(), next: AtomicU32::new(7) };
+        let ranges = IdRanges {
+            directory: dir.path().to_owned(),
+            next: AtomicU32::new(7),
+        };
         let base = ranges.take().unwrap().base;
         ranges.next.store(7, Ordering::Relaxed);
         assert_eq!(ranges.take().unwrap().base, base);

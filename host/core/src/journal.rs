@@ -174,7 +174,10 @@ pub const FAULT_VARIABLE: &str = "HUTCH_STOP_AT";
 impl Journal {
     /// A journal in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, fault: std::env::var(FAULT_VARIABLE).ok() }
+        Self {
+            store,
+            fault: std::env::var(FAULT_VARIABLE).ok(),
+        }
     }
 
     /// Writes `entry` down for `operation`.
@@ -184,7 +187,11 @@ impl Journal {
     pub async fn begin(&self, operation: &str, entry: Entry) -> Result<Open> {
         let kind = entry.kind();
         let key = format!("{PREFIX}{}", uuid::Uuid::now_v7());
-        let stored = Stored { version: VERSION, operation: operation.to_owned(), entry };
+        let stored = Stored {
+            version: VERSION,
+            operation: operation.to_owned(),
+            entry,
+        };
         self.store.commit(Transaction::new().put(&key, &stored)?).await?;
         let open = Open { key, kind };
         self.step(&open, "begin");
@@ -226,7 +233,14 @@ impl Journal {
                     stored.version
                 )));
             }
-            out.push((Open { key: format!("{PREFIX}{key}"), kind: stored.entry.kind() }, stored.operation, stored.entry));
+            out.push((
+                Open {
+                    key: format!("{PREFIX}{key}"),
+                    kind: stored.entry.kind(),
+                },
+                stored.operation,
+                stored.entry,
+            ));
         }
         Ok(out)
     }

@@ -147,8 +147,13 @@ impl Core {
 
     async fn load_server(store: &dyn Store) -> Result<ServerRecord> {
         if let Some(entry) = store.get(key::SERVER).await? {
-            return serde_json::from_slice(&entry.value)
-                .map_err(|source| hutch_store::StoreError::Decode { key: key::SERVER.to_owned(), source }.into());
+            return serde_json::from_slice(&entry.value).map_err(|source| {
+                hutch_store::StoreError::Decode {
+                    key: key::SERVER.to_owned(),
+                    source,
+                }
+                .into()
+            });
         }
         let record = ServerRecord {
             v: RECORD_VERSION,
@@ -166,10 +171,12 @@ impl Core {
             self.projects.insert(record.name.clone(), Arc::new(record));
         }
         for (_, record) in hutch_store::load::<ProfileRecord>(store, "profile/").await? {
-            self.profiles.insert((record.project.clone(), record.name.clone()), Arc::new(record));
+            self.profiles
+                .insert((record.project.clone(), record.name.clone()), Arc::new(record));
         }
         for (_, record) in hutch_store::load::<PoolRecord>(store, "pool/").await? {
-            self.pools.insert(record.name.clone(), Arc::new(pools::Pool::new(record)));
+            self.pools
+                .insert(record.name.clone(), Arc::new(pools::Pool::new(record)));
         }
         for (_, record) in hutch_store::load::<NetworkRecord>(store, "network/").await? {
             let at = (record.project.clone(), record.name.clone());
@@ -247,7 +254,16 @@ pub(crate) fn etag(parts: &Value) -> String {
 
 /// Refuses a change of an object that is not what the caller saw.
 pub(crate) fn check_etag(parts: &Value, if_match: Option<&str>) -> Result<()> {
-    let Some(wanted) = if_match.filter(|wanted| *wanted != "*") else { return Ok(()) };
+    let Some(wanted) = if_match.filter(|wanted| *wanted != "*") else {
+        return Ok(());
+    };
     let found = etag(parts);
-    if wanted == found { Ok(()) } else { Err(Error::Changed { found, wanted: wanted.to_owned() }) }
+    if wanted == found {
+        Ok(())
+    } else {
+        Err(Error::Changed {
+            found,
+            wanted: wanted.to_owned(),
+        })
+    }
 }

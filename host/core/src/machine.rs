@@ -40,7 +40,8 @@ impl Machine {
         Self {
             memory_bytes: memory_info().get("MemTotal").copied().unwrap_or(0),
             cpus: online_cpus(),
-            architecture: nix::sys::utsname::uname().map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned()),
+            architecture: nix::sys::utsname::uname()
+                .map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned()),
             probe: Mutex::new(None),
         }
     }
@@ -50,7 +51,9 @@ impl Machine {
         let failed = net_error("listing the machine's links");
         match &mut *probe {
             Some(open) => open.interfaces().map_err(failed),
-            None => NetnsProbe::here().and_then(|open| probe.insert(open).interfaces()).map_err(failed),
+            None => NetnsProbe::here()
+                .and_then(|open| probe.insert(open).interfaces())
+                .map_err(failed),
         }
     }
 
@@ -59,11 +62,19 @@ impl Machine {
     }
 
     pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>> {
-        Ok(self.interfaces()?.iter().find(|interface| interface.name == name).map(link))
+        Ok(self
+            .interfaces()?
+            .iter()
+            .find(|interface| interface.name == name)
+            .map(link))
     }
 
     pub(crate) async fn network_state(&self, name: &str) -> Result<Option<NetworkState>> {
-        Ok(self.interfaces()?.iter().find(|interface| interface.name == name).map(network_state))
+        Ok(self
+            .interfaces()?
+            .iter()
+            .find(|interface| interface.name == name)
+            .map(network_state))
     }
 }
 
@@ -76,7 +87,10 @@ fn link(interface: &Interface) -> Link {
         "bond" => "bond",
         _ => "unknown",
     };
-    Link { name: interface.name.clone(), kind: kind.to_owned() }
+    Link {
+        name: interface.name.clone(),
+        kind: kind.to_owned(),
+    }
 }
 
 fn network_state(interface: &Interface) -> NetworkState {
@@ -124,12 +138,17 @@ fn memory_info() -> BTreeMap<String, u64> {
 /// `/sys/devices/system/cpu/online` (sysfs-devices-system-cpu), `0-3,5`.
 fn online_cpus() -> Vec<u32> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    text.trim().parse::<hutch_container::CpuSet>().map_or_else(|_| vec![0], |set| set.cpus().to_vec())
+    text.trim()
+        .parse::<hutch_container::CpuSet>()
+        .map_or_else(|_| vec![0], |set| set.cpus().to_vec())
 }
 
 fn topology(cpu: u32, file: &str) -> u64 {
     let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/{file}");
-    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    std::fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 impl Core {
@@ -144,19 +163,31 @@ impl Core {
         let mut fields = load.split_whitespace();
         let mut average = || fields.next().and_then(|field| field.parse().ok()).unwrap_or(0.0);
         let (one, five, ten) = (average(), average(), average());
-        let processes = fields.next().and_then(|field| field.split_once('/')?.1.parse().ok()).unwrap_or(0);
+        let processes = fields
+            .next()
+            .and_then(|field| field.split_once('/')?.1.parse().ok())
+            .unwrap_or(0);
         Ok(Resources {
             cpu: self.cpu(),
             memory: ResourcesMemory {
                 total: get("MemTotal"),
                 used: get("MemTotal").saturating_sub(get("MemAvailable")),
                 hugepages_total: get("HugePages_Total") / 1024 * get("Hugepagesize"),
-                hugepages_used: (get("HugePages_Total").saturating_sub(get("HugePages_Free"))) / 1024 * get("Hugepagesize"),
+                hugepages_used: (get("HugePages_Total").saturating_sub(get("HugePages_Free"))) / 1024
+                    * get("Hugepagesize"),
                 hugepages_size: get("Hugepagesize"),
                 ..ResourcesMemory::default()
             },
-            load: ResourcesLoad { average_1_min: one, average_5_min: five, average_10_min: ten, processes },
-            system: ResourcesSystem { kind: "physical".to_owned(), ..ResourcesSystem::default() },
+            load: ResourcesLoad {
+                average_1_min: one,
+                average_5_min: five,
+                average_10_min: ten,
+                processes,
+            },
+            system: ResourcesSystem {
+                kind: "physical".to_owned(),
+                ..ResourcesSystem::default()
+            },
             ..Resources::default()
         })
     }
@@ -165,13 +196,20 @@ impl Core {
         let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let first = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+            line.and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
         };
         let mut sockets: BTreeMap<u64, BTreeMap<u64, Vec<ResourcesCpuThread>>> = BTreeMap::new();
         for cpu in &self.machine.cpus {
             let cores = sockets.entry(topology(*cpu, "physical_package_id")).or_default();
             let threads = cores.entry(topology(*cpu, "core_id")).or_default();
-            threads.push(ResourcesCpuThread { id: i64::from(*cpu), thread: threads.len() as u64, online: true, ..ResourcesCpuThread::default() });
+            threads.push(ResourcesCpuThread {
+                id: i64::from(*cpu),
+                thread: threads.len() as u64,
+                online: true,
+                ..ResourcesCpuThread::default()
+            });
         }
         let sockets = sockets
             .into_iter()
@@ -181,11 +219,19 @@ impl Core {
                 socket,
                 cores: cores
                     .into_iter()
-                    .map(|(core, threads)| ResourcesCpuCore { core, threads, ..ResourcesCpuCore::default() })
+                    .map(|(core, threads)| ResourcesCpuCore {
+                        core,
+                        threads,
+                        ..ResourcesCpuCore::default()
+                    })
                     .collect(),
                 ..ResourcesCpuSocket::default()
             })
             .collect();
-        ResourcesCpu { architecture: self.machine.architecture.clone(), sockets, total: self.machine.cpus.len() as u64 }
+        ResourcesCpu {
+            architecture: self.machine.architecture.clone(),
+            sockets,
+            total: self.machine.cpus.len() as u64,
+        }
     }
 }

@@ -63,14 +63,14 @@ pub fn object(kind: &str, name: &str) -> Result<()> {
 pub fn random_instance() -> String {
     use rand::seq::IndexedRandom;
     const FIRST: [&str; 32] = [
-        "able", "amber", "brave", "brisk", "calm", "clear", "crisp", "deft", "eager", "early", "fair", "fleet", "fond", "gentle",
-        "glad", "grand", "hardy", "keen", "kind", "lively", "lucid", "mellow", "neat", "noble", "prime", "quick", "quiet", "ready",
-        "solid", "swift", "warm", "wise",
+        "able", "amber", "brave", "brisk", "calm", "clear", "crisp", "deft", "eager", "early", "fair", "fleet", "fond",
+        "gentle", "glad", "grand", "hardy", "keen", "kind", "lively", "lucid", "mellow", "neat", "noble", "prime",
+        "quick", "quiet", "ready", "solid", "swift", "warm", "wise",
     ];
     const SECOND: [&str; 32] = [
-        "badger", "bison", "crane", "deer", "dove", "eagle", "falcon", "ferret", "finch", "fox", "gecko", "goose", "hare", "heron",
-        "ibex", "jay", "koala", "lark", "lemur", "lynx", "marten", "mole", "otter", "owl", "pika", "quail", "rabbit", "raven", "seal",
-        "stoat", "swan", "wren",
+        "badger", "bison", "crane", "deer", "dove", "eagle", "falcon", "ferret", "finch", "fox", "gecko", "goose",
+        "hare", "heron", "ibex", "jay", "koala", "lark", "lemur", "lynx", "marten", "mole", "otter", "owl", "pika",
+        "quail", "rabbit", "raven", "seal", "stoat", "swan", "wren",
     ];
     let mut rng = rand::rng();
     let first = FIRST.choose(&mut rng).unwrap_or(&"able");

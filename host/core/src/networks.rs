@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 
 use hutch_api::network::{
-    Network as ApiNetwork, NetworkLease, NetworkPatch, NetworkPut, NetworkState, NetworksPost,
+    Network as ApiNetwork, NetworkLease, NetworkPatch, NetworkPost, NetworkPut, NetworkState, NetworksPost,
 };
 use hutch_driver::network::{Lease, NetworkDriver, NetworkRef, NicRef};
 use hutch_driver::{Call, NetnsHandle};
@@ -80,7 +80,11 @@ impl OpenNetwork {
 }
 
 fn reference(record: &NetworkRecord) -> NetworkRef {
-    NetworkRef { project: record.project.clone(), name: record.name.clone(), config: record.config.clone() }
+    NetworkRef {
+        project: record.project.clone(),
+        name: record.name.clone(),
+        config: record.config.clone(),
+    }
 }
 
 impl Core {
@@ -99,21 +103,31 @@ impl Core {
 
     pub(crate) fn find_network(&self, project: &str, name: &str) -> Result<Arc<Network>> {
         let scope = self.scope(project, Feature::Networks)?;
-        self.networks.get(&(scope, name.to_owned())).ok_or(Error::NotFound("Network"))
+        self.networks
+            .get(&(scope, name.to_owned()))
+            .ok_or(Error::NotFound("Network"))
     }
 
     fn network_with_driver(&self, record: Arc<NetworkRecord>) -> Result<OpenNetwork> {
-        let driver = self.drivers.network(&record.driver).map_err(Error::driver(format!("using network {}", record.name)))?;
+        let driver = self
+            .drivers
+            .network(&record.driver)
+            .map_err(Error::driver(format!("using network {}", record.name)))?;
         Ok(OpenNetwork { record, driver })
     }
 
     /// Brings a network up after a start of the daemon, and removes what belongs to no instance.
     pub(crate) async fn bring_up_network(self: &Arc<Self>, project: &str, name: &str) {
-        let Some(network) = self.networks.get(&(project.to_owned(), name.to_owned())) else { return };
+        let Some(network) = self.networks.get(&(project.to_owned(), name.to_owned())) else {
+            return;
+        };
         let _turn = network.turn.lock().await;
         let result = async {
             let open = self.network_with_driver(network.record())?;
-            open.driver.start(&open.call(), &open.reference()).await.map_err(Error::driver(format!("starting network {name}")))?;
+            open.driver
+                .start(&open.call(), &open.reference())
+                .await
+                .map_err(Error::driver(format!("starting network {name}")))?;
             let nics = self.instances.nics(self, project, name, true);
             let mut call = open.call();
             call.links.extend(nics.iter().map(|nic| nic.host_name.clone()));
@@ -141,7 +155,9 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`] for the project.
     pub async fn networks(&self, project: Option<&str>) -> Result<Vec<ApiNetwork>> {
-        let scope = project.map(|project| self.scope(project, Feature::Networks)).transpose()?;
+        let scope = project
+            .map(|project| self.scope(project, Feature::Networks))
+            .transpose()?;
         let mut list: Vec<ApiNetwork> = self
             .networks
             .list()
@@ -149,7 +165,12 @@ impl Core {
             .filter(|network| scope.as_ref().is_none_or(|scope| network.record().project == *scope))
             .map(|network| self.render_network(network))
             .collect();
-        let managed: BTreeSet<String> = self.networks.list().iter().map(|network| network.record().name.clone()).collect();
+        let managed: BTreeSet<String> = self
+            .networks
+            .list()
+            .iter()
+            .map(|network| network.record().name.clone())
+            .collect();
         let hidden = self.instances.host_interfaces();
         for link in self.machine.links().await? {
             if !managed.contains(&link.name) && !hidden.contains(&link.name) {
@@ -171,7 +192,10 @@ impl Core {
                 None => return Err(missing),
             },
         };
-        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+        Ok(Tagged {
+            etag: etag(&value.etag_parts()),
+            value,
+        })
     }
 
     /// Makes a network and brings it up.
@@ -181,16 +205,34 @@ impl Core {
     pub async fn network_create(&self, project: &str, post: NetworksPost) -> Result<()> {
         names::network(&post.name)?;
         let project = self.scope(project, Feature::Networks)?;
-        let driver = if post.kind.is_empty() { self.default_driver("network")? } else { post.kind };
+        let driver = if post.kind.is_empty() {
+            self.default_driver("network")?
+        } else {
+            post.kind
+        };
         let action = format!("creating network {}", post.name);
-        let mut record =
-            NetworkRecord { v: RECORD_VERSION, project, name: post.name, driver, description: post.description, config: post.config };
+        let mut record = NetworkRecord {
+            v: RECORD_VERSION,
+            project,
+            name: post.name,
+            driver,
+            description: post.description,
+            config: post.config,
+        };
         let open = self.network_with_driver(Arc::new(record.clone()))?;
-        record.config = open.driver.validate(&open.call(), &reference(&record), None).await.map_err(Error::driver(&action))?;
+        record.config = open
+            .driver
+            .validate(&open.call(), &reference(&record), None)
+            .await
+            .map_err(Error::driver(&action))?;
         let _guard = self.changes.lock().await;
         let at = (record.project.clone(), record.name.clone());
         // The interface's name is the machine's, so no two projects can have it.
-        let taken = self.networks.list().iter().any(|network| network.record().name == record.name);
+        let taken = self
+            .networks
+            .list()
+            .iter()
+            .any(|network| network.record().name == record.name);
         if taken || self.machine.link(&record.name).await?.is_some() {
             return Err(Error::Conflict(format!("Network {:?} already exists", record.name)));
         }
@@ -201,19 +243,28 @@ impl Core {
             config: record.config.clone(),
         };
         let entry = self.journal.begin("", entry).await?;
-        let open = OpenNetwork { record: Arc::new(record.clone()), driver: open.driver };
+        let open = OpenNetwork {
+            record: Arc::new(record.clone()),
+            driver: open.driver,
+        };
         if let Err(error) = open.driver.start(&open.call(), &open.reference()).await {
             self.undo_network_create(&record).await;
             self.journal.done(entry, Transaction::new()).await?;
             return Err(Error::driver(&action)(error));
         }
         self.journal.step(&entry, "network");
-        self.journal.done(entry, Transaction::new().put(key::network(&record.project, &record.name), &record)?).await?;
+        self.journal
+            .done(
+                entry,
+                Transaction::new().put(key::network(&record.project, &record.name), &record)?,
+            )
+            .await?;
         let path = network_path(&record);
         let network = Network::new(record);
         network.readiness.send_replace(Readiness::Ready);
         self.networks.insert(at.clone(), Arc::new(network));
-        self.events.lifecycle(&at.0, "network-created", &path, None, serde_json::Map::new());
+        self.events
+            .lifecycle(&at.0, "network-created", &path, None, serde_json::Map::new());
         Ok(())
     }
 
@@ -221,10 +272,17 @@ impl Core {
     pub(crate) async fn undo_network_create(&self, record: &NetworkRecord) {
         let undone = async {
             let open = self.network_with_driver(Arc::new(record.clone()))?;
-            open.driver.stop(&open.call(), &open.reference()).await.map_err(Error::driver("stopping the network"))
+            open.driver
+                .stop(&open.call(), &open.reference())
+                .await
+                .map_err(Error::driver("stopping the network"))
         };
         if let Err(error) = undone.await {
-            tracing::warn!(network = record.name, error = error.report(), "a network that was not finished could not be taken back");
+            tracing::warn!(
+                network = record.name,
+                error = error.report(),
+                "a network that was not finished could not be taken back"
+            );
         }
     }
 
@@ -232,30 +290,50 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], and the driver's.
-    pub async fn network_update(&self, project: &str, name: &str, put: NetworkPut, if_match: Option<&str>) -> Result<()> {
+    pub async fn network_update(
+        &self,
+        project: &str,
+        name: &str,
+        put: NetworkPut,
+        if_match: Option<&str>,
+    ) -> Result<()> {
         let network = self.find_network(project, name)?;
         let _turn = network.turn.lock().await;
         check_etag(&self.render_network(&network).etag_parts(), if_match)?;
         let action = format!("changing network {name}");
         let open = self.open_network(project, name).await?;
-        let mut record = NetworkRecord { config: put.config, description: put.description, ..NetworkRecord::clone(&open.record) };
+        let mut record = NetworkRecord {
+            config: put.config,
+            description: put.description,
+            ..NetworkRecord::clone(&open.record)
+        };
         let current = &open.record.config;
-        record.config =
-            open.driver.validate(&open.call(), &reference(&record), Some(current)).await.map_err(Error::driver(&action))?;
+        record.config = open
+            .driver
+            .validate(&open.call(), &reference(&record), Some(current))
+            .await
+            .map_err(Error::driver(&action))?;
         if record.config != *current {
             if let Err(error) = open.driver.update(&open.call(), &reference(&record), current).await {
                 // The network is what its record says: back to that.
-                if let Err(error) = open.driver.update(&open.call(), &open.reference(), &record.config).await {
+                if let Err(error) = open
+                    .driver
+                    .update(&open.call(), &open.reference(), &record.config)
+                    .await
+                {
                     tracing::error!(network = name, %error, "the old configuration could not be brought back");
                 }
                 return Err(Error::driver(&action)(error));
             }
         }
-        self.store.commit(Transaction::new().put(key::network(&record.project, name), &record)?).await?;
+        self.store
+            .commit(Transaction::new().put(key::network(&record.project, name), &record)?)
+            .await?;
         let path = network_path(&record);
         let owner = record.project.clone();
         network.set_record(record);
-        self.events.lifecycle(&owner, "network-updated", &path, None, serde_json::Map::new());
+        self.events
+            .lifecycle(&owner, "network-updated", &path, None, serde_json::Map::new());
         Ok(())
     }
 
@@ -263,12 +341,71 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::network_update`].
-    pub async fn network_patch(&self, project: &str, name: &str, patch: NetworkPatch, if_match: Option<&str>) -> Result<()> {
+    pub async fn network_patch(
+        &self,
+        project: &str,
+        name: &str,
+        patch: NetworkPatch,
+        if_match: Option<&str>,
+    ) -> Result<()> {
         let current = self.render_network(&*self.find_network(project, name)?);
         check_etag(&current.etag_parts(), if_match)?;
         let mut put = current.to_put();
         patch.apply(&mut put);
-        self.network_update(project, name, put, Some(&etag(&current.etag_parts()))).await
+        self.network_update(project, name, put, Some(&etag(&current.etag_parts())))
+            .await
+    }
+
+    /// Gives a network that nothing uses another name, which its interface has, too.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, [`Error::Conflict`], and the driver's.
+    pub async fn network_rename(&self, project: &str, name: &str, post: NetworkPost) -> Result<()> {
+        names::network(&post.name)?;
+        let _guard = self.changes.lock().await;
+        let network = self.find_network(project, name)?;
+        let _turn = network.turn.lock().await;
+        let old = network.record();
+        if let Some(user) = self.network_users(&old).first() {
+            return Err(Error::invalid(format!("Network {name:?} is in use by {user}")));
+        }
+        if self.machine.link(&post.name).await?.is_some() {
+            return Err(Error::Conflict(format!("Network {:?} already exists", post.name)));
+        }
+        // Until the record is written a restart brings the old one up again, afterwards the new one.
+        self.finish_network_delete(&old).await?;
+        let record = NetworkRecord {
+            name: post.name,
+            ..NetworkRecord::clone(&old)
+        };
+        let at = (record.project.clone(), record.name.clone());
+        let change = Transaction::new()
+            .delete(key::network(&old.project, name))
+            .put(key::network(&record.project, &record.name), &record)?;
+        self.store.commit(change).await?;
+        self.networks.remove(&(old.project.clone(), name.to_owned()));
+        let renamed = Arc::new(Network::new(record));
+        self.networks.insert(at.clone(), Arc::clone(&renamed));
+        let open = self.network_with_driver(renamed.record())?;
+        let started = open.driver.start(&open.call(), &open.reference()).await;
+        let action = format!("starting network {}", at.1);
+        match started.map_err(Error::driver(action)) {
+            Ok(()) => {
+                renamed.readiness.send_replace(Readiness::Ready);
+                self.events.lifecycle(
+                    &at.0,
+                    "network-renamed",
+                    &network_path(&open.record),
+                    None,
+                    serde_json::Map::new(),
+                );
+                Ok(())
+            }
+            Err(error) => {
+                renamed.readiness.send_replace(Readiness::Unavailable(error.report()));
+                Err(error)
+            }
+        }
     }
 
     /// Deletes a network that nothing uses.
@@ -283,13 +420,29 @@ impl Core {
         if let Some(user) = self.network_users(&record).first() {
             return Err(Error::invalid(format!("Network {name:?} is in use by {user}")));
         }
-        let entry =
-            self.journal.begin("", Entry::NetworkDelete { project: record.project.clone(), name: name.to_owned() }).await?;
+        let entry = self
+            .journal
+            .begin(
+                "",
+                Entry::NetworkDelete {
+                    project: record.project.clone(),
+                    name: name.to_owned(),
+                },
+            )
+            .await?;
         self.finish_network_delete(&record).await?;
         self.journal.step(&entry, "network");
-        self.journal.done(entry, Transaction::new().delete(key::network(&record.project, name))).await?;
+        self.journal
+            .done(entry, Transaction::new().delete(key::network(&record.project, name)))
+            .await?;
         self.networks.remove(&(record.project.clone(), name.to_owned()));
-        self.events.lifecycle(&record.project, "network-deleted", &network_path(&record), None, serde_json::Map::new());
+        self.events.lifecycle(
+            &record.project,
+            "network-deleted",
+            &network_path(&record),
+            None,
+            serde_json::Map::new(),
+        );
         Ok(())
     }
 
@@ -309,10 +462,17 @@ impl Core {
     pub async fn network_state(&self, project: &str, name: &str) -> Result<NetworkState> {
         if let Ok(network) = self.find_network(project, name) {
             let mut state = self.machine.network_state(name).await?.unwrap_or_default();
-            state.kind = if state.kind.is_empty() { network.record().driver.clone() } else { state.kind };
+            state.kind = if state.kind.is_empty() {
+                network.record().driver.clone()
+            } else {
+                state.kind
+            };
             return Ok(state);
         }
-        self.machine.network_state(name).await?.ok_or(Error::NotFound("Network"))
+        self.machine
+            .network_state(name)
+            .await?
+            .ok_or(Error::NotFound("Network"))
     }
 
     /// Addresses that a network gave out, for the instances of `project`.
@@ -336,7 +496,10 @@ impl Core {
     async fn fetch_leases(&self, record: &NetworkRecord) -> Result<Vec<Lease>> {
         let open = self.open_network(&record.project, &record.name).await?;
         if !open.driver.info().can("lease") {
-            return Err(Error::invalid(format!("Network {:?} does not support leases", record.name)));
+            return Err(Error::invalid(format!(
+                "Network {:?} does not support leases",
+                record.name
+            )));
         }
         let nics = self.instances.nics(self, &record.project, &record.name, false);
         open.driver
@@ -347,7 +510,9 @@ impl Core {
 
     /// A driver said that a network's leases changed: what is new becomes an event.
     pub(crate) async fn leases_changed(&self, project: &str, name: &str) {
-        let Some(network) = self.networks.get(&(project.to_owned(), name.to_owned())) else { return };
+        let Some(network) = self.networks.get(&(project.to_owned(), name.to_owned())) else {
+            return;
+        };
         let record = network.record();
         let leases = match self.fetch_leases(&record).await {
             Ok(leases) => leases,
@@ -363,14 +528,20 @@ impl Core {
             .collect();
         let fresh: Vec<Lease> = {
             let mut known = network.leases.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = dynamic.iter().filter(|(at, _)| !known.contains(*at)).map(|(_, lease)| lease.clone()).collect();
+            let fresh = dynamic
+                .iter()
+                .filter(|(at, _)| !known.contains(*at))
+                .map(|(_, lease)| lease.clone())
+                .collect();
             *known = dynamic.into_keys().collect();
             fresh
         };
         for lease in fresh {
-            let context = serde_json::json!({"hostname": lease.hostname, "hwaddr": lease.hwaddr, "address": lease.address});
+            let context =
+                serde_json::json!({"hostname": lease.hostname, "hwaddr": lease.hwaddr, "address": lease.address});
             let context = context.as_object().cloned().unwrap_or_default();
-            self.events.lifecycle(project, "network-lease-created", &network_path(&record), None, context);
+            self.events
+                .lifecycle(project, "network-lease-created", &network_path(&record), None, context);
         }
     }
 
@@ -382,7 +553,11 @@ impl Core {
             .map(|instance| with_project(format!("/1.0/instances/{}", instance.name()), &instance.project()))
             .collect();
         for profile in self.profiles.list() {
-            if profile.devices.values().any(|device| crate::instances::devices::network_of(device) == Some(&record.name)) {
+            if profile
+                .devices
+                .values()
+                .any(|device| crate::instances::devices::network_of(device) == Some(&record.name))
+            {
                 users.push(crate::profiles::path(&profile.project, &profile.name));
             }
         }
@@ -415,5 +590,10 @@ fn network_path(record: &NetworkRecord) -> String {
 }
 
 fn unmanaged(name: &str, kind: &str) -> ApiNetwork {
-    ApiNetwork { name: name.to_owned(), kind: kind.to_owned(), project: crate::DEFAULT_PROJECT.to_owned(), ..ApiNetwork::default() }
+    ApiNetwork {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        project: crate::DEFAULT_PROJECT.to_owned(),
+        ..ApiNetwork::default()
+    }
 }

@@ -110,7 +110,10 @@ pub struct Operation {
 
 impl std::fmt::Debug for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Operation").field("id", &self.id).field("description", &self.description).finish_non_exhaustive()
+        f.debug_struct("Operation")
+            .field("id", &self.id)
+            .field("description", &self.description)
+            .finish_non_exhaustive()
     }
 }
 
@@ -246,7 +249,11 @@ impl Progress for Operation {
             _ => stage.to_owned(),
         };
         // The listeners hear of it when what people read changes, not with every block of bytes.
-        let key = if stage.contains("download") { "download_progress" } else { "progress" };
+        let key = if stage.contains("download") {
+            "download_progress"
+        } else {
+            "progress"
+        };
         let seen = { self.changing().metadata.get(key).and_then(Value::as_str) == Some(text.as_str()) };
         if !seen {
             self.set_metadata(key, Value::String(text));
@@ -270,7 +277,11 @@ struct Table {
 impl Operations {
     /// Operations that are kept in `store` and told to `events`.
     pub fn new(store: Arc<dyn Store>, events: Arc<Events>) -> Self {
-        Self { store, events, table: Mutex::default() }
+        Self {
+            store,
+            events,
+            table: Mutex::default(),
+        }
     }
 
     /// All that run or have just ended.
@@ -313,7 +324,12 @@ impl Operations {
     ///
     /// # Errors
     /// The store's.
-    pub async fn begin_with_sockets<F, W>(self: &Arc<Self>, new: NewOperation, sockets: Arc<Sockets>, work: W) -> Result<Arc<Operation>>
+    pub async fn begin_with_sockets<F, W>(
+        self: &Arc<Self>,
+        new: NewOperation,
+        sockets: Arc<Sockets>,
+        work: W,
+    ) -> Result<Arc<Operation>>
     where
         W: FnOnce(Arc<Operation>) -> F + Send + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
@@ -333,7 +349,10 @@ impl Operations {
             // A panic in the work ends the operation, and not silently.
             let result = match tokio::spawn(work(Arc::clone(&operation))).await {
                 Ok(result) => result,
-                Err(error) => Err(Error::Io { action: "the daemon's own fault".to_owned(), source: std::io::Error::other(error.to_string()) }),
+                Err(error) => Err(Error::Io {
+                    action: "the daemon's own fault".to_owned(),
+                    source: std::io::Error::other(error.to_string()),
+                }),
             };
             all.end(&operation, result).await;
         });
@@ -344,7 +363,11 @@ impl Operations {
         let operation = Arc::new(Operation {
             id: uuid::Uuid::new_v4().to_string(),
             project: new.project,
-            class: if new.class.is_empty() { operation::TASK.to_owned() } else { new.class.to_owned() },
+            class: if new.class.is_empty() {
+                operation::TASK.to_owned()
+            } else {
+                new.class.to_owned()
+            },
             description: new.description,
             created: now,
             resources: Mutex::new(new.resources),
@@ -378,7 +401,12 @@ impl Operations {
             };
             if let Err(error) = &result {
                 changing.err = error.report();
-                tracing::info!(operation = operation.id, description = operation.description, error = changing.err, "operation failed");
+                tracing::info!(
+                    operation = operation.id,
+                    description = operation.description,
+                    error = changing.err,
+                    "operation failed"
+                );
             }
             changing.updated = Timestamp::now();
             changing.may_cancel = false;
@@ -386,7 +414,11 @@ impl Operations {
         }
         operation.sockets.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Err(error) = self.save(operation).await {
-            tracing::error!(operation = operation.id, error = error.report(), "the result of an operation could not be kept");
+            tracing::error!(
+                operation = operation.id,
+                error = error.report(),
+                "the result of an operation could not be kept"
+            );
         }
         operation.tell();
         operation.over.send_replace(true);
@@ -394,8 +426,14 @@ impl Operations {
     }
 
     async fn save(&self, operation: &Operation) -> Result<()> {
-        let stored = Stored { v: 1, project: operation.project.clone(), operation: operation.render() };
-        self.store.commit(Transaction::new().put(key::operation(&operation.id), &stored)?).await?;
+        let stored = Stored {
+            v: 1,
+            project: operation.project.clone(),
+            operation: operation.render(),
+        };
+        self.store
+            .commit(Transaction::new().put(key::operation(&operation.id), &stored)?)
+            .await?;
         Ok(())
     }
 
@@ -436,7 +474,9 @@ impl Operations {
             if !over && !resumed.contains(&id) {
                 stored.operation.status_code = StatusCode::FAILURE;
                 stored.operation.status = StatusCode::FAILURE.to_string();
-                stored.operation.err = "the daemon was restarted while this ran; what was begun has been finished or taken back".to_owned();
+                stored.operation.err =
+                    "the daemon was restarted while this ran; what was begun has been finished or taken back"
+                        .to_owned();
                 change = change.put(key::operation(&id), &stored)?;
             }
             restored.push(self.bring_back(stored));

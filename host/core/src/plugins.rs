@@ -24,7 +24,10 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn plugin(&self, id: &str) -> Result<Plugin> {
-        self.plugins().into_iter().find(|plugin| plugin.id == id).ok_or(Error::NotFound("Plugin"))
+        self.plugins()
+            .into_iter()
+            .find(|plugin| plugin.id == id)
+            .ok_or(Error::NotFound("Plugin"))
     }
 
     /// The last lines that a plugin logged.

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hutch_api::Config;
 use hutch_api::storage::{
-    ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch, StoragePoolPut,
-    StoragePoolsPost, StorageVolume,
+    ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch,
+    StoragePoolPut, StoragePoolsPost, StorageVolume,
 };
 use hutch_container::RootFs;
 use hutch_driver::storage::{PoolRef, StorageDriver, VolumeRef, VolumeState};
@@ -55,7 +55,10 @@ pub struct Pool {
 
 impl Pool {
     pub(crate) fn new(record: PoolRecord) -> Self {
-        Self { record: RwLock::new(Arc::new(record)), readiness: watch::Sender::new(Readiness::Opening) }
+        Self {
+            record: RwLock::new(Arc::new(record)),
+            readiness: watch::Sender::new(Readiness::Opening),
+        }
     }
 
     pub(crate) fn record(&self) -> Arc<PoolRecord> {
@@ -85,13 +88,21 @@ pub(crate) struct OpenPool {
 impl OpenPool {
     /// The pool as a driver sees it.
     pub(crate) fn reference(&self) -> PoolRef {
-        PoolRef { name: self.record.name.clone(), root: ROOT.to_owned(), config: self.record.config.clone() }
+        PoolRef {
+            name: self.record.name.clone(),
+            root: ROOT.to_owned(),
+            config: self.record.config.clone(),
+        }
     }
 
     /// A call on the pool for `operation`, which sees its progress and can cancel it.
     pub(crate) fn call(&self, operation: Option<&Arc<Operation>>) -> Call {
         let mut call = Call::new(crate::DEFAULT_PROJECT, &self.record.name);
-        call.roots = vec![Root { id: ROOT.to_owned(), path: self.root.clone(), writable: true }];
+        call.roots = vec![Root {
+            id: ROOT.to_owned(),
+            path: self.root.clone(),
+            writable: true,
+        }];
         if let Some(operation) = operation {
             call.operation = operation.id().to_owned();
             call.progress = Arc::clone(operation) as Arc<dyn Progress>;
@@ -106,7 +117,10 @@ impl OpenPool {
         if info.can(ability) {
             return Ok(());
         }
-        let error = DriverError::new("unsupported", format!("storage driver {} has no interface {ability}", info.name));
+        let error = DriverError::new(
+            "unsupported",
+            format!("storage driver {} has no interface {ability}", info.name),
+        );
         Err(Error::Driver {
             action: format!("using pool {}", self.record.name),
             source: error.from_plugin(&info.plugin, &info.version),
@@ -118,10 +132,20 @@ impl OpenPool {
     pub(crate) fn root_fs(&self, plan: &MountPlan) -> Result<RootFs> {
         let bad = |why: &str| {
             let info = self.driver.info();
-            let error = DriverError::new("internal", format!("the mount plan {why}")).from_plugin(&info.plugin, &info.version);
-            Error::Driver { action: format!("mounting from pool {}", self.record.name), source: error }
+            let error =
+                DriverError::new("internal", format!("the mount plan {why}")).from_plugin(&info.plugin, &info.version);
+            Error::Driver {
+                action: format!("mounting from pool {}", self.record.name),
+                source: error,
+            }
         };
-        let path = |tree: &TreePath| if tree.root == ROOT { Ok(self.root.join(&tree.path)) } else { Err(bad("leaves the pool")) };
+        let path = |tree: &TreePath| {
+            if tree.root == ROOT {
+                Ok(self.root.join(&tree.path))
+            } else {
+                Err(bad("leaves the pool"))
+            }
+        };
         match (plan.kind.as_str(), plan.layers.as_slice(), &plan.upper, &plan.work) {
             ("bind", [tree], None, None) => Ok(RootFs::Bind { path: path(tree)? }),
             ("overlay", [_, ..], Some(upper), Some(work)) => Ok(RootFs::Overlay {
@@ -135,11 +159,21 @@ impl OpenPool {
 
     /// Where a tree of the pool is on the host.
     pub(crate) fn path(&self, tree: &TreePath) -> Result<PathBuf> {
-        if tree.root == ROOT && Path::new(&tree.path).components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+        if tree.root == ROOT
+            && Path::new(&tree.path)
+                .components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)))
+        {
             return Ok(self.root.join(&tree.path));
         }
         let info = self.driver.info();
-        let error = DriverError::new("internal", format!("the answer names {}:{}, which is outside the pool", tree.root, tree.path));
+        let error = DriverError::new(
+            "internal",
+            format!(
+                "the answer names {}:{}, which is outside the pool",
+                tree.root, tree.path
+            ),
+        );
         Err(Error::Driver {
             action: format!("using pool {}", self.record.name),
             source: error.from_plugin(&info.plugin, &info.version),
@@ -170,7 +204,10 @@ pub(crate) fn image_volume(fingerprint: &str) -> VolumeRef {
 impl Core {
     /// A pool that can be used; waits while it is being brought up.
     pub(crate) async fn open_pool(&self, name: &str) -> Result<OpenPool> {
-        let pool = self.pools.get(&name.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let pool = self
+            .pools
+            .get(&name.to_owned())
+            .ok_or(Error::NotFound("Storage pool"))?;
         let mut readiness = pool.readiness.subscribe();
         let state = readiness.wait_for(|state| *state != Readiness::Opening).await;
         if let Ok(state) = state
@@ -182,8 +219,14 @@ impl Core {
     }
 
     fn pool_with_driver(&self, record: Arc<PoolRecord>) -> Result<OpenPool> {
-        let driver = self.drivers.storage(&record.driver).map_err(Error::driver(format!("using storage pool {}", record.name)))?;
-        let root = record.config.get("source").map_or_else(|| self.default_pool_path(&record.name), PathBuf::from);
+        let driver = self
+            .drivers
+            .storage(&record.driver)
+            .map_err(Error::driver(format!("using storage pool {}", record.name)))?;
+        let root = record
+            .config
+            .get("source")
+            .map_or_else(|| self.default_pool_path(&record.name), PathBuf::from);
         Ok(OpenPool { record, driver, root })
     }
 
@@ -194,11 +237,16 @@ impl Core {
     /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there, but for what
     /// `unfinished` changes may have left under a new name.
     pub(crate) async fn bring_up_pool(self: &Arc<Self>, name: &str, unfinished: &[Entry]) {
-        let Some(pool) = self.pools.get(&name.to_owned()) else { return };
+        let Some(pool) = self.pools.get(&name.to_owned()) else {
+            return;
+        };
         let result = async {
             let open = self.pool_with_driver(pool.record())?;
             let call = open.call(None);
-            open.driver.open_pool(&call, &open.reference()).await.map_err(Error::driver(format!("opening pool {name}")))?;
+            open.driver
+                .open_pool(&call, &open.reference())
+                .await
+                .map_err(Error::driver(format!("opening pool {name}")))?;
             let removed = open
                 .driver
                 .reconcile(&call, &open.reference(), &self.valid_volumes(name, unfinished))
@@ -223,13 +271,22 @@ impl Core {
         for entry in unfinished {
             // A renaming is finished after the cleaning up: until then either name may be the one that is there.
             match entry {
-                Entry::InstanceRename { project, name, new_name } => {
+                Entry::InstanceRename {
+                    project,
+                    name,
+                    new_name,
+                } => {
                     let (old, new) = (volume_name(project, name), volume_name(project, new_name));
                     if let Some(volume) = valid.iter().find(|volume| volume.name == old).cloned() {
                         valid.push(VolumeState { name: new, ..volume });
                     }
                 }
-                Entry::SnapshotRename { project, name, new_name, .. } => {
+                Entry::SnapshotRename {
+                    project,
+                    name,
+                    new_name,
+                    ..
+                } => {
                     let owner = volume_name(project, name);
                     for volume in valid.iter_mut().filter(|volume| volume.name == owner) {
                         volume.snapshots.push(new_name.clone());
@@ -256,9 +313,15 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn pool(&self, name: &str) -> Result<Tagged<StoragePool>> {
-        let pool = self.pools.get(&name.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let pool = self
+            .pools
+            .get(&name.to_owned())
+            .ok_or(Error::NotFound("Storage pool"))?;
         let value = self.render_pool(&pool);
-        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+        Ok(Tagged {
+            etag: etag(&value.etag_parts()),
+            value,
+        })
     }
 
     /// Makes a pool.
@@ -267,7 +330,11 @@ impl Core {
     /// [`Error::Invalid`], [`Error::Conflict`], and the driver's.
     pub async fn pool_create(&self, post: StoragePoolsPost) -> Result<()> {
         names::object("storage pool", &post.name)?;
-        let driver = if post.driver.is_empty() { self.default_driver("storage")? } else { post.driver };
+        let driver = if post.driver.is_empty() {
+            self.default_driver("storage")?
+        } else {
+            post.driver
+        };
         let action = format!("creating storage pool {}", post.name);
         let implementation = self.drivers.storage(&driver).map_err(Error::driver(&action))?;
         let mut config = post.config;
@@ -277,20 +344,39 @@ impl Core {
             *source = own.display().to_string();
         }
         check_source(source, &own, &self.state_dir)?;
-        let config = implementation.validate(&Call::new(crate::DEFAULT_PROJECT, &post.name), &config).await.map_err(Error::driver(&action))?;
+        let config = implementation
+            .validate(&Call::new(crate::DEFAULT_PROJECT, &post.name), &config)
+            .await
+            .map_err(Error::driver(&action))?;
         let _guard = self.changes.lock().await;
         if self.pools.get(&post.name).is_some() {
             return Err(Error::Conflict(format!("Storage pool {:?} already exists", post.name)));
         }
-        let record = PoolRecord { v: RECORD_VERSION, name: post.name, driver, description: post.description, config };
+        let record = PoolRecord {
+            v: RECORD_VERSION,
+            name: post.name,
+            driver,
+            description: post.description,
+            config,
+        };
         let entry = self
             .journal
-            .begin("", Entry::PoolCreate { name: record.name.clone(), driver: record.driver.clone(), config: record.config.clone() })
+            .begin(
+                "",
+                Entry::PoolCreate {
+                    name: record.name.clone(),
+                    driver: record.driver.clone(),
+                    config: record.config.clone(),
+                },
+            )
             .await?;
         let made = async {
             let open = self.pool_with_driver(Arc::new(record.clone()))?;
             make_private_dir(&open.root)?;
-            open.driver.create_pool(&open.call(None), &open.reference()).await.map_err(Error::driver(&action))
+            open.driver
+                .create_pool(&open.call(None), &open.reference())
+                .await
+                .map_err(Error::driver(&action))
         };
         if let Err(error) = made.await {
             self.undo_pool_create(&record).await;
@@ -298,13 +384,21 @@ impl Core {
             return Err(error);
         }
         self.journal.step(&entry, "pool");
-        self.journal.done(entry, Transaction::new().put(key::pool(&record.name), &record)?).await?;
+        self.journal
+            .done(entry, Transaction::new().put(key::pool(&record.name), &record)?)
+            .await?;
         let name = record.name.clone();
         let pool = Pool::new(record);
         pool.set_ready(Readiness::Ready);
         self.pools.insert(name.clone(), Arc::new(pool));
         let path = format!("/1.0/storage-pools/{name}");
-        self.events.lifecycle(crate::DEFAULT_PROJECT, "storage-pool-created", &path, None, serde_json::Map::new());
+        self.events.lifecycle(
+            crate::DEFAULT_PROJECT,
+            "storage-pool-created",
+            &path,
+            None,
+            serde_json::Map::new(),
+        );
         Ok(())
     }
 
@@ -313,13 +407,20 @@ impl Core {
         let undone = async {
             let open = self.pool_with_driver(Arc::new(record.clone()))?;
             if open.root.exists() {
-                open.driver.delete_pool(&open.call(None), &open.reference()).await.map_err(Error::driver("deleting the pool"))?;
+                open.driver
+                    .delete_pool(&open.call(None), &open.reference())
+                    .await
+                    .map_err(Error::driver("deleting the pool"))?;
                 self.remove_pool_dir(&open.root)?;
             }
             Ok::<_, Error>(())
         };
         if let Err(error) = undone.await {
-            tracing::warn!(pool = record.name, error = error.report(), "a pool that was not finished could not be taken back");
+            tracing::warn!(
+                pool = record.name,
+                error = error.report(),
+                "a pool that was not finished could not be taken back"
+            );
         }
     }
 
@@ -333,13 +434,27 @@ impl Core {
         check_etag(&current.value.etag_parts(), if_match)?;
         let open = self.open_pool(name).await?;
         let mut config = put.config;
-        let source = config.entry("source".to_owned()).or_insert_with(|| current.value.config.get("source").cloned().unwrap_or_default());
+        let source = config
+            .entry("source".to_owned())
+            .or_insert_with(|| current.value.config.get("source").cloned().unwrap_or_default());
         if Some(&*source) != current.value.config.get("source") {
-            return Err(Error::invalid(format!("Storage pool {name}: the source of an existing pool can't be changed")));
+            return Err(Error::invalid(format!(
+                "Storage pool {name}: the source of an existing pool can't be changed"
+            )));
         }
-        let config = open.driver.validate(&open.call(None), &config).await.map_err(Error::driver(format!("changing storage pool {name}")))?;
-        let record = PoolRecord { config, description: put.description, ..PoolRecord::clone(&open.record) };
-        self.store.commit(Transaction::new().put(key::pool(name), &record)?).await?;
+        let config = open
+            .driver
+            .validate(&open.call(None), &config)
+            .await
+            .map_err(Error::driver(format!("changing storage pool {name}")))?;
+        let record = PoolRecord {
+            config,
+            description: put.description,
+            ..PoolRecord::clone(&open.record)
+        };
+        self.store
+            .commit(Transaction::new().put(key::pool(name), &record)?)
+            .await?;
         if let Some(pool) = self.pools.get(&name.to_owned()) {
             pool.set_record(record);
         }
@@ -364,19 +479,37 @@ impl Core {
     /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, and the driver's.
     pub async fn pool_delete(&self, name: &str) -> Result<()> {
         let _guard = self.changes.lock().await;
-        let pool = self.pools.get(&name.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        let pool = self
+            .pools
+            .get(&name.to_owned())
+            .ok_or(Error::NotFound("Storage pool"))?;
         let used = self.pool_users(name);
         if let Some(user) = used.first() {
             return Err(Error::invalid(format!("Storage pool {name:?} is in use by {user}")));
         }
-        let entry = self.journal.begin("", Entry::PoolDelete { name: name.to_owned() }).await?;
+        let entry = self
+            .journal
+            .begin("", Entry::PoolDelete { name: name.to_owned() })
+            .await?;
         let record = pool.record();
         self.finish_pool_delete(&record).await?;
         self.journal.step(&entry, "pool");
-        self.journal.done(entry, self.images.forget_pool(Transaction::new().delete(key::pool(name)), name)?).await?;
+        self.journal
+            .done(
+                entry,
+                self.images
+                    .forget_pool(Transaction::new().delete(key::pool(name)), name)?,
+            )
+            .await?;
         self.pools.remove(&name.to_owned());
         let path = format!("/1.0/storage-pools/{name}");
-        self.events.lifecycle(crate::DEFAULT_PROJECT, "storage-pool-deleted", &path, None, serde_json::Map::new());
+        self.events.lifecycle(
+            crate::DEFAULT_PROJECT,
+            "storage-pool-deleted",
+            &path,
+            None,
+            serde_json::Map::new(),
+        );
         Ok(())
     }
 
@@ -389,9 +522,15 @@ impl Core {
             return Ok(());
         }
         for fingerprint in self.images.volumes(&record.name) {
-            open.driver.delete(&call, &open.reference(), &image_volume(&fingerprint)).await.map_err(Error::driver(&action))?;
+            open.driver
+                .delete(&call, &open.reference(), &image_volume(&fingerprint))
+                .await
+                .map_err(Error::driver(&action))?;
         }
-        open.driver.delete_pool(&call, &open.reference()).await.map_err(Error::driver(&action))?;
+        open.driver
+            .delete_pool(&call, &open.reference())
+            .await
+            .map_err(Error::driver(&action))?;
         self.remove_pool_dir(&open.root)
     }
 
@@ -420,8 +559,14 @@ impl Core {
             .await
             .map_err(Error::driver(format!("measuring storage pool {name}")))?;
         Ok(ResourcesStoragePool {
-            space: ResourcesStoragePoolSpace { used: space.used_bytes, total: space.total_bytes },
-            inodes: ResourcesStoragePoolInodes { used: space.used_inodes, total: space.total_inodes },
+            space: ResourcesStoragePoolSpace {
+                used: space.used_bytes,
+                total: space.total_bytes,
+            },
+            inodes: ResourcesStoragePoolInodes {
+                used: space.used_inodes,
+                total: space.total_inodes,
+            },
         })
     }
 
@@ -430,7 +575,9 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn volumes(&self, pool: &str, project: Option<&str>) -> Result<Vec<StorageVolume>> {
-        self.pools.get(&pool.to_owned()).ok_or(Error::NotFound("Storage pool"))?;
+        self.pools
+            .get(&pool.to_owned())
+            .ok_or(Error::NotFound("Storage pool"))?;
         let mut volumes: Vec<StorageVolume> = self
             .instances
             .in_pool(pool)
@@ -469,7 +616,10 @@ impl Core {
             .into_iter()
             .find(|volume| volume.kind == kind && volume.name == name)
             .ok_or(Error::NotFound("Storage volume"))?;
-        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+        Ok(Tagged {
+            etag: etag(&value.etag_parts()),
+            value,
+        })
     }
 
     /// The driver that is used when the caller names none: the first that the operator's configuration offers.
@@ -489,7 +639,11 @@ impl Core {
             .map(|(project, instance, ..)| with_project(format!("/1.0/instances/{instance}"), &project))
             .collect();
         for profile in self.profiles.list() {
-            if profile.devices.values().any(|device| device.get("pool").is_some_and(|pool| pool == name)) {
+            if profile
+                .devices
+                .values()
+                .any(|device| device.get("pool").is_some_and(|pool| pool == name))
+            {
                 users.push(crate::profiles::path(&profile.project, &profile.name));
             }
         }
@@ -499,7 +653,12 @@ impl Core {
     fn render_pool(&self, pool: &Pool) -> StoragePool {
         let record = pool.record();
         let mut used_by = self.pool_users(&record.name);
-        used_by.extend(self.images.volumes(&record.name).into_iter().map(|fingerprint| format!("/1.0/images/{fingerprint}")));
+        used_by.extend(
+            self.images
+                .volumes(&record.name)
+                .into_iter()
+                .map(|fingerprint| format!("/1.0/images/{fingerprint}")),
+        );
         let status = pool.readiness();
         let description = match &status {
             Readiness::Unavailable(why) if record.description.is_empty() => format!("unavailable: {why}"),
@@ -520,12 +679,19 @@ impl Core {
 /// A source must be a directory of its own: absolute, and not one of the daemon's.
 fn check_source(source: &str, own: &Path, state_dir: &Path) -> Result<()> {
     let path = Path::new(source);
-    let plain = path.is_absolute() && path.components().all(|part| !matches!(part, std::path::Component::ParentDir));
+    let plain = path.is_absolute()
+        && path
+            .components()
+            .all(|part| !matches!(part, std::path::Component::ParentDir));
     if !plain || source.len() > 4096 || source.contains('\0') {
-        return Err(Error::invalid(format!("Invalid storage pool source {source:?}: it must be an absolute path without ..")));
+        return Err(Error::invalid(format!(
+            "Invalid storage pool source {source:?}: it must be an absolute path without .."
+        )));
     }
     if path != own && (path.starts_with(state_dir) || state_dir.starts_with(path)) {
-        return Err(Error::invalid(format!("Invalid storage pool source {source:?}: it overlaps the daemon's own directory")));
+        return Err(Error::invalid(format!(
+            "Invalid storage pool source {source:?}: it overlaps the daemon's own directory"
+        )));
     }
     Ok(())
 }

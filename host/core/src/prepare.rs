@@ -23,25 +23,42 @@ impl Core {
     /// # Errors
     /// The store's. A pool or network that can't be made is left out and logged: the daemon is of use without.
     pub(crate) async fn prepare(self: &Arc<Self>) -> Result<()> {
-        let record = self.server.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let record = self
+            .server
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
         if record.prepared {
             return Ok(());
         }
+        // Which driver comes first is known only when all have been looked at.
+        self.drivers.settled().await;
         let pool = self.first_pool().await;
         let network = self.first_network().await;
         let current = self.profile(DEFAULT_PROJECT, profiles::DEFAULT)?;
         let mut put: ProfilePut = current.value.to_put();
-        let device = |entries: &[(&str, &str)]| entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let device = |entries: &[(&str, &str)]| {
+            entries
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect()
+        };
         if pool {
-            put.devices.entry("root".to_owned()).or_insert_with(|| device(&[("type", "disk"), ("path", "/"), ("pool", POOL)]));
+            put.devices
+                .entry("root".to_owned())
+                .or_insert_with(|| device(&[("type", "disk"), ("path", "/"), ("pool", POOL)]));
         }
         if let Some(network) = &network {
             put.devices
                 .entry("eth0".to_owned())
                 .or_insert_with(|| device(&[("type", "nic"), ("network", network), ("name", "eth0")]));
         }
-        self.profile_update(DEFAULT_PROJECT, profiles::DEFAULT, put, None).await?;
-        let record = crate::records::ServerRecord { prepared: pool && network.is_some(), ..record };
+        self.profile_update(DEFAULT_PROJECT, profiles::DEFAULT, put, None)
+            .await?;
+        let record = crate::records::ServerRecord {
+            prepared: pool && network.is_some(),
+            ..record
+        };
         self.store.commit(Transaction::new().put(key::SERVER, &record)?).await?;
         *self.server.write().unwrap_or_else(std::sync::PoisonError::into_inner) = record;
         Ok(())
@@ -51,7 +68,13 @@ impl Core {
         if self.pools.get(&POOL.to_owned()).is_some() {
             return true;
         }
-        match self.pool_create(StoragePoolsPost { name: POOL.to_owned(), ..StoragePoolsPost::default() }).await {
+        match self
+            .pool_create(StoragePoolsPost {
+                name: POOL.to_owned(),
+                ..StoragePoolsPost::default()
+            })
+            .await
+        {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(error = error.report(), "the first storage pool could not be made");
@@ -66,12 +89,25 @@ impl Core {
         }
         for number in BRIDGES {
             let name = format!("hutchbr{number}");
-            match self.network_create(DEFAULT_PROJECT, NetworksPost { name: name.clone(), ..NetworksPost::default() }).await {
+            match self
+                .network_create(
+                    DEFAULT_PROJECT,
+                    NetworksPost {
+                        name: name.clone(),
+                        ..NetworksPost::default()
+                    },
+                )
+                .await
+            {
                 Ok(()) => return Some(name),
                 // Another daemon's.
                 Err(Error::Conflict(_)) => {}
                 Err(error) => {
-                    tracing::error!(error = error.report(), network = name, "the first network could not be made");
+                    tracing::error!(
+                        error = error.report(),
+                        network = name,
+                        "the first network could not be made"
+                    );
                     return None;
                 }
             }

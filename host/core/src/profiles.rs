@@ -32,15 +32,23 @@ pub(crate) fn path(project: &str, name: &str) -> String {
 
 /// Adds the project to a path unless it is the default one.
 pub(crate) fn with_project(path: String, project: &str) -> String {
-    if project == DEFAULT_PROJECT { path } else { format!("{path}?project={project}") }
+    if project == DEFAULT_PROJECT {
+        path
+    } else {
+        format!("{path}?project={project}")
+    }
 }
 
 impl Core {
     /// All profiles, of one project or of all.
     pub fn profiles(&self, project: Option<&str>) -> Result<Vec<Profile>> {
-        let scope = project.map(|project| self.scope(project, Feature::Profiles)).transpose()?;
+        let scope = project
+            .map(|project| self.scope(project, Feature::Profiles))
+            .transpose()?;
         let list = self.profiles.list();
-        let chosen = list.iter().filter(|record| scope.as_ref().is_none_or(|scope| record.project == *scope));
+        let chosen = list
+            .iter()
+            .filter(|record| scope.as_ref().is_none_or(|scope| record.project == *scope));
         Ok(chosen.map(|record| self.render_profile(record)).collect())
     }
 
@@ -50,12 +58,17 @@ impl Core {
     /// [`Error::NotFound`].
     pub fn profile(&self, project: &str, name: &str) -> Result<Tagged<Profile>> {
         let value = self.render_profile(&*self.profile_record(project, name)?);
-        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+        Ok(Tagged {
+            etag: etag(&value.etag_parts()),
+            value,
+        })
     }
 
     pub(crate) fn profile_record(&self, project: &str, name: &str) -> Result<Arc<ProfileRecord>> {
         let scope = self.scope(project, Feature::Profiles)?;
-        self.profiles.get(&(scope, name.to_owned())).ok_or(Error::NotFound("Profile"))
+        self.profiles
+            .get(&(scope, name.to_owned()))
+            .ok_or(Error::NotFound("Profile"))
     }
 
     /// Makes a profile.
@@ -87,7 +100,13 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`].
-    pub async fn profile_update(&self, project: &str, name: &str, put: ProfilePut, if_match: Option<&str>) -> Result<()> {
+    pub async fn profile_update(
+        &self,
+        project: &str,
+        name: &str,
+        put: ProfilePut,
+        if_match: Option<&str>,
+    ) -> Result<()> {
         settings::check(&put.config)?;
         instances::devices::check(self, project, &put.devices).await?;
         let old = {
@@ -113,7 +132,13 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::profile_update`].
-    pub async fn profile_patch(&self, project: &str, name: &str, patch: ProfilePatch, if_match: Option<&str>) -> Result<()> {
+    pub async fn profile_patch(
+        &self,
+        project: &str,
+        name: &str,
+        patch: ProfilePatch,
+        if_match: Option<&str>,
+    ) -> Result<()> {
         let current = self.profile(project, name)?;
         check_etag(&current.value.etag_parts(), if_match)?;
         let mut put = current.value.to_put();
@@ -133,8 +158,13 @@ impl Core {
         if self.profiles.get(&at).is_some() {
             return Err(Error::Conflict(format!("Profile {:?} already exists", post.name)));
         }
-        let record = ProfileRecord { name: post.name, ..ProfileRecord::clone(&old) };
-        let change = Transaction::new().delete(key::profile(&old.project, name)).put(key::profile(&record.project, &record.name), &record)?;
+        let record = ProfileRecord {
+            name: post.name,
+            ..ProfileRecord::clone(&old)
+        };
+        let change = Transaction::new()
+            .delete(key::profile(&old.project, name))
+            .put(key::profile(&record.project, &record.name), &record)?;
         self.store.commit(change).await?;
         self.profiles.remove(&(old.project.clone(), name.to_owned()));
         self.profiles.insert(at, Arc::new(record));
@@ -148,27 +178,49 @@ impl Core {
     pub async fn profile_delete(&self, project: &str, name: &str) -> Result<()> {
         let _guard = self.changes.lock().await;
         let old = self.unused_profile(project, name)?;
-        self.store.commit(Transaction::new().delete(key::profile(&old.project, name))).await?;
+        self.store
+            .commit(Transaction::new().delete(key::profile(&old.project, name)))
+            .await?;
         self.profiles.remove(&(old.project.clone(), name.to_owned()));
-        self.events.lifecycle(&old.project, "profile-deleted", &path(&old.project, name), None, serde_json::Map::new());
+        self.events.lifecycle(
+            &old.project,
+            "profile-deleted",
+            &path(&old.project, name),
+            None,
+            serde_json::Map::new(),
+        );
         Ok(())
     }
 
     fn unused_profile(&self, project: &str, name: &str) -> Result<Arc<ProfileRecord>> {
         let old = self.profile_record(project, name)?;
         if name == DEFAULT {
-            return Err(Error::Forbidden("The default profile can't be renamed or deleted".to_owned()));
+            return Err(Error::Forbidden(
+                "The default profile can't be renamed or deleted".to_owned(),
+            ));
         }
         if let Some(user) = self.instances.using_profile(&old.project, name).first() {
-            return Err(Error::invalid(format!("Profile {name:?} is in use by instance {:?}", user.name())));
+            return Err(Error::invalid(format!(
+                "Profile {name:?} is in use by instance {:?}",
+                user.name()
+            )));
         }
         Ok(old)
     }
 
     async fn store_profile(&self, record: ProfileRecord, action: &str) -> Result<()> {
-        self.store.commit(Transaction::new().put(key::profile(&record.project, &record.name), &record)?).await?;
-        self.events.lifecycle(&record.project, action, &path(&record.project, &record.name), None, serde_json::Map::new());
-        self.profiles.insert((record.project.clone(), record.name.clone()), Arc::new(record));
+        self.store
+            .commit(Transaction::new().put(key::profile(&record.project, &record.name), &record)?)
+            .await?;
+        self.events.lifecycle(
+            &record.project,
+            action,
+            &path(&record.project, &record.name),
+            None,
+            serde_json::Map::new(),
+        );
+        self.profiles
+            .insert((record.project.clone(), record.name.clone()), Arc::new(record));
         Ok(())
     }
 

@@ -45,7 +45,10 @@ pub(crate) fn default_project() -> ProjectRecord {
         v: RECORD_VERSION,
         name: DEFAULT_PROJECT.to_owned(),
         description: "Default Hutch project".to_owned(),
-        config: Feature::KEYS.iter().map(|(key, _)| ((*key).to_owned(), "true".to_owned())).collect(),
+        config: Feature::KEYS
+            .iter()
+            .map(|(key, _)| ((*key).to_owned(), "true".to_owned()))
+            .collect(),
     }
 }
 
@@ -56,7 +59,9 @@ fn check(config: &Config) -> Result<()> {
             return Err(Error::invalid(format!("Unknown configuration key: {key}")));
         }
         if !key.starts_with("user.") && settings::parse_bool(value).is_none() {
-            return Err(Error::invalid(format!("Invalid value {value:?} for {key}: it must be true or false")));
+            return Err(Error::invalid(format!(
+                "Invalid value {value:?} for {key}: it must be true or false"
+            )));
         }
     }
     Ok(())
@@ -79,7 +84,11 @@ impl Core {
 
     /// All projects.
     pub fn projects(&self) -> Vec<Project> {
-        self.projects.list().iter().map(|record| self.render_project(record)).collect()
+        self.projects
+            .list()
+            .iter()
+            .map(|record| self.render_project(record))
+            .collect()
     }
 
     /// One project.
@@ -88,7 +97,10 @@ impl Core {
     /// [`Error::NotFound`].
     pub fn project(&self, name: &str) -> Result<Tagged<Project>> {
         let value = self.render_project(&*self.project_record(name)?);
-        Ok(Tagged { etag: etag(&value.etag_parts()), value })
+        Ok(Tagged {
+            etag: etag(&value.etag_parts()),
+            value,
+        })
     }
 
     /// Makes a project, with a default profile where it has profiles of its own.
@@ -98,7 +110,10 @@ impl Core {
     pub async fn project_create(&self, post: ProjectsPost) -> Result<()> {
         names::object("project", &post.name)?;
         if post.name.contains('_') {
-            return Err(Error::invalid(format!("Invalid project name {:?}: it must not hold _", post.name)));
+            return Err(Error::invalid(format!(
+                "Invalid project name {:?}: it must not hold _",
+                post.name
+            )));
         }
         check(&post.config)?;
         let mut config = post.config;
@@ -109,7 +124,12 @@ impl Core {
         if self.projects.get(&post.name).is_some() {
             return Err(Error::Conflict(format!("Project {:?} already exists", post.name)));
         }
-        let record = ProjectRecord { v: RECORD_VERSION, name: post.name, description: post.description, config };
+        let record = ProjectRecord {
+            v: RECORD_VERSION,
+            name: post.name,
+            description: post.description,
+            config,
+        };
         let mut change = Transaction::new().put(key::project(&record.name), &record)?;
         let mut profile = None;
         if settings::is_true(&record.config, Feature::Profiles.key()) {
@@ -119,10 +139,12 @@ impl Core {
         }
         self.store.commit(change).await?;
         if let Some(profile) = profile {
-            self.profiles.insert((profile.project.clone(), profile.name.clone()), Arc::new(profile));
+            self.profiles
+                .insert((profile.project.clone(), profile.name.clone()), Arc::new(profile));
         }
         let path = format!("/1.0/projects/{}", record.name);
-        self.events.lifecycle(&record.name, "project-created", &path, None, serde_json::Map::new());
+        self.events
+            .lifecycle(&record.name, "project-created", &path, None, serde_json::Map::new());
         self.projects.insert(record.name.clone(), Arc::new(record));
         Ok(())
     }
@@ -136,14 +158,23 @@ impl Core {
         let _guard = self.changes.lock().await;
         let current = self.project(name)?;
         check_etag(&current.value.etag_parts(), if_match)?;
-        let switched = Feature::KEYS.iter().any(|(key, _)| {
-            settings::is_true(&put.config, key) != settings::is_true(&current.value.config, key)
-        });
+        let switched = Feature::KEYS
+            .iter()
+            .any(|(key, _)| settings::is_true(&put.config, key) != settings::is_true(&current.value.config, key));
         if switched && (name == DEFAULT_PROJECT || !self.project_users(name).is_empty()) {
-            return Err(Error::invalid("Features can only be changed on empty projects other than the default one"));
+            return Err(Error::invalid(
+                "Features can only be changed on empty projects other than the default one",
+            ));
         }
-        let record = ProjectRecord { v: RECORD_VERSION, name: name.to_owned(), description: put.description, config: put.config };
-        self.store.commit(Transaction::new().put(key::project(name), &record)?).await?;
+        let record = ProjectRecord {
+            v: RECORD_VERSION,
+            name: name.to_owned(),
+            description: put.description,
+            config: put.config,
+        };
+        self.store
+            .commit(Transaction::new().put(key::project(name), &record)?)
+            .await?;
         self.projects.insert(name.to_owned(), Arc::new(record));
         Ok(())
     }
@@ -172,7 +203,9 @@ impl Core {
         }
         let users = self.project_users(name);
         if let Some(user) = users.first() {
-            return Err(Error::invalid(format!("Project {name:?} is not empty: it holds {user}")));
+            return Err(Error::invalid(format!(
+                "Project {name:?} is not empty: it holds {user}"
+            )));
         }
         let mut change = Transaction::new().delete(key::project(name));
         for profile in self.profiles.list().iter().filter(|profile| profile.project == name) {
@@ -181,7 +214,13 @@ impl Core {
         }
         self.store.commit(change).await?;
         self.projects.remove(&name.to_owned());
-        self.events.lifecycle(name, "project-deleted", &format!("/1.0/projects/{name}"), None, serde_json::Map::new());
+        self.events.lifecycle(
+            name,
+            "project-deleted",
+            &format!("/1.0/projects/{name}"),
+            None,
+            serde_json::Map::new(),
+        );
         Ok(())
     }
 
@@ -190,7 +229,11 @@ impl Core {
         let mut users: Vec<String> = self.instances.paths(name);
         users.extend(self.images.paths(name));
         users.extend(
-            self.networks.list().iter().map(|network| network.record()).filter(|record| record.project == name)
+            self.networks
+                .list()
+                .iter()
+                .map(|network| network.record())
+                .filter(|record| record.project == name)
                 .map(|record| format!("/1.0/networks/{}", record.name)),
         );
         users.extend(

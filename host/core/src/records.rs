@@ -178,7 +178,11 @@ pub mod key {
 /// The name that a volume of `project` has in a pool: one path component, unique there, because `_` is in no instance's
 /// name.
 pub fn volume_name(project: &str, name: &str) -> String {
-    if project == crate::DEFAULT_PROJECT { name.to_owned() } else { format!("{project}_{name}") }
+    if project == crate::DEFAULT_PROJECT {
+        name.to_owned()
+    } else {
+        format!("{project}_{name}")
+    }
 }
 
 /// Keys and values that drivers take.

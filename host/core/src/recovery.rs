@@ -22,8 +22,11 @@ use crate::{images, settings};
 /// background.
 pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
     let adopted = adopt(core).await?;
-    let commands: Vec<String> =
-        adopted.values().flat_map(|(_, keeper)| keeper.list_execs()).map(|exec| exec.id).collect();
+    let commands: Vec<String> = adopted
+        .values()
+        .flat_map(|(_, keeper)| keeper.list_execs())
+        .map(|exec| exec.id)
+        .collect();
     core.operations.restore(&commands).await?;
     for (_, keeper) in adopted.values() {
         for exec in keeper.list_execs() {
@@ -34,7 +37,9 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
         }
     }
     for (instance, keeper) in adopted.into_values() {
-        instance.ask(move |owner| Box::pin(async move { owner.adopt(keeper) })).await?;
+        instance
+            .ask(move |owner| Box::pin(async move { owner.adopt(keeper) }))
+            .await?;
     }
     let interrupted = core.journal.interrupted().await?;
     let core = Arc::clone(core);
@@ -44,10 +49,19 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
 
 /// Keepers of this daemon's instances, by the instances' names.
 async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instance>, Keeper)>> {
-    let by_id: HashMap<String, Arc<Instance>> =
-        core.instances.list(None).into_iter().map(|instance| (host_id(&instance.view().record), instance)).collect();
+    let by_id: HashMap<String, Arc<Instance>> = core
+        .instances
+        .list(None)
+        .into_iter()
+        .map(|instance| (host_id(&instance.view().record), instance))
+        .collect();
     let mut adopted = HashMap::new();
-    for (id, outcome) in core.runtime.adopt().await.map_err(Error::container("looking for running containers"))? {
+    for (id, outcome) in core
+        .runtime
+        .adopt()
+        .await
+        .map_err(Error::container("looking for running containers"))?
+    {
         match (by_id.get(&id), outcome) {
             (Some(instance), AdoptOutcome::Adopted(keeper)) => {
                 adopted.insert((instance.project(), instance.name()), (Arc::clone(instance), keeper));
@@ -61,7 +75,9 @@ async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instan
                     tracing::warn!(id, %error, "its keeper could not be released");
                 }
             }
-            (_, AdoptOutcome::Dead) => tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up"),
+            (_, AdoptOutcome::Dead) => {
+                tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up")
+            }
             (_, AdoptOutcome::Failed(error)) => {
                 tracing::error!(id, %error, "a keeper can't be talked to; its container is left alone");
             }
@@ -77,7 +93,10 @@ async fn finish(core: &Arc<Core>, interrupted: Vec<(Open, String, Entry)>) {
     let (first, rest): (Vec<_>, Vec<_>) = interrupted.into_iter().partition(|(_, _, entry)| {
         matches!(
             entry,
-            Entry::PoolCreate { .. } | Entry::PoolDelete { .. } | Entry::NetworkCreate { .. } | Entry::NetworkDelete { .. }
+            Entry::PoolCreate { .. }
+                | Entry::PoolDelete { .. }
+                | Entry::NetworkCreate { .. }
+                | Entry::NetworkDelete { .. }
         )
     });
     for (open, _, entry) in first {
@@ -108,7 +127,11 @@ fn report(entry: Entry, result: Result<()>) {
     match result {
         Ok(()) => tracing::info!(?entry, "an interrupted change was finished or taken back"),
         // The entry stays: the next start tries again.
-        Err(error) => tracing::error!(?entry, error = error.report(), "an interrupted change could not be finished"),
+        Err(error) => tracing::error!(
+            ?entry,
+            error = error.report(),
+            "an interrupted change could not be finished"
+        ),
     }
 }
 
@@ -132,11 +155,20 @@ async fn infrastructure(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<
             if let Some(pool) = core.pools.get(name) {
                 core.finish_pool_delete(&pool.record()).await?;
             }
-            done(core.images.forget_pool(Transaction::new().delete(key::pool(name)), name)?).await?;
+            done(
+                core.images
+                    .forget_pool(Transaction::new().delete(key::pool(name)), name)?,
+            )
+            .await?;
             core.pools.remove(name);
             Ok(())
         }
-        Entry::NetworkCreate { project, name, driver, config } => {
+        Entry::NetworkCreate {
+            project,
+            name,
+            driver,
+            config,
+        } => {
             if core.networks.get(&(project.clone(), name.clone())).is_none() {
                 let record = NetworkRecord {
                     v: RECORD_VERSION,
@@ -169,33 +201,71 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
         Entry::InstanceCreate { .. } => strike().await,
         Entry::InstanceDelete { project, name } => {
             let open = open.clone();
-            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_delete(&open).await })).await
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_delete(&open).await })
+            })
+            .await
         }
-        Entry::InstanceRename { project, name, new_name } => {
-            let Ok(instance) = core.instances.get(project, name) else { return strike().await };
+        Entry::InstanceRename {
+            project,
+            name,
+            new_name,
+        } => {
+            let Ok(instance) = core.instances.get(project, name) else {
+                return strike().await;
+            };
             core.instances.enter(project, new_name, Arc::clone(&instance))?;
             let (open, new_name) = (open.clone(), new_name.clone());
-            instance.ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await }))
+                .await
         }
         Entry::InstanceStart { project, name } => {
             let open = open.clone();
-            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_start(&open).await })).await
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_start(&open).await })
+            })
+            .await
         }
         Entry::InstanceStop { .. } => strike().await,
         Entry::SnapshotCreate { .. } => strike().await,
-        Entry::SnapshotDelete { project, name, snapshot } => {
+        Entry::SnapshotDelete {
+            project,
+            name,
+            snapshot,
+        } => {
             let (open, snapshot) = (open.clone(), snapshot.clone());
-            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_delete_snapshot(&open, &snapshot).await })).await
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_delete_snapshot(&open, &snapshot).await })
+            })
+            .await
         }
-        Entry::SnapshotRename { project, name, snapshot, new_name } => {
+        Entry::SnapshotRename {
+            project,
+            name,
+            snapshot,
+            new_name,
+        } => {
             let (open, snapshot, new_name) = (open.clone(), snapshot.clone(), new_name.clone());
-            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_rename_snapshot(&open, &snapshot, &new_name).await })).await
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_rename_snapshot(&open, &snapshot, &new_name).await })
+            })
+            .await
         }
-        Entry::SnapshotRestore { project, name, snapshot } => {
+        Entry::SnapshotRestore {
+            project,
+            name,
+            snapshot,
+        } => {
             let (open, snapshot) = (open.clone(), snapshot.clone());
-            continue_with(core, project, name, strike, move |owner| Box::pin(async move { owner.finish_restore(&open, &snapshot).await })).await
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_restore(&open, &snapshot).await })
+            })
+            .await
         }
-        Entry::ImageImport { .. } | Entry::ImageDelete { .. } | Entry::ImageUnpack { .. } => images::recover(core, open, entry).await,
+        Entry::ImageImport { .. } | Entry::ImageDelete { .. } | Entry::ImageUnpack { .. } => {
+            images::recover(core, open, entry).await
+        }
         _ => Ok(()),
     }
 }
@@ -230,14 +300,19 @@ impl Owner {
 
     /// A start was interrupted: a container whose PID 1 runs stays, anything less is taken back.
     async fn finish_start(&mut self, open: &Open) -> Result<()> {
-        let running = self.keeper.as_ref().is_some_and(|keeper| matches!(keeper.state(), ContainerState::Running { .. }));
+        let running = self
+            .keeper
+            .as_ref()
+            .is_some_and(|keeper| matches!(keeper.state(), ContainerState::Running { .. }));
         if !running {
             self.take_back_start().await;
             return self.core.journal.done(open.clone(), Transaction::new()).await;
         }
         let mut record = crate::records::InstanceRecord::clone(&self.record);
         record.last_used_at = Timestamp::now();
-        record.config.insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
+        record
+            .config
+            .insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());
         self.core.journal.done(open.clone(), Self::write(&record)?).await?;
         self.record = Arc::new(record);
         self.publish();
@@ -248,14 +323,20 @@ impl Owner {
 /// Starts what is to be started with the daemon: `boot.autostart=true`, or what ran when the machine went down and does not
 /// say otherwise. Higher priorities first.
 async fn autostart(core: &Arc<Core>) {
-    let number = |config: &hutch_api::Config, key: &str| config.get(key).and_then(|value| value.parse::<i64>().ok()).unwrap_or(0);
+    let number = |config: &hutch_api::Config, key: &str| {
+        config.get(key).and_then(|value| value.parse::<i64>().ok()).unwrap_or(0)
+    };
     let mut wanted: Vec<_> = core
         .instances
         .list(None)
         .into_iter()
         .filter(|instance| {
             let view = instance.view();
-            let ran = view.record.config.get("volatile.last_state.power").is_some_and(|state| state == "RUNNING");
+            let ran = view
+                .record
+                .config
+                .get("volatile.last_state.power")
+                .is_some_and(|state| state == "RUNNING");
             let starts = match view.config.get("boot.autostart") {
                 Some(value) => settings::parse_bool(value) == Some(true),
                 None => ran,
@@ -269,10 +350,20 @@ async fn autostart(core: &Arc<Core>) {
         let path = format!("/1.0/instances/{}", view.record.name);
         let new = NewOperation::task(&view.record.project, "Starting instance", "instances", path);
         let target = Arc::clone(&instance);
-        let begun = core.operations.begin(new, move |operation| async move { start::start(&target, &operation).await }).await;
+        let begun = core
+            .operations
+            .begin(
+                new,
+                move |operation| async move { start::start(&target, &operation).await },
+            )
+            .await;
         match begun {
             Ok(operation) => operation.wait(None).await,
-            Err(error) => tracing::error!(instance = instance.name(), error = error.report(), "it could not be started with the daemon"),
+            Err(error) => tracing::error!(
+                instance = instance.name(),
+                error = error.report(),
+                "it could not be started with the daemon"
+            ),
         }
         let delay = u64::try_from(number(&view.config, "boot.autostart.delay")).unwrap_or(0);
         if delay > 0 {

@@ -25,7 +25,12 @@ const COMPATIBLE: &str = "5.0.0";
 impl Core {
     /// What `GET /1.0` shows.
     pub fn server(&self, caller: &Caller, project: &str) -> Tagged<Server> {
-        let config = self.server.read().unwrap_or_else(PoisonError::into_inner).config.clone();
+        let config = self
+            .server
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .config
+            .clone();
         let value = Server {
             api_extensions: extensions::EXTENSIONS.iter().map(|name| (*name).to_owned()).collect(),
             api_status: "stable".to_owned(),
@@ -38,13 +43,19 @@ impl Core {
             config,
             environment: self.environment(project),
         };
-        Tagged { etag: etag(&value.etag_parts()), value }
+        Tagged {
+            etag: etag(&value.etag_parts()),
+            value,
+        }
     }
 
     fn environment(&self, project: &str) -> ServerEnvironment {
         let uname = nix::sys::utsname::uname().ok();
         let field = |get: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
-            uname.as_ref().map(|name| get(name).to_string_lossy().into_owned()).unwrap_or_default()
+            uname
+                .as_ref()
+                .map(|name| get(name).to_string_lossy().into_owned())
+                .unwrap_or_default()
         };
         let (os_name, os_version) = os_release();
         let drivers = self.drivers.list("storage");
@@ -71,7 +82,11 @@ impl Core {
             storage_version: versions.join(" | "),
             storage_supported_drivers: drivers
                 .iter()
-                .map(|driver| ServerStorageDriverInfo { name: driver.name.clone(), version: driver.version.clone(), remote: false })
+                .map(|driver| ServerStorageDriverInfo {
+                    name: driver.name.clone(),
+                    version: driver.version.clone(),
+                    remote: false,
+                })
                 .collect(),
             ..ServerEnvironment::default()
         }
@@ -99,7 +114,12 @@ impl Core {
     /// # Errors
     /// As [`Core::server_update`].
     pub async fn server_patch(&self, patch: ServerPut, if_match: Option<&str>) -> Result<()> {
-        let config = self.server.read().unwrap_or_else(PoisonError::into_inner).config.clone();
+        let config = self
+            .server
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .config
+            .clone();
         let seen = etag(&serde_json::json!([config]));
         check_etag(&serde_json::json!([config]), if_match)?;
         let mut put = ServerPut { config };
@@ -133,17 +153,29 @@ impl Core {
         };
         for pool in self.pools.list() {
             if let Readiness::Unavailable(why) = pool.readiness() {
-                warn("Storage pool unavailable", format!("/1.0/storage-pools/{}", pool.record().name), why);
+                warn(
+                    "Storage pool unavailable",
+                    format!("/1.0/storage-pools/{}", pool.record().name),
+                    why,
+                );
             }
         }
         for network in self.networks.list() {
             if let Readiness::Unavailable(why) = network.readiness() {
-                warn("Network unavailable", format!("/1.0/networks/{}", network.record().name), why);
+                warn(
+                    "Network unavailable",
+                    format!("/1.0/networks/{}", network.record().name),
+                    why,
+                );
             }
         }
         for plugin in self.plugins() {
             if !plugin.reason.is_empty() {
-                warn("Plugin unavailable", format!("/1.0/plugins/{}", plugin.id), plugin.reason);
+                warn(
+                    "Plugin unavailable",
+                    format!("/1.0/plugins/{}", plugin.id),
+                    plugin.reason,
+                );
             }
         }
         warnings

@@ -48,10 +48,14 @@ pub fn check(config: &Config) -> Result<()> {
         }
         if let Some(prefix) = FREE.iter().find(|prefix| key.starts_with(**prefix)) {
             if key.len() == prefix.len() {
-                return Err(Error::invalid(format!("Invalid configuration key {key:?}: there is nothing after the dot")));
+                return Err(Error::invalid(format!(
+                    "Invalid configuration key {key:?}: there is nothing after the dot"
+                )));
             }
             if *prefix == "environment." && (key.contains('=') || key.contains('\0') || value.contains('\0')) {
-                return Err(Error::invalid(format!("Invalid configuration key {key:?}: not the name of a variable")));
+                return Err(Error::invalid(format!(
+                    "Invalid configuration key {key:?}: not the name of a variable"
+                )));
             }
             continue;
         }
@@ -117,7 +121,12 @@ pub fn limits(config: &Config, total_memory: u64, online: &[u32]) -> Result<Limi
             // A number of processors and not their set: as many as there are, at most.
             let count = count.min(online.len());
             if count < online.len() {
-                let chosen = online.iter().take(count).map(u32::to_string).collect::<Vec<_>>().join(",");
+                let chosen = online
+                    .iter()
+                    .take(count)
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",");
                 limits.cpu_set = Some(chosen.parse::<CpuSet>().map_err(|_| bad("limits.cpu", value))?);
             }
         } else {
@@ -133,7 +142,14 @@ pub fn limits(config: &Config, total_memory: u64, online: &[u32]) -> Result<Limi
     if let Some(value) = set("limits.cpu.priority") {
         let priority: u32 = value.parse().map_err(|_| bad("limits.cpu.priority", value))?;
         // 0 to 10 around the kernel's default weight of 100; it moves a share only by its last tenth.
-        limits.cpu_weight = Some(limits.cpu_weight.unwrap_or(100).saturating_add(priority).saturating_sub(10).max(1));
+        limits.cpu_weight = Some(
+            limits
+                .cpu_weight
+                .unwrap_or(100)
+                .saturating_add(priority)
+                .saturating_sub(10)
+                .max(1),
+        );
     }
     if let Some(value) = set("limits.memory") {
         let bytes = parse_memory(value, total_memory).ok_or_else(|| bad("limits.memory", value))?;
@@ -167,7 +183,10 @@ fn parse_allowance(text: &str) -> Option<Allowance> {
     let (quota, period) = text.split_once('/')?;
     let quota: u64 = quota.trim().strip_suffix("ms")?.parse().ok()?;
     let period: u64 = period.trim().strip_suffix("ms")?.parse().ok()?;
-    (quota > 0 && (1..=1000).contains(&period)).then_some(Allowance::Time { quota_us: quota * 1000, period_us: period * 1000 })
+    (quota > 0 && (1..=1000).contains(&period)).then_some(Allowance::Time {
+        quota_us: quota * 1000,
+        period_us: period * 1000,
+    })
 }
 
 fn parse_memory(text: &str, total: u64) -> Option<u64> {
@@ -182,10 +201,25 @@ fn parse_memory(text: &str, total: u64) -> Option<u64> {
 
 fn rlimit(name: &str, value: &str) -> Result<()> {
     const NAMES: [&str; 14] = [
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rtprio", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rtprio",
+        "sigpending",
+        "stack",
     ];
     if !NAMES.contains(&name) {
-        return Err(Error::invalid(format!("Unknown configuration key: limits.kernel.{name}")));
+        return Err(Error::invalid(format!(
+            "Unknown configuration key: limits.kernel.{name}"
+        )));
     }
     if !value.is_empty() && parse_rlimit(value).is_none() {
         return Err(Error::invalid(format!(
@@ -197,7 +231,13 @@ fn rlimit(name: &str, value: &str) -> Result<()> {
 
 /// Soft and hard limit of a `limits.kernel.*` key.
 pub fn parse_rlimit(text: &str) -> Option<(Option<u64>, Option<u64>)> {
-    let one = |part: &str| if part == "unlimited" { Some(None) } else { part.parse().ok().map(Some) };
+    let one = |part: &str| {
+        if part == "unlimited" {
+            Some(None)
+        } else {
+            part.parse().ok().map(Some)
+        }
+    };
     match text.split_once(':') {
         Some((soft, hard)) => Some((one(soft)?, one(hard)?)),
         None => one(text).map(|both| (both, both)),
@@ -209,11 +249,16 @@ fn any(_: &str) -> std::result::Result<(), String> {
 }
 
 fn boolean(value: &str) -> std::result::Result<(), String> {
-    parse_bool(value).map(drop).ok_or_else(|| "it must be true or false".to_owned())
+    parse_bool(value)
+        .map(drop)
+        .ok_or_else(|| "it must be true or false".to_owned())
 }
 
 fn number(value: &str) -> std::result::Result<(), String> {
-    value.parse::<i64>().map(drop).map_err(|_| "it must be a whole number".to_owned())
+    value
+        .parse::<i64>()
+        .map(drop)
+        .map_err(|_| "it must be a whole number".to_owned())
 }
 
 fn processes(value: &str) -> std::result::Result<(), String> {
@@ -234,20 +279,31 @@ fn cpus(value: &str) -> std::result::Result<(), String> {
     match value.parse::<u32>() {
         Ok(0) => Err("it must be at least one processor".to_owned()),
         Ok(_) => Ok(()),
-        Err(_) => value.parse::<CpuSet>().map(drop).map_err(|_| "it must be a number of processors or a set such as 0-2,5".to_owned()),
+        Err(_) => value
+            .parse::<CpuSet>()
+            .map(drop)
+            .map_err(|_| "it must be a number of processors or a set such as 0-2,5".to_owned()),
     }
 }
 
 fn allowance(value: &str) -> std::result::Result<(), String> {
-    parse_allowance(value).map(drop).ok_or_else(|| "it must be a share such as 50% or a time such as 25ms/100ms".to_owned())
+    parse_allowance(value)
+        .map(drop)
+        .ok_or_else(|| "it must be a share such as 50% or a time such as 25ms/100ms".to_owned())
 }
 
 fn memory(value: &str) -> std::result::Result<(), String> {
-    parse_memory(value, 100).map(drop).ok_or_else(|| "it must be a size such as 512MiB or a share such as 50%".to_owned())
+    parse_memory(value, 100)
+        .map(drop)
+        .ok_or_else(|| "it must be a size such as 512MiB or a share such as 50%".to_owned())
 }
 
 fn enforce(value: &str) -> std::result::Result<(), String> {
-    if matches!(value, "hard" | "soft") { Ok(()) } else { Err("it must be hard or soft".to_owned()) }
+    if matches!(value, "hard" | "soft") {
+        Ok(())
+    } else {
+        Err("it must be hard or soft".to_owned())
+    }
 }
 
 fn swap(value: &str) -> std::result::Result<(), String> {
@@ -263,7 +319,10 @@ mod tests {
     use super::*;
 
     fn config(entries: &[(&str, &str)]) -> Config {
-        entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -279,7 +338,12 @@ mod tests {
             let message = check(&config(&[(key, value)])).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        check(&config(&[("user.x", "y"), ("limits.memory", "50%"), ("limits.kernel.nofile", "1024:unlimited")])).unwrap();
+        check(&config(&[
+            ("user.x", "y"),
+            ("limits.memory", "50%"),
+            ("limits.kernel.nofile", "1024:unlimited"),
+        ]))
+        .unwrap();
     }
 
     #[test]
@@ -287,7 +351,14 @@ mod tests {
         assert_eq!(parse_size("256MiB"), Some(256 << 20));
         assert_eq!(parse_size("1GB"), Some(1_000_000_000));
         assert_eq!(parse_size("7"), Some(7));
-        for text in ["", "MiB", "-1", "1XB", "99999999999999999999", "18446744073709551615KiB"] {
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1XB",
+            "99999999999999999999",
+            "18446744073709551615KiB",
+        ] {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }
@@ -295,7 +366,12 @@ mod tests {
     #[test]
     fn limits_follow_the_machine() {
         let limits = limits(
-            &config(&[("limits.cpu", "2"), ("limits.memory", "50%"), ("limits.processes", "100"), ("limits.cpu.allowance", "25ms/100ms")]),
+            &config(&[
+                ("limits.cpu", "2"),
+                ("limits.memory", "50%"),
+                ("limits.processes", "100"),
+                ("limits.cpu.allowance", "25ms/100ms"),
+            ]),
             1 << 30,
             &[0, 1, 2, 3],
         )

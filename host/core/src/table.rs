@@ -19,11 +19,19 @@ impl<K: Ord + Clone, V> Table<K, V> {
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<V>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn insert(&self, key: K, value: Arc<V>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(key, value);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, value);
     }
 
     /// Inserts unless the key is taken, and says whether it did.

@@ -1,3 +1,166 @@
-//! The daemon.
+//! The daemon: configuration and wiring. What it does is in the crates that it puts together.
 
-fn main() {}
+mod config;
+mod directory;
+mod download;
+mod logging;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use hutch_broker::{Broker, HostBroker, HostBrokerConfig};
+use hutch_container::Runtime;
+use hutch_core::Core;
+use hutch_driver::Drivers;
+use hutch_plugin::{PluginHost, PluginHostOptions};
+use hutch_server::Listener;
+use hutch_store::SqliteStore;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, watch};
+
+use config::Config;
+
+/// Events of drivers that may wait for the core.
+const DRIVER_EVENTS: usize = 1024;
+/// Where the daemons of this machine lock ranges of user ids. All must use the same.
+const ID_RANGES: &str = "/run/hutch/id-ranges";
+
+/// The daemon of Hutch: runs system containers, with drivers that are WebAssembly plugins.
+///
+/// It runs in the foreground, serves the REST API on DIR/unix.socket and logs to standard error. Containers go on while it
+/// is stopped, and are found again.
+#[derive(Debug, Parser)]
+#[command(name = "hutchd", version)]
+struct Arguments {
+    /// Where everything is kept: state, pools, images, and the socket
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/hutch", env = "HUTCH_DIR")]
+    state_dir: PathBuf,
+    /// The configuration, in TOML; without one, the plugins beside the program are offered with what they ask for
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What to log: a level (error, warn, info, debug, trace), or targets with levels (info,hutch_plugin=debug)
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "HUTCH_LOG")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    // The same program does confined work in children; they must not get as far as threads or logs.
+    if let Some(code) = hutch_archive::run_if_asked() {
+        return code;
+    }
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(hutch_plugin::SUBCOMMAND) {
+        return hutch_plugin::compile_child_main(arguments);
+    }
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hutchd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    logging::init(&arguments.log)?;
+    if !nix::unistd::geteuid().is_root() {
+        anyhow::bail!("containers can be made by root only: start hutchd as root");
+    }
+    let config = Config::read(arguments.config.as_deref())?;
+    let state_dir = prepare_state_dir(&arguments.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16))
+        .build()
+        .context("starting the threads that serve requests")?;
+    runtime.block_on(serve(state_dir, config))
+}
+
+/// Makes the state directory. Others may pass through it (helper services that give up root do), but not look into it.
+fn prepare_state_dir(path: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .with_context(|| format!("making the state directory {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
+        .with_context(|| format!("setting the mode of {}", path.display()))?;
+    std::fs::canonicalize(path).with_context(|| format!("finding {}", path.display()))
+}
+
+async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
+    // The socket first: it refuses a second daemon on the same state before anything is touched.
+    let listener = Listener::bind(&state_dir.join("unix.socket"))?;
+    let store = Arc::new(SqliteStore::open(&state_dir.join("state.db"))?);
+    let keeper = keeper_binary(&config)?;
+    let runtime = Runtime::new(keeper.clone(), state_dir.join("run"))?;
+    let (events, _) = broadcast::channel(DRIVER_EVENTS);
+    let broker = HostBrokerConfig {
+        state_dir: state_dir.clone(),
+        runtime: runtime.clone(),
+        events: events.clone(),
+    };
+    let broker: Arc<dyn Broker> = Arc::new(HostBroker::new(broker).await?);
+    let options = PluginHostOptions {
+        plugins: config.plugin,
+        bundled: config.plugin_directory.or_else(hutch_plugin::bundled_directory),
+        ..PluginHostOptions::new(state_dir.clone())
+    };
+    let plugins = PluginHost::start(options, broker, events)?;
+    let core = Core::open(hutch_core::Options {
+        state_dir: state_dir.clone(),
+        runtime,
+        id_ranges: PathBuf::from(ID_RANGES),
+        drivers: Arc::clone(&plugins) as Arc<dyn Drivers>,
+        plugins: Arc::new(directory::Directory(Arc::clone(&plugins))),
+        downloader: Arc::new(download::Fetcher::default()),
+        store,
+    })
+    .await
+    .map_err(|error| anyhow::anyhow!(error.report()))?;
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(stop_on_signal(stop));
+    tracing::info!(state_dir = %state_dir.display(), socket = %listener.path().display(), "serving");
+    hutch_server::serve(Arc::clone(&core), listener, stopping).await;
+    tracing::info!("stopping; containers go on");
+    core.close().await.map_err(|error| anyhow::anyhow!(error.report()))
+}
+
+/// The keeper beside the daemon's own program, unless the configuration names another.
+fn keeper_binary(config: &Config) -> Result<PathBuf> {
+    if let Some(path) = &config.keeper {
+        return Ok(path.clone());
+    }
+    let own = std::env::current_exe().context("finding the daemon's own program")?;
+    let keeper = own.with_file_name("hutch-keeper");
+    if !keeper.exists() {
+        anyhow::bail!(
+            "{} is missing: it belongs beside hutchd, or name it with keeper= in the configuration",
+            keeper.display()
+        );
+    }
+    Ok(keeper)
+}
+
+async fn stop_on_signal(stop: watch::Sender<bool>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals can't be handled: the daemon ends only by SIGKILL");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    // A second signal while requests are ending ends them, too.
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    std::process::exit(1);
+}

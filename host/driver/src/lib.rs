@@ -12,6 +12,7 @@ pub mod storage;
 pub use call::{Call, Cancel, NetnsHandle, NoProgress, Progress, Root};
 pub use error::DriverError;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,8 @@ pub trait Drivers: Send + Sync {
     fn image(&self, name: &str) -> Result<Arc<dyn image::ImageDriver>, DriverError>;
     /// What is provided for `family` (`storage`, `network`, `image`), the operator's default first.
     fn list(&self, family: &str) -> Vec<DriverInfo>;
+    /// Returns once it is known of every plugin whether it can be used, so that [`Drivers::list`] is complete.
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     /// Changes that drivers report. Each subscriber gets every event; one that lags loses the oldest and is told.
     fn events(&self) -> Box<dyn EventStream>;
 }

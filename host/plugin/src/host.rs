@@ -1,6 +1,7 @@
 //! The plugin host: which plugins there are, how they get into service, and where the core finds their drivers.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use hutch_broker::{Broker, Permissions};
@@ -254,6 +255,10 @@ impl Drivers for PluginHost {
             .filter(|entry| entry.plugin.manifest.family() == family)
             .flat_map(|entry| entry.names.iter().map(|name| entry.plugin.info(name)))
             .collect()
+    }
+
+    fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(PluginHost::settled(self))
     }
 
     fn events(&self) -> Box<dyn EventStream> {

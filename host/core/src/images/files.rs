@@ -15,13 +15,6 @@ use crate::pools::make_private_dir;
 const STAGING: &str = "staging";
 /// The directory in it of downloads that can be resumed.
 const DOWNLOADS: &str = "downloads";
-/// Names a program that unpacks, instead of this one, for tests of which `main` is not ours.
-const UNPACKER_VARIABLE: &str = "HUTCH_UNPACKER";
-
-/// The program that unpacks images: this very one, as `hutchd` arranges it.
-pub(super) fn unpacker_program() -> PathBuf {
-    std::env::var_os(UNPACKER_VARIABLE).map_or_else(|| PathBuf::from("/proc/self/exe"), PathBuf::from)
-}
 
 /// What a file of an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,18 +86,23 @@ impl Images {
             aliases: Table::default(),
             volumes: Mutex::default(),
             files: Files::open(&state_dir.join("images"))?,
-            unpacker: Unpacker::with_program(files::unpacker_program(), Limits::default()),
+            // `main` of every program with a core begins with `hutch_archive::run_if_asked`.
+            unpacker: Unpacker::this_program(Limits::default()),
             changing: tokio::sync::Mutex::default(),
             in_use: Locks::default(),
             fetching: Locks::default(),
         };
         for (key, record) in hutch_store::load::<ImageRecord>(store, record::IMAGES).await? {
             record::check_version(record::IMAGES, &key, record.v)?;
-            images.records.insert((record.project.clone(), record.fingerprint.clone()), Arc::new(record));
+            images
+                .records
+                .insert((record.project.clone(), record.fingerprint.clone()), Arc::new(record));
         }
         for (key, record) in hutch_store::load::<AliasRecord>(store, record::ALIASES).await? {
             record::check_version(record::ALIASES, &key, record.v)?;
-            images.aliases.insert((record.project.clone(), record.name.clone()), Arc::new(record));
+            images
+                .aliases
+                .insert((record.project.clone(), record.name.clone()), Arc::new(record));
         }
         for (key, record) in hutch_store::load::<VolumeRecord>(store, record::VOLUMES).await? {
             record::check_version(record::VOLUMES, &key, record.v)?;
@@ -113,7 +118,12 @@ impl Images {
     /// # Errors
     /// What keeps the directory from being read.
     pub fn sweep(&self) -> Result<()> {
-        let known: BTreeSet<String> = self.records.list().iter().map(|record| record.fingerprint.clone()).collect();
+        let known: BTreeSet<String> = self
+            .records
+            .list()
+            .iter()
+            .map(|record| record.fingerprint.clone())
+            .collect();
         self.files.sweep(&known)
     }
 
@@ -123,14 +133,19 @@ impl Images {
 
     /// Fingerprints of the images that are unpacked in a pool.
     pub(crate) fn volumes(&self, pool: &str) -> Vec<String> {
-        self.unpacked().iter().filter(|(of, _)| of == pool).map(|(_, fingerprint)| fingerprint.clone()).collect()
+        self.unpacked()
+            .iter()
+            .filter(|(of, _)| of == pool)
+            .map(|(_, fingerprint)| fingerprint.clone())
+            .collect()
     }
 
     /// Paths of a project's images.
     pub(crate) fn paths(&self, project: &str) -> Vec<String> {
         let records = self.records.list();
         let own = records.iter().filter(|record| record.project == project);
-        own.map(|record| format!("/1.0/images/{}", record.fingerprint)).collect()
+        own.map(|record| format!("/1.0/images/{}", record.fingerprint))
+            .collect()
     }
 
     /// Adds to the deletion of a pool that its volumes are gone.
@@ -154,24 +169,40 @@ impl Images {
         match found.len() {
             0 => Err(Error::NotFound("Image")),
             1 => Ok(found.swap_remove(0)),
-            _ => Err(Error::invalid(format!("Image fingerprint {fingerprint:?} is the beginning of several images'"))),
+            _ => Err(Error::invalid(format!(
+                "Image fingerprint {fingerprint:?} is the beginning of several images'"
+            ))),
         }
     }
 
     /// An image's record in whatever project has it: files and volumes belong to all.
     fn of_any_project(&self, fingerprint: &str) -> Result<Arc<ImageRecord>> {
-        self.records.list().into_iter().find(|record| record.fingerprint == fingerprint).ok_or(Error::NotFound("Image"))
+        self.records
+            .list()
+            .into_iter()
+            .find(|record| record.fingerprint == fingerprint)
+            .ok_or(Error::NotFound("Image"))
     }
 
     /// The image that an alias of a project names.
     fn by_alias(&self, project: &str, name: &str) -> Result<Arc<ImageRecord>> {
-        let alias = self.aliases.get(&(project.to_owned(), name.to_owned())).ok_or(Error::NotFound("Image alias"))?;
-        self.records.get(&(project.to_owned(), alias.target.clone())).ok_or(Error::NotFound("Image"))
+        let alias = self
+            .aliases
+            .get(&(project.to_owned(), name.to_owned()))
+            .ok_or(Error::NotFound("Image alias"))?;
+        self.records
+            .get(&(project.to_owned(), alias.target.clone()))
+            .ok_or(Error::NotFound("Image"))
     }
 
     fn render(&self, record: &ImageRecord, aliases: &[Arc<AliasRecord>]) -> Image {
-        let own = aliases.iter().filter(|alias| alias.project == record.project && alias.target == record.fingerprint);
-        let aliases = own.map(|alias| ImageAlias { name: alias.name.clone(), description: alias.description.clone() });
+        let own = aliases
+            .iter()
+            .filter(|alias| alias.project == record.project && alias.target == record.fingerprint);
+        let aliases = own.map(|alias| ImageAlias {
+            name: alias.name.clone(),
+            description: alias.description.clone(),
+        });
         record.render(aliases.collect())
     }
 }
@@ -179,11 +210,16 @@ impl Images {
 impl Core {
     /// The images of a project, or all there are.
     pub fn image_list(&self, project: Option<&str>) -> Result<Vec<Arc<Image>>> {
-        let project = project.map(|project| self.scope(project, Feature::Images)).transpose()?;
+        let project = project
+            .map(|project| self.scope(project, Feature::Images))
+            .transpose()?;
         let aliases = self.images.aliases.list();
         let mut records = self.images.records.list();
         records.retain(|record| project.as_ref().is_none_or(|project| record.project == *project));
-        Ok(records.iter().map(|record| Arc::new(self.images.render(record, &aliases))).collect())
+        Ok(records
+            .iter()
+            .map(|record| Arc::new(self.images.render(record, &aliases)))
+            .collect())
     }
 
     /// The image with this fingerprint, or the only one whose fingerprint begins so.
@@ -194,7 +230,10 @@ impl Core {
         let project = self.scope(project, Feature::Images)?;
         let record = self.images.find(&project, fingerprint)?;
         let value = self.images.render(&record, &self.images.aliases.list());
-        Ok(Tagged { etag: etag(&value.etag_parts()), value: Arc::new(value) })
+        Ok(Tagged {
+            etag: etag(&value.etag_parts()),
+            value: Arc::new(value),
+        })
     }
 
     /// A file of its own, in which an upload can be kept until it is imported. It goes with the value.

@@ -24,13 +24,33 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for a stopped instance.
-    pub async fn instance_console(self: &Arc<Self>, project: &str, name: &str, post: InstanceConsolePost) -> Result<Arc<Operation>> {
+    pub async fn instance_console(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        post: InstanceConsolePost,
+    ) -> Result<Arc<Operation>> {
         if !post.kind.is_empty() && post.kind != "console" {
-            return Err(Error::invalid(format!("Containers have no console of type {:?}", post.kind)));
+            return Err(Error::invalid(format!(
+                "Containers have no console of type {:?}",
+                post.kind
+            )));
         }
-        let keeper = self.instances.get(project, name)?.view().keeper.clone().ok_or_else(|| Error::invalid("Instance is not running"))?;
+        let keeper = self
+            .instances
+            .get(project, name)?
+            .view()
+            .keeper
+            .clone()
+            .ok_or_else(|| Error::invalid("Instance is not running"))?;
         let sockets = Arc::new(Sockets::new(&["0", "control"]));
-        let mut new = NewOperation::task(project, "Showing console", "instances", with_project(format!("/1.0/instances/{name}"), project)).cancellable();
+        let mut new = NewOperation::task(
+            project,
+            "Showing console",
+            "instances",
+            with_project(format!("/1.0/instances/{name}"), project),
+        )
+        .cancellable();
         new.class = operation::WEBSOCKET;
         new.metadata.insert("fds".to_owned(), Value::Object(sockets.fds()));
         let ends = Arc::clone(&sockets);
@@ -41,9 +61,15 @@ impl Core {
             }
             let size = |side: i32| u16::try_from(side).ok().filter(|side| *side > 0);
             if let (Some(cols), Some(rows)) = (size(post.width), size(post.height)) {
-                keeper.console_resize(cols, rows).await.map_err(Error::container("resizing the console"))?;
+                keeper
+                    .console_resize(cols, rows)
+                    .await
+                    .map_err(Error::container("resizing the console"))?;
             }
-            let stream = keeper.console().await.map_err(Error::container("opening the console"))?;
+            let stream = keeper
+                .console()
+                .await
+                .map_err(Error::container("opening the console"))?;
             let over = watch::Sender::new(false);
             let (commands, mut inbox) = mpsc::channel::<ExecControl>(16);
             ends.give("0", Socket::Stream(stream));
@@ -84,7 +110,10 @@ impl Core {
     pub async fn console_log(&self, project: &str, name: &str) -> Result<Vec<u8>> {
         let view = self.instances.get(project, name)?.view();
         match &view.keeper {
-            Some(keeper) => keeper.console_log().await.map_err(Error::container(format!("reading the console of instance {name}"))),
+            Some(keeper) => keeper
+                .console_log()
+                .await
+                .map_err(Error::container(format!("reading the console of instance {name}"))),
             None => match std::fs::read(self.log_dir(project, name).join(CONSOLE_LOG)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
                 other => other.map_err(Error::io(format!("reading the console's log of instance {name}"))),
@@ -99,13 +128,14 @@ impl Core {
     pub async fn console_clear(&self, project: &str, name: &str) -> Result<()> {
         let view = self.instances.get(project, name)?.view();
         match &view.keeper {
-            Some(keeper) => {
-                keeper.clear_console_log().await.map_err(Error::container(format!("clearing the console of instance {name}")))
-            }
+            Some(keeper) => keeper
+                .clear_console_log()
+                .await
+                .map_err(Error::container(format!("clearing the console of instance {name}"))),
             None => match std::fs::remove_file(self.log_dir(project, name).join(CONSOLE_LOG)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io(format!("clearing the console's log of instance {name}"))(error))
-                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!(
+                    "clearing the console's log of instance {name}"
+                ))(error)),
                 _ => Ok(()),
             },
         }
@@ -119,9 +149,14 @@ impl Core {
         let instance = self.instances.get(project, name)?;
         let running = instance.view().keeper.clone();
         if let Some(keeper) = running {
-            return keeper.sftp().await.map_err(Error::container(format!("opening the files of instance {name}")));
+            return keeper
+                .sftp()
+                .await
+                .map_err(Error::container(format!("opening the files of instance {name}")));
         }
-        instance.ask(|owner| Box::pin(async move { owner.open_files().await })).await
+        instance
+            .ask(|owner| Box::pin(async move { owner.open_files().await }))
+            .await
     }
 
     /// Names of an instance's log files.
@@ -130,8 +165,13 @@ impl Core {
     /// [`Error::NotFound`].
     pub fn instance_logs(&self, project: &str, name: &str) -> Result<Vec<String>> {
         self.instances.get(project, name)?;
-        let Ok(entries) = std::fs::read_dir(self.log_dir(project, name)) else { return Ok(Vec::new()) };
-        let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let Ok(entries) = std::fs::read_dir(self.log_dir(project, name)) else {
+            return Ok(Vec::new());
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -192,12 +232,20 @@ impl Owner {
     /// Opens the files of the stopped instance; they are open once, and closed before anything else is done with it.
     async fn open_files(&mut self) -> Result<OwnedFd> {
         if let Some(keeper) = &self.keeper {
-            return keeper.sftp().await.map_err(Error::container(format!("opening the files of instance {}", self.record.name)));
+            return keeper.sftp().await.map_err(Error::container(format!(
+                "opening the files of instance {}",
+                self.record.name
+            )));
         }
         self.close_files().await;
         let spec = self.specify().await?;
         let action = format!("opening the files of instance {}", self.record.name);
-        let files = self.core.runtime.files(&spec).await.map_err(Error::container(&action))?;
+        let files = self
+            .core
+            .runtime
+            .files(&spec)
+            .await
+            .map_err(Error::container(&action))?;
         let stream = files.stream().as_fd().try_clone_to_owned().map_err(Error::io(action))?;
         self.files = Some(files);
         Ok(stream)
@@ -207,11 +255,14 @@ impl Owner {
     pub(crate) async fn save_console(&self, keeper: &hutch_container::Keeper) {
         let Ok(log) = keeper.console_log().await else { return };
         let dir = self.core.log_dir(&self.record.project, &self.record.name);
-        let saved = crate::pools::make_private_dir(&dir).and_then(|()| {
-            std::fs::write(dir.join(CONSOLE_LOG), log).map_err(Error::io("writing the console's log"))
-        });
+        let saved = crate::pools::make_private_dir(&dir)
+            .and_then(|()| std::fs::write(dir.join(CONSOLE_LOG), log).map_err(Error::io("writing the console's log")));
         if let Err(error) = saved {
-            tracing::warn!(instance = self.record.name, error = error.report(), "the console's log could not be kept");
+            tracing::warn!(
+                instance = self.record.name,
+                error = error.report(),
+                "the console's log could not be kept"
+            );
         }
     }
 }

@@ -21,7 +21,10 @@ enum Source {
     /// An image; what it names is found or fetched by the operation.
     Image(Box<hutch_api::instance::InstanceSource>),
     /// Another instance, or one of its snapshots.
-    Copy { instance: Arc<Instance>, snapshot: Option<String> },
+    Copy {
+        instance: Arc<Instance>,
+        snapshot: Option<String>,
+    },
     /// Nothing.
     Empty,
 }
@@ -31,7 +34,12 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::Invalid`] for what can be seen to be wrong at once, [`Error::Conflict`] for a name that is taken.
-    pub async fn instance_create(self: &Arc<Self>, caller: &Caller, project: &str, post: InstancesPost) -> Result<Arc<Operation>> {
+    pub async fn instance_create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        project: &str,
+        post: InstancesPost,
+    ) -> Result<Arc<Operation>> {
         self.project_record(project)?;
         let mut post = post;
         if post.name.is_empty() {
@@ -39,27 +47,40 @@ impl Core {
         }
         names::instance(&post.name)?;
         if post.kind == VIRTUAL_MACHINE {
-            return Err(Error::invalid("This server runs containers only: virtual machines are not available"));
+            return Err(Error::invalid(
+                "This server runs containers only: virtual machines are not available",
+            ));
         }
         if !post.kind.is_empty() && post.kind != CONTAINER {
             return Err(Error::invalid(format!("Unknown instance type {:?}", post.kind)));
         }
         if !post.instance_type.is_empty() {
-            return Err(Error::invalid(format!("Unknown instance size {:?}: give limits.cpu and limits.memory instead", post.instance_type)));
+            return Err(Error::invalid(format!(
+                "Unknown instance size {:?}: give limits.cpu and limits.memory instead",
+                post.instance_type
+            )));
         }
         if self.instances.get(project, &post.name).is_ok() {
             return Err(Error::Conflict(format!("Instance {:?} already exists", post.name)));
         }
         let source = self.source(project, &post)?;
-        let named = post.profiles.clone().unwrap_or_else(|| vec![profiles::DEFAULT.to_owned()]);
-        self.check_instance(project, &post.config, &post.devices, &named).await?;
+        let named = post
+            .profiles
+            .clone()
+            .unwrap_or_else(|| vec![profiles::DEFAULT.to_owned()]);
+        self.check_instance(project, &post.config, &post.devices, &named)
+            .await?;
         let path = with_project(format!("/1.0/instances/{}", post.name), project);
         let new = NewOperation::task(project, "Creating instance", "instances", path).cancellable();
         let (core, caller, project) = (Arc::clone(self), caller.clone(), project.to_owned());
         let work = move |operation: Arc<Operation>| async move {
             let start = post.start;
             let instance = core.create(&caller, &project, post, source, &operation).await?;
-            if start { start::start(&instance, &operation).await } else { Ok(()) }
+            if start {
+                start::start(&instance, &operation).await
+            } else {
+                Ok(())
+            }
         };
         self.operations.begin(new, work).await
     }
@@ -74,9 +95,15 @@ impl Core {
                     Some((name, snapshot)) => (name, Some(snapshot.to_owned())),
                     None => (source.source.as_str(), None),
                 };
-                let from = if source.project.is_empty() { project } else { &source.project };
+                let from = if source.project.is_empty() {
+                    project
+                } else {
+                    &source.project
+                };
                 if source.refresh {
-                    return Err(Error::invalid("An existing copy can't be refreshed: delete it and copy again"));
+                    return Err(Error::invalid(
+                        "An existing copy can't be refreshed: delete it and copy again",
+                    ));
                 }
                 let instance = self.instances.get(from, name)?;
                 if let Some(snapshot) = &snapshot {
@@ -85,14 +112,20 @@ impl Core {
                 Ok(Source::Copy { instance, snapshot })
             }
             "migration" => Err(Error::invalid("Instances can't be received from other servers")),
-            other => Err(Error::invalid(format!("Unknown source type {other:?}: image, copy or none"))),
+            other => Err(Error::invalid(format!(
+                "Unknown source type {other:?}: image, copy or none"
+            ))),
         }
     }
 
     fn free_name(&self, project: &str) -> String {
         loop {
             let name = names::random_instance();
-            let name = if self.instances.get(project, &name).is_err() { name } else { format!("{name}-{}", rand::random::<u16>()) };
+            let name = if self.instances.get(project, &name).is_err() {
+                name
+            } else {
+                format!("{name}-{}", rand::random::<u16>())
+            };
             if self.instances.get(project, &name).is_err() {
                 return name;
             }
@@ -116,9 +149,14 @@ impl Core {
                 }
                 record.architecture.clone_from(&image.architecture);
                 for (key, value) in &image.properties {
-                    record.config.entry(format!("image.{key}")).or_insert_with(|| value.clone());
+                    record
+                        .config
+                        .entry(format!("image.{key}"))
+                        .or_insert_with(|| value.clone());
                 }
-                record.config.insert("volatile.base_image".to_owned(), image.fingerprint.clone());
+                record
+                    .config
+                    .insert("volatile.base_image".to_owned(), image.fingerprint.clone());
                 Some(image)
             }
             Source::Copy { instance, .. } => {
@@ -143,7 +181,15 @@ impl Core {
         if operation.cancel_flag().is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.make(record, &pool, source, image.map(|image| image.fingerprint.clone()), root.get("size").map(String::as_str), operation).await
+        self.make(
+            record,
+            &pool,
+            source,
+            image.map(|image| image.fingerprint.clone()),
+            root.get("size").map(String::as_str),
+            operation,
+        )
+        .await
     }
 
     fn new_record(&self, project: &str, post: &InstancesPost) -> InstanceRecord {
@@ -158,11 +204,18 @@ impl Core {
             project: project.to_owned(),
             name: post.name.clone(),
             kind: CONTAINER.to_owned(),
-            architecture: if post.architecture.is_empty() { self.machine.architecture.clone() } else { post.architecture.clone() },
+            architecture: if post.architecture.is_empty() {
+                self.machine.architecture.clone()
+            } else {
+                post.architecture.clone()
+            },
             description: post.description.clone(),
             config,
             devices: post.devices.clone(),
-            profiles: post.profiles.clone().unwrap_or_else(|| vec![profiles::DEFAULT.to_owned()]),
+            profiles: post
+                .profiles
+                .clone()
+                .unwrap_or_else(|| vec![profiles::DEFAULT.to_owned()]),
             ephemeral: post.ephemeral,
             created_at: Timestamp::now(),
             last_used_at: Timestamp::NEVER,
@@ -184,7 +237,11 @@ impl Core {
         let (project, name) = (record.project.clone(), record.name.clone());
         let instance = instances::spawn(self, record.clone(), Vec::new());
         self.instances.enter(&project, &name, Arc::clone(&instance))?;
-        let entry = Entry::InstanceCreate { project: project.clone(), name: name.clone(), pool: record.pool.clone() };
+        let entry = Entry::InstanceCreate {
+            project: project.clone(),
+            name: name.clone(),
+            pool: record.pool.clone(),
+        };
         let made = async {
             let entry = self.journal.begin(operation.id(), entry).await?;
             let filled = self.fill(&record, pool, source, image, operation, &entry).await;
@@ -202,11 +259,14 @@ impl Core {
         if let Err(error) = made.await {
             self.instances.remove(&project, &name);
             // Its owner ends with the next job, which this is.
-            let _ = instance.ask(|owner| Box::pin(async move { owner.forget().await })).await;
+            let _ = instance
+                .ask(|owner| Box::pin(async move { owner.forget().await }))
+                .await;
             return Err(error);
         }
         let path = with_project(format!("/1.0/instances/{name}"), &project);
-        self.events.lifecycle(&project, "instance-created", &path, None, serde_json::Map::new());
+        self.events
+            .lifecycle(&project, "instance-created", &path, None, serde_json::Map::new());
         Ok(instance)
     }
 
@@ -224,12 +284,19 @@ impl Core {
         match (source, image) {
             (Source::Image(_), Some(fingerprint)) => {
                 let image = crate::pools::image_volume(&fingerprint);
-                pool.driver.create_from_image(&call, &reference, &image, &volume, record.plain).await.map_err(Error::driver(action))?;
+                pool.driver
+                    .create_from_image(&call, &reference, &image, &volume, record.plain)
+                    .await
+                    .map_err(Error::driver(action))?;
             }
             (Source::Copy { instance, snapshot }, _) => {
                 copy_volume(pool, &instance, snapshot, record, operation).await?;
             }
-            _ => pool.driver.create(&call, &reference, &volume).await.map_err(Error::driver(action))?,
+            _ => pool
+                .driver
+                .create(&call, &reference, &volume)
+                .await
+                .map_err(Error::driver(action))?,
         }
         self.journal.step(entry, "volume");
         Ok(())
@@ -237,7 +304,10 @@ impl Core {
 
     /// Takes back an instance that was not finished.
     pub(crate) async fn undo_create(&self, record: &InstanceRecord, pool: &OpenPool) {
-        let deleted = pool.driver.delete(&pool.call(None), &pool.reference(), &instance_volume(record)).await;
+        let deleted = pool
+            .driver
+            .delete(&pool.call(None), &pool.reference(), &instance_volume(record))
+            .await;
         if let Err(error) = deleted {
             tracing::warn!(instance = record.name, %error, "the volume of an instance that was not finished could not be removed");
         }
@@ -252,7 +322,12 @@ impl Owner {
     }
 
     /// Copies the volume for another instance; the owner does it, so that nothing else happens to the source meanwhile.
-    async fn copy_to(&mut self, target: InstanceRecord, snapshot: Option<String>, operation: Arc<Operation>) -> Result<()> {
+    async fn copy_to(
+        &mut self,
+        target: InstanceRecord,
+        snapshot: Option<String>,
+        operation: Arc<Operation>,
+    ) -> Result<()> {
         let pool = self.core.open_pool(&self.record.pool).await?;
         self.close_files().await;
         let live = self.keeper.is_some() && snapshot.is_none();
@@ -272,7 +347,10 @@ impl Owner {
         if let Some(keeper) = frozen {
             snapshots::thaw_again(&keeper, &self.record.name).await;
         }
-        copied.map_err(Error::driver(format!("copying the volume of instance {}", self.record.name)))
+        copied.map_err(Error::driver(format!(
+            "copying the volume of instance {}",
+            self.record.name
+        )))
     }
 }
 
@@ -293,17 +371,24 @@ async fn copy_volume(
     }
     pool.require("clone")?;
     let (target, operation) = (target.clone(), Arc::clone(operation));
-    source.ask(move |owner| Box::pin(async move { owner.copy_to(target, snapshot, operation).await })).await
+    source
+        .ask(move |owner| Box::pin(async move { owner.copy_to(target, snapshot, operation).await }))
+        .await
 }
 
 /// Limits the volume of an instance, or lifts the limit.
 pub(crate) async fn set_size(pool: &OpenPool, record: &InstanceRecord, size: Option<&str>) -> Result<()> {
     pool.require("quota")?;
-    let bytes = size.map(|size| settings::parse_size(size).ok_or_else(|| Error::invalid(format!("Invalid size {size:?}")))).transpose()?;
+    let bytes = size
+        .map(|size| settings::parse_size(size).ok_or_else(|| Error::invalid(format!("Invalid size {size:?}"))))
+        .transpose()?;
     pool.driver
         .set_quota(&pool.call(None), &pool.reference(), &instance_volume(record), bytes)
         .await
-        .map_err(Error::driver(format!("limiting the volume of instance {}", record.name)))
+        .map_err(Error::driver(format!(
+            "limiting the volume of instance {}",
+            record.name
+        )))
 }
 
 /// An instance stays in the pool that it was made in.
@@ -311,7 +396,10 @@ pub(crate) fn check_root(devices: &Devices, record: &InstanceRecord) -> Result<(
     let root = devices::root(devices)?;
     match root.get("pool") {
         Some(pool) if *pool == record.pool => Ok(()),
-        _ => Err(Error::invalid(format!("The root disk of instance {:?} is in storage pool {} and stays there", record.name, record.pool))),
+        _ => Err(Error::invalid(format!(
+            "The root disk of instance {:?} is in storage pool {} and stays there",
+            record.name, record.pool
+        ))),
     }
 }
 

@@ -18,8 +18,19 @@ pub type Device = BTreeMap<String, String>;
 /// Keys of a network interface that the host itself understands; the rest is the network driver's.
 const NIC_HOST_KEYS: [&str; 7] = ["type", "network", "nictype", "parent", "name", "hwaddr", "host_name"];
 /// Keys of a disk.
-const DISK_KEYS: [&str; 11] =
-    ["type", "path", "pool", "source", "size", "readonly", "recursive", "required", "optional", "shift", "boot.priority"];
+const DISK_KEYS: [&str; 11] = [
+    "type",
+    "path",
+    "pool",
+    "source",
+    "size",
+    "readonly",
+    "recursive",
+    "required",
+    "optional",
+    "shift",
+    "boot.priority",
+];
 
 /// An interface and the network that it is in.
 #[derive(Clone, Debug)]
@@ -55,7 +66,9 @@ pub async fn check(core: &Core, project: &str, devices: &Devices) -> Result<()> 
                 if let Some(guest) = device.get("name")
                     && let Some(other) = guest_names.insert(guest.clone(), name)
                 {
-                    return Err(bad(format!("the interface name {guest:?} is taken by device {other:?}")));
+                    return Err(bad(format!(
+                        "the interface name {guest:?} is taken by device {other:?}"
+                    )));
                 }
             }
             Some("disk") => {
@@ -75,23 +88,31 @@ pub async fn check(core: &Core, project: &str, devices: &Devices) -> Result<()> 
 async fn check_nic(core: &Core, project: &str, name: &str, device: &Device) -> Result<()> {
     let bad = |why: String| Error::invalid(format!("Device {name:?}: {why}"));
     if let Some(kind) = device.get("nictype").filter(|kind| *kind != "bridged") {
-        return Err(bad(format!("there is no nictype {kind:?} here: name a managed network with network=")));
+        return Err(bad(format!(
+            "there is no nictype {kind:?} here: name a managed network with network="
+        )));
     }
     let Some(network) = network_of(device) else {
         return Err(bad("the key network is missing".to_owned()));
     };
     for key in ["name", "host_name"] {
         if let Some(value) = device.get(key) {
-            let plain = !value.is_empty() && value.len() <= 15 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            let plain = !value.is_empty()
+                && value.len() <= 15
+                && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
             if !plain {
-                return Err(bad(format!("{key}={value:?} can't be the name of an interface (1 to 15 letters, digits, - _ .)")));
+                return Err(bad(format!(
+                    "{key}={value:?} can't be the name of an interface (1 to 15 letters, digits, - _ .)"
+                )));
             }
         }
     }
     if let Some(hwaddr) = device.get("hwaddr")
         && !is_hwaddr(hwaddr)
     {
-        return Err(bad(format!("hwaddr={hwaddr:?} is not an address such as 00:16:3e:00:00:01")));
+        return Err(bad(format!(
+            "hwaddr={hwaddr:?} is not an address such as 00:16:3e:00:00:01"
+        )));
     }
     let open = core.open_network(project, network).await.map_err(|error| match error {
         Error::NotFound(_) => bad(format!("network {network:?} not found")),
@@ -145,7 +166,9 @@ fn check_disk(core: &Core, name: &str, device: &Device) -> Result<()> {
         _ => return Err(bad("the key source must be an absolute path of the host".to_owned())),
     }
     if device.contains_key("pool") {
-        return Err(bad("volumes of pools can't be attached; name a directory of the host as source".to_owned()));
+        return Err(bad(
+            "volumes of pools can't be attached; name a directory of the host as source".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -161,13 +184,19 @@ pub fn is_root(device: &Device) -> bool {
 /// [`Error::Invalid`] when there is none.
 pub fn root(devices: &Devices) -> Result<&Device> {
     devices.values().find(|device| is_root(device)).ok_or_else(|| {
-        Error::invalid("No root device could be found: add a disk with path=/ and pool=NAME to the instance or its profile")
+        Error::invalid(
+            "No root device could be found: add a disk with path=/ and pool=NAME to the instance or its profile",
+        )
     })
 }
 
 /// What a network driver gets of a device: the keys that are not the host's own.
 pub fn driver_options(device: &Device) -> Config {
-    device.iter().filter(|(key, _)| !NIC_HOST_KEYS.contains(&key.as_str())).map(|(key, value)| (key.clone(), value.clone())).collect()
+    device
+        .iter()
+        .filter(|(key, _)| !NIC_HOST_KEYS.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 /// The interfaces of an instance, in the order of their devices' names, with the addresses and names that were chosen for
@@ -194,9 +223,17 @@ pub fn nics(record: &InstanceRecord, devices: &Devices) -> Vec<Nic> {
                 project: record.project.clone(),
                 instance: record.name.clone(),
                 device: name.clone(),
-                host_name: device.get("host_name").cloned().or_else(|| volatile("host_name")).unwrap_or_default(),
+                host_name: device
+                    .get("host_name")
+                    .cloned()
+                    .or_else(|| volatile("host_name"))
+                    .unwrap_or_default(),
                 guest_name,
-                hwaddr: device.get("hwaddr").cloned().or_else(|| volatile("hwaddr")).unwrap_or_default(),
+                hwaddr: device
+                    .get("hwaddr")
+                    .cloned()
+                    .or_else(|| volatile("hwaddr"))
+                    .unwrap_or_default(),
                 netns: String::new(),
                 config: driver_options(device),
             },
@@ -208,10 +245,12 @@ pub fn nics(record: &InstanceRecord, devices: &Devices) -> Vec<Nic> {
 /// Chooses addresses and host names for interfaces that have none, and forgets those of devices that are gone.
 pub fn complete_volatile(config: &mut Config, devices: &Devices) {
     let is_nic = |name: &str| devices.get(name).is_some_and(|device| network_of(device).is_some());
-    config.retain(|key, _| match key.strip_prefix("volatile.").and_then(|rest| rest.rsplit_once('.')) {
-        Some((device, "hwaddr" | "host_name")) => is_nic(device),
-        _ => true,
-    });
+    config.retain(
+        |key, _| match key.strip_prefix("volatile.").and_then(|rest| rest.rsplit_once('.')) {
+            Some((device, "hwaddr" | "host_name")) => is_nic(device),
+            _ => true,
+        },
+    );
     for (name, device) in devices {
         if network_of(device).is_none() {
             continue;
@@ -219,11 +258,15 @@ pub fn complete_volatile(config: &mut Config, devices: &Devices) {
         if !device.contains_key("hwaddr") {
             let [a, b, c] = rand::random::<[u8; 3]>();
             // 00:16:3e is the prefix that container managers give to virtual interfaces.
-            config.entry(format!("volatile.{name}.hwaddr")).or_insert_with(|| format!("00:16:3e:{a:02x}:{b:02x}:{c:02x}"));
+            config
+                .entry(format!("volatile.{name}.hwaddr"))
+                .or_insert_with(|| format!("00:16:3e:{a:02x}:{b:02x}:{c:02x}"));
         }
         if !device.contains_key("host_name") {
             let number = rand::random::<u32>();
-            config.entry(format!("volatile.{name}.host_name")).or_insert_with(|| format!("veth{number:08x}"));
+            config
+                .entry(format!("volatile.{name}.host_name"))
+                .or_insert_with(|| format!("veth{number:08x}"));
         }
     }
 }
@@ -238,13 +281,18 @@ pub fn mounts(devices: &Devices) -> Result<Vec<Mount>> {
         if device.get("type").is_none_or(|kind| kind != "disk") || is_root(device) {
             continue;
         }
-        let (Some(source), Some(target)) = (device.get("source"), device.get("path")) else { continue };
+        let (Some(source), Some(target)) = (device.get("source"), device.get("path")) else {
+            continue;
+        };
         let flag = |key: &str| device.get(key).and_then(|value| settings::parse_bool(value));
         let required = flag("required").unwrap_or_else(|| !flag("optional").unwrap_or(false));
         let source = PathBuf::from(source);
         if !source.exists() {
             if required {
-                return Err(Error::invalid(format!("Device {name:?}: the source {} is missing on the host", source.display())));
+                return Err(Error::invalid(format!(
+                    "Device {name:?}: the source {} is missing on the host",
+                    source.display()
+                )));
             }
             continue;
         }
@@ -264,14 +312,22 @@ pub fn mounts(devices: &Devices) -> Result<Vec<Mount>> {
 
 /// A call for one interface, with the instance's namespace when it has one.
 pub(crate) fn nic_netns(keeper: &hutch_container::Keeper) -> Result<hutch_driver::NetnsHandle> {
-    let fd = keeper.netns().try_clone_to_owned().map_err(Error::io("copying the descriptor of a network namespace"))?;
-    Ok(hutch_driver::NetnsHandle { id: "instance".to_owned(), fd: std::sync::Arc::new(fd) })
+    let fd = keeper
+        .netns()
+        .try_clone_to_owned()
+        .map_err(Error::io("copying the descriptor of a network namespace"))?;
+    Ok(hutch_driver::NetnsHandle {
+        id: "instance".to_owned(),
+        fd: std::sync::Arc::new(fd),
+    })
 }
-
 
 fn is_hwaddr(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
-    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+    parts.len() == 6
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -279,13 +335,19 @@ mod tests {
     use super::*;
 
     fn device(entries: &[(&str, &str)]) -> Device {
-        entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
     fn volatile_keys_follow_the_devices() {
         let mut devices = Devices::from([("eth0".to_owned(), device(&[("type", "nic"), ("network", "n")]))]);
-        let mut config = Config::from([("volatile.eth9.hwaddr".to_owned(), "x".to_owned()), ("volatile.uuid".to_owned(), "u".to_owned())]);
+        let mut config = Config::from([
+            ("volatile.eth9.hwaddr".to_owned(), "x".to_owned()),
+            ("volatile.uuid".to_owned(), "u".to_owned()),
+        ]);
         complete_volatile(&mut config, &devices);
         assert!(is_hwaddr(&config["volatile.eth0.hwaddr"]));
         assert_eq!(config["volatile.eth0.host_name"].len(), 12);
@@ -302,8 +364,15 @@ mod tests {
     #[test]
     fn mounts_are_ordered_and_missing_sources_are_told() {
         let disk = |source: &str, path: &str| device(&[("type", "disk"), ("source", source), ("path", path)]);
-        let devices = Devices::from([("a".to_owned(), disk("/", "srv/x/y")), ("b".to_owned(), disk("/", "srv/x"))]);
-        let targets: Vec<_> = mounts(&devices).unwrap().into_iter().map(|mount| mount.target).collect();
+        let devices = Devices::from([
+            ("a".to_owned(), disk("/", "srv/x/y")),
+            ("b".to_owned(), disk("/", "srv/x")),
+        ]);
+        let targets: Vec<_> = mounts(&devices)
+            .unwrap()
+            .into_iter()
+            .map(|mount| mount.target)
+            .collect();
         assert_eq!(targets, [PathBuf::from("srv/x"), PathBuf::from("srv/x/y")]);
         let missing = Devices::from([("a".to_owned(), disk("/nowhere/at/all", "x"))]);
         assert!(mounts(&missing).unwrap_err().to_string().contains("/nowhere/at/all"));

@@ -27,9 +27,17 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for a stopped instance or a command that can't be.
-    pub async fn instance_exec(self: &Arc<Self>, project: &str, name: &str, post: InstanceExecPost) -> Result<Arc<Operation>> {
+    pub async fn instance_exec(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        post: InstanceExecPost,
+    ) -> Result<Arc<Operation>> {
         let view = self.instances.get(project, name)?.view();
-        let keeper = view.keeper.clone().ok_or_else(|| Error::invalid("Instance is not running"))?;
+        let keeper = view
+            .keeper
+            .clone()
+            .ok_or_else(|| Error::invalid("Instance is not running"))?;
         if post.command.is_empty() {
             return Err(Error::invalid("The request names no command"));
         }
@@ -42,19 +50,34 @@ impl Core {
             "instances",
             with_project(format!("/1.0/instances/{name}"), project),
         );
-        new.metadata = json_map(json!({"command": post.command, "environment": post.environment, "interactive": post.interactive}));
+        new.metadata = json_map(
+            json!({"command": post.command, "environment": post.environment, "interactive": post.interactive}),
+        );
         let env = environment(&view, &post);
         if !post.wait_for_websocket {
             let core = Arc::clone(self);
-            return self.operations.begin(new, move |op| async move { run_recorded(&core, &view, &keeper, post, env, &op).await }).await;
+            return self
+                .operations
+                .begin(new, move |op| async move {
+                    run_recorded(&core, &view, &keeper, post, env, &op).await
+                })
+                .await;
         }
-        let names: &[&str] = if post.interactive { &["0", "control"] } else { &["0", "1", "2", "control"] };
+        let names: &[&str] = if post.interactive {
+            &["0", "control"]
+        } else {
+            &["0", "1", "2", "control"]
+        };
         let sockets = Arc::new(Sockets::new(names));
         new.class = operation::WEBSOCKET;
         new.metadata.insert("fds".to_owned(), Value::Object(sockets.fds()));
         let ends = Arc::clone(&sockets);
         let work = move |op: Arc<Operation>| async move {
-            if post.interactive { run_terminal(&keeper, post, env, &op, &ends).await } else { run_pipes(&keeper, post, env, &op, &ends).await }
+            if post.interactive {
+                run_terminal(&keeper, post, env, &op, &ends).await
+            } else {
+                run_pipes(&keeper, post, env, &op, &ends).await
+            }
         };
         self.operations.begin_with_sockets(new, sockets, work).await
     }
@@ -65,7 +88,9 @@ impl Core {
         self.operations.resume(operation, move |op| async move {
             match keeper.exec_result(&id).await {
                 Some(status) => finish(&keeper, &op, status).await,
-                None => Err(Error::Unavailable("the container ended before the command did".to_owned())),
+                None => Err(Error::Unavailable(
+                    "the container ended before the command did".to_owned(),
+                )),
             }
         });
     }
@@ -81,7 +106,10 @@ fn json_map(value: Value) -> Map<String, Value> {
 /// The command's environment: the instance's, then what a login would have, then what the caller says.
 fn environment(view: &View, post: &InstanceExecPost) -> Vec<(String, String)> {
     let mut env: BTreeMap<String, String> = BTreeMap::from([
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        (
+            "PATH".to_owned(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
     if post.user == 0 {
@@ -145,14 +173,20 @@ async fn run_terminal(
 ) -> Result<()> {
     connected(op, sockets, &["0"]).await?;
     let side = |pixels: i32, default: u16| u16::try_from(pixels).ok().filter(|side| *side > 0).unwrap_or(default);
-    let stdio = ExecStdio::Pty { cols: side(post.width, 80), rows: side(post.height, 25) };
+    let stdio = ExecStdio::Pty {
+        cols: side(post.width, 80),
+        rows: side(post.height, 25),
+    };
     let mut started = keeper.exec(spec(&post, env, op.id()), stdio).await;
     let over = watch::Sender::new(false);
     let mut terminal = None;
     if let Ok(exec) = &mut started
         && let Some(pty) = exec.take_pty()
     {
-        let copy = pty.as_fd().try_clone_to_owned().map_err(Error::io("copying the descriptor of a terminal"))?;
+        let copy = pty
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(Error::io("copying the descriptor of a terminal"))?;
         terminal = Some(copy);
         sockets.give("0", Socket::Terminal(pty, over.subscribe()));
     }
@@ -192,7 +226,9 @@ async fn attend(
     steering.abort();
     match status {
         Some(status) => finish(keeper, op, status).await,
-        None => Err(Error::Unavailable("the container's keeper was lost while the command ran".to_owned())),
+        None => Err(Error::Unavailable(
+            "the container's keeper was lost while the command ran".to_owned(),
+        )),
     }
 }
 
@@ -235,7 +271,12 @@ async fn steer(keeper: Keeper, id: String, mut commands: mpsc::Receiver<ExecCont
             "window-resize" => {
                 let side = |key: &str| command.args.get(key).and_then(|text| text.parse::<u16>().ok());
                 if let (Some(terminal), Some(cols), Some(rows)) = (&terminal, side("width"), side("height")) {
-                    let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+                    let size = Winsize {
+                        ws_row: rows,
+                        ws_col: cols,
+                        ws_xpixel: 0,
+                        ws_ypixel: 0,
+                    };
                     if let Err(error) = rustix::termios::tcsetwinsize(terminal, size) {
                         tracing::debug!(%error, "the terminal is gone");
                     }
@@ -262,27 +303,41 @@ async fn run_recorded(
 ) -> Result<()> {
     let record = &view.record;
     let (stdout, stderr) = if post.record_output {
-        let (out, err) = (core.exec_log(record, op.id(), "stdout")?, core.exec_log(record, op.id(), "stderr")?);
+        let (out, err) = (
+            core.exec_log(record, op.id(), "stdout")?,
+            core.exec_log(record, op.id(), "stderr")?,
+        );
         let base = format!("/1.0/instances/{}/logs/exec-output", record.name);
-        let output = json!({"1": format!("{base}/exec_{}.stdout", op.id()), "2": format!("{base}/exec_{}.stderr", op.id())});
+        let output =
+            json!({"1": format!("{base}/exec_{}.stdout", op.id()), "2": format!("{base}/exec_{}.stderr", op.id())});
         op.set_metadata("output", output);
         (out, err)
     } else {
         (null()?, null()?)
     };
-    let stdio = ExecStdio::Pipes { stdin: null()?, stdout, stderr };
+    let stdio = ExecStdio::Pipes {
+        stdin: null()?,
+        stdout,
+        stderr,
+    };
     let exec = match keeper.exec(spec(&post, env, op.id()), stdio).await {
         Ok(exec) => exec,
         Err(error) => return not_started(op, error),
     };
     match exec.wait().await {
         Some(status) => finish(keeper, op, status).await,
-        None => Err(Error::Unavailable("the container's keeper was lost while the command ran".to_owned())),
+        None => Err(Error::Unavailable(
+            "the container's keeper was lost while the command ran".to_owned(),
+        )),
     }
 }
 
 fn null() -> Result<OwnedFd> {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map_err(Error::io("opening /dev/null"))?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(Error::io("opening /dev/null"))?;
     Ok(file.into())
 }
 

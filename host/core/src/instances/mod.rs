@@ -89,9 +89,10 @@ impl Instance {
             })
         });
         self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Error::Unavailable(format!("instance {} is busy: {QUEUE} requests are waiting for it", self.name()))
-            }
+            mpsc::error::TrySendError::Full(_) => Error::Unavailable(format!(
+                "instance {} is busy: {QUEUE} requests are waiting for it",
+                self.name()
+            )),
             mpsc::error::TrySendError::Closed(_) => Error::NotFound("Instance"),
         })?;
         wait.await.map_err(|_| Error::NotFound("Instance"))?
@@ -101,7 +102,11 @@ impl Instance {
     pub(crate) async fn profiles_changed(&self) {
         let changed = self.ask(|owner| Box::pin(async move { owner.profiles_changed().await }));
         if let Err(error) = changed.await {
-            tracing::warn!(instance = self.name(), error = error.report(), "a changed profile could not be applied");
+            tracing::warn!(
+                instance = self.name(),
+                error = error.report(),
+                "a changed profile could not be applied"
+            );
         }
     }
 }
@@ -118,7 +123,9 @@ impl Instances {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn get(&self, project: &str, name: &str) -> Result<Arc<Instance>> {
-        self.table.get(&(project.to_owned(), name.to_owned())).ok_or(Error::NotFound("Instance"))
+        self.table
+            .get(&(project.to_owned(), name.to_owned()))
+            .ok_or(Error::NotFound("Instance"))
     }
 
     /// All of a project, or all there are, by project and name.
@@ -145,7 +152,10 @@ impl Instances {
 
     /// Paths of a project's instances.
     pub(crate) fn paths(&self, project: &str) -> Vec<String> {
-        self.list(Some(project)).iter().map(|instance| format!("/1.0/instances/{}", instance.name())).collect()
+        self.list(Some(project))
+            .iter()
+            .map(|instance| format!("/1.0/instances/{}", instance.name()))
+            .collect()
     }
 
     pub(crate) fn using_profile(&self, project: &str, profile: &str) -> Vec<Arc<Instance>> {
@@ -161,8 +171,12 @@ impl Instances {
         let mut list = self.table.list();
         list.retain(|instance| {
             let view = instance.view();
-            view.devices.values().any(|device| devices::network_of(device).is_some_and(|name| name == network))
-                && core.scope(&view.record.project, crate::projects::Feature::Networks).is_ok_and(|scope| scope == project)
+            view.devices
+                .values()
+                .any(|device| devices::network_of(device).is_some_and(|name| name == network))
+                && core
+                    .scope(&view.record.project, crate::projects::Feature::Networks)
+                    .is_ok_and(|scope| scope == project)
         });
         list
     }
@@ -175,7 +189,12 @@ impl Instances {
             if running && view.keeper.is_none() {
                 continue;
             }
-            nics.extend(devices::nics(&view.record, &view.devices).into_iter().filter(|nic| nic.network == network).map(|nic| nic.reference));
+            nics.extend(
+                devices::nics(&view.record, &view.devices)
+                    .into_iter()
+                    .filter(|nic| nic.network == network)
+                    .map(|nic| nic.reference),
+            );
         }
         nics
     }
@@ -187,7 +206,10 @@ impl Instances {
             .iter()
             .flat_map(|instance| {
                 let view = instance.view();
-                devices::nics(&view.record, &view.devices).into_iter().map(|nic| nic.reference.host_name).collect::<Vec<_>>()
+                devices::nics(&view.record, &view.devices)
+                    .into_iter()
+                    .map(|nic| nic.reference.host_name)
+                    .collect::<Vec<_>>()
             })
             .collect()
     }
@@ -212,7 +234,12 @@ impl Instances {
             .filter(|view| view.record.pool == pool)
             .map(|view| {
                 let record = &view.record;
-                (record.project.clone(), record.name.clone(), record.kind.clone(), record.created_at)
+                (
+                    record.project.clone(),
+                    record.name.clone(),
+                    record.kind.clone(),
+                    record.created_at,
+                )
             })
             .collect()
     }
@@ -222,7 +249,10 @@ impl Instances {
 pub(crate) fn spawn(core: &Arc<Core>, record: InstanceRecord, snapshots: Vec<Arc<SnapshotRecord>>) -> Arc<Instance> {
     let (jobs, inbox) = mpsc::channel(QUEUE);
     let view = View::stopped(core, Arc::new(record), snapshots);
-    let instance = Arc::new(Instance { view: RwLock::new(Arc::new(view)), jobs });
+    let instance = Arc::new(Instance {
+        view: RwLock::new(Arc::new(view)),
+        jobs,
+    });
     tokio::spawn(Owner::new(Arc::clone(core), Arc::clone(&instance)).run(inbox));
     instance
 }

@@ -133,7 +133,9 @@ impl Owner {
 
     /// An event about the instance.
     pub(crate) fn tell(&self, action: &str) {
-        self.core.events.lifecycle(&self.record.project, action, &self.path(), None, Map::new());
+        self.core
+            .events
+            .lifecycle(&self.record.project, action, &self.path(), None, Map::new());
     }
 
     /// The transaction that writes a record.
@@ -144,14 +146,19 @@ impl Owner {
     /// Refuses work that needs the instance to be stopped.
     pub(crate) fn require_stopped(&self, what: &str) -> Result<()> {
         if self.keeper.is_some() {
-            return Err(Error::invalid(format!("Instance {:?} is running: stop it first to {what}", self.record.name)));
+            return Err(Error::invalid(format!(
+                "Instance {:?} is running: stop it first to {what}",
+                self.record.name
+            )));
         }
         Ok(())
     }
 
     /// The keeper of a running container, or the message that clients look for.
     pub(crate) fn require_running(&self) -> Result<Keeper> {
-        self.keeper.clone().ok_or_else(|| Error::invalid("Instance is not running"))
+        self.keeper
+            .clone()
+            .ok_or_else(|| Error::invalid("Instance is not running"))
     }
 
     /// Closes the files of the stopped instance, if somebody had opened them.
@@ -172,7 +179,9 @@ impl Owner {
         if state == ContainerState::Lost {
             if let Err(error) = self.core.runtime.clean_lost(keeper.id()).await {
                 tracing::error!(instance = self.record.name, %error, "what a lost keeper left can't be cleaned up");
-                self.broken = Some(format!("its keeper was lost, and what it left can't be cleaned up: {error}"));
+                self.broken = Some(format!(
+                    "its keeper was lost, and what it left can't be cleaned up: {error}"
+                ));
             }
         }
         self.after_end(Some(&keeper)).await;
@@ -183,7 +192,11 @@ impl Owner {
         self.tell("instance-shutdown");
         if self.record.ephemeral && !restart {
             if let Err(error) = self.delete("").await {
-                tracing::error!(instance = self.record.name, error = error.report(), "an ephemeral instance could not be deleted");
+                tracing::error!(
+                    instance = self.record.name,
+                    error = error.report(),
+                    "an ephemeral instance could not be deleted"
+                );
             }
         }
     }

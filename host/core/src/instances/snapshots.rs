@@ -25,7 +25,11 @@ impl Core {
     /// [`Error::NotFound`].
     pub fn snapshots(&self, project: &str, name: &str) -> Result<Vec<InstanceSnapshot>> {
         let view = self.instances.get(project, name)?.view();
-        Ok(view.snapshots.iter().map(|snapshot| self.render_snapshot(snapshot)).collect())
+        Ok(view
+            .snapshots
+            .iter()
+            .map(|snapshot| self.render_snapshot(snapshot))
+            .collect())
     }
 
     /// One snapshot.
@@ -34,15 +38,27 @@ impl Core {
     /// [`Error::NotFound`].
     pub fn snapshot(&self, project: &str, name: &str, snapshot: &str) -> Result<Tagged<InstanceSnapshot>> {
         let view = self.instances.get(project, name)?.view();
-        let record = view.snapshots.iter().find(|record| record.name == snapshot).ok_or(Error::NotFound("Snapshot"))?;
-        Ok(Tagged { etag: etag(&json!([record.expires_at])), value: self.render_snapshot(record) })
+        let record = view
+            .snapshots
+            .iter()
+            .find(|record| record.name == snapshot)
+            .ok_or(Error::NotFound("Snapshot"))?;
+        Ok(Tagged {
+            etag: etag(&json!([record.expires_at])),
+            value: self.render_snapshot(record),
+        })
     }
 
     /// Makes a snapshot; one of a running instance freezes it for that moment.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Conflict`].
-    pub async fn snapshot_create(self: &Arc<Self>, project: &str, name: &str, post: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
+    pub async fn snapshot_create(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        post: InstanceSnapshotsPost,
+    ) -> Result<Arc<Operation>> {
         let instance = self.instances.get(project, name)?;
         if post.stateful {
             return Err(Error::invalid("Snapshots of containers can't hold their running state"));
@@ -57,7 +73,9 @@ impl Core {
         let new = self.snapshot_operation(project, name, "Snapshotting instance");
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
-            instance.ask(move |owner| Box::pin(async move { owner.snapshot(&id, &post.name, expires_at).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.snapshot(&id, &post.name, expires_at).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -75,7 +93,9 @@ impl Core {
     ) -> Result<Arc<Operation>> {
         self.snapshot(project, name, snapshot)?;
         if post.migration || post.target.is_some() {
-            return Err(Error::invalid("Snapshots can only be renamed: moving them to other servers is not available"));
+            return Err(Error::invalid(
+                "Snapshots can only be renamed: moving them to other servers is not available",
+            ));
         }
         names::object("snapshot", &post.name)?;
         let instance = self.instances.get(project, name)?;
@@ -83,7 +103,9 @@ impl Core {
         let snapshot = snapshot.to_owned();
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
-            instance.ask(move |owner| Box::pin(async move { owner.rename_snapshot(&id, &snapshot, &post.name).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.rename_snapshot(&id, &snapshot, &post.name).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -107,7 +129,9 @@ impl Core {
         let snapshot = snapshot.to_owned();
         let work = move |_| async move {
             let expires_at = put.expires_at.unwrap_or(Timestamp::NEVER);
-            instance.ask(move |owner| Box::pin(async move { owner.expire_snapshot(&snapshot, expires_at).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.expire_snapshot(&snapshot, expires_at).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -116,14 +140,21 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn snapshot_delete(self: &Arc<Self>, project: &str, name: &str, snapshot: &str) -> Result<Arc<Operation>> {
+    pub async fn snapshot_delete(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        snapshot: &str,
+    ) -> Result<Arc<Operation>> {
         self.snapshot(project, name, snapshot)?;
         let instance = self.instances.get(project, name)?;
         let new = self.snapshot_operation(project, name, "Deleting snapshot");
         let snapshot = snapshot.to_owned();
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
-            instance.ask(move |owner| Box::pin(async move { owner.delete_snapshot(&id, &snapshot).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.delete_snapshot(&id, &snapshot).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -132,7 +163,12 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub(crate) async fn snapshot_restore(self: &Arc<Self>, project: &str, name: &str, source: &str) -> Result<Arc<Operation>> {
+    pub(crate) async fn snapshot_restore(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        source: &str,
+    ) -> Result<Arc<Operation>> {
         // Clients write INSTANCE/SNAPSHOT.
         let snapshot = source.rsplit('/').next().unwrap_or(source).to_owned();
         self.snapshot(project, name, &snapshot)?;
@@ -141,11 +177,15 @@ impl Core {
         let work = move |operation: Arc<Operation>| async move {
             let running = instance.view().keeper.is_some();
             if running {
-                let ended = instance.ask(|owner| Box::pin(async move { owner.begin_stop(true, true).await })).await?;
+                let ended = instance
+                    .ask(|owner| Box::pin(async move { owner.begin_stop(true, true).await }))
+                    .await?;
                 let _ = ended.await;
             }
             let id = operation.id().to_owned();
-            let restored = instance.ask(move |owner| Box::pin(async move { owner.restore(&id, &snapshot).await })).await;
+            let restored = instance
+                .ask(move |owner| Box::pin(async move { owner.restore(&id, &snapshot).await }))
+                .await;
             if running {
                 start::start(&instance, &operation).await?;
             }
@@ -155,47 +195,75 @@ impl Core {
     }
 
     fn snapshot_operation(&self, project: &str, name: &str, description: &str) -> NewOperation {
-        NewOperation::task(project, description, "instances", with_project(format!("/1.0/instances/{name}"), project))
+        NewOperation::task(
+            project,
+            description,
+            "instances",
+            with_project(format!("/1.0/instances/{name}"), project),
+        )
     }
 }
 
 impl Owner {
     fn find_snapshot(&self, name: &str) -> Result<Arc<SnapshotRecord>> {
-        self.snapshots.iter().find(|record| record.name == name).cloned().ok_or(Error::NotFound("Snapshot"))
+        self.snapshots
+            .iter()
+            .find(|record| record.name == name)
+            .cloned()
+            .ok_or(Error::NotFound("Snapshot"))
     }
 
     /// A name that is free: `snap0`, `snap1`, …
     fn free_snapshot_name(&self) -> String {
-        let highest = self.snapshots.iter().filter_map(|record| record.name.strip_prefix("snap")?.parse::<u64>().ok()).max();
+        let highest = self
+            .snapshots
+            .iter()
+            .filter_map(|record| record.name.strip_prefix("snap")?.parse::<u64>().ok())
+            .max();
         format!("snap{}", highest.map_or(0, |number| number.saturating_add(1)))
     }
 
     async fn snapshot(&mut self, operation: &str, name: &str, expires_at: Timestamp) -> Result<()> {
-        let name = if name.is_empty() { self.free_snapshot_name() } else { name.to_owned() };
+        let name = if name.is_empty() {
+            self.free_snapshot_name()
+        } else {
+            name.to_owned()
+        };
         if self.find_snapshot(&name).is_ok() {
             return Err(Error::Conflict(format!("Snapshot {name:?} already exists")));
         }
         let pool = self.core.open_pool(&self.record.pool).await?;
         pool.require("snapshot")?;
         self.close_files().await;
-        let entry =
-            Entry::SnapshotCreate { project: self.record.project.clone(), name: self.record.name.clone(), snapshot: name.clone() };
+        let entry = Entry::SnapshotCreate {
+            project: self.record.project.clone(),
+            name: self.record.name.clone(),
+            snapshot: name.clone(),
+        };
         let entry = self.core.journal.begin(operation, entry).await?;
         let (call, volume) = (pool.call(None), instance_volume(&self.record));
         let frozen = self.freeze_for_a_moment().await?;
         let live = self.keeper.is_some();
-        let made = pool.driver.snapshot_create(&call, &pool.reference(), &volume, &name, live).await;
+        let made = pool
+            .driver
+            .snapshot_create(&call, &pool.reference(), &volume, &name, live)
+            .await;
         if let Some(keeper) = frozen {
             thaw_again(&keeper, &self.record.name).await;
         }
         self.core.journal.step(&entry, "volume");
         if let Err(error) = made {
-            let undone = pool.driver.snapshot_delete(&call, &pool.reference(), &volume, &name).await;
+            let undone = pool
+                .driver
+                .snapshot_delete(&call, &pool.reference(), &volume, &name)
+                .await;
             if let Err(error) = undone {
                 tracing::warn!(instance = self.record.name, %error, "a snapshot that failed could not be taken back");
             }
             self.core.journal.done(entry, Transaction::new()).await?;
-            return Err(Error::driver(format!("making snapshot {}/{name}", self.record.name))(error));
+            return Err(Error::driver(format!("making snapshot {}/{name}", self.record.name))(
+                error,
+            ));
         }
         let record = SnapshotRecord {
             v: RECORD_VERSION,
@@ -205,7 +273,10 @@ impl Owner {
             instance: InstanceRecord::clone(&self.record),
         };
         let at = key::snapshot(&self.record.project, &self.record.name, &name);
-        self.core.journal.done(entry, Transaction::new().put(at, &record)?).await?;
+        self.core
+            .journal
+            .done(entry, Transaction::new().put(at, &record)?)
+            .await?;
         self.snapshots.push(Arc::new(record));
         self.publish();
         self.tell_snapshot("instance-snapshot-created", &name);
@@ -218,7 +289,10 @@ impl Owner {
         if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
             return Ok(None);
         }
-        keeper.freeze().await.map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
+        keeper
+            .freeze()
+            .await
+            .map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
         Ok(Some(keeper.clone()))
     }
 
@@ -242,11 +316,20 @@ impl Owner {
         let old = self.find_snapshot(name)?;
         let pool = self.core.open_pool(&self.record.pool).await?;
         pool.driver
-            .snapshot_rename(&pool.call(None), &pool.reference(), &instance_volume(&self.record), name, new_name)
+            .snapshot_rename(
+                &pool.call(None),
+                &pool.reference(),
+                &instance_volume(&self.record),
+                name,
+                new_name,
+            )
             .await
             .map_err(Error::driver(format!("renaming snapshot {}/{name}", self.record.name)))?;
         self.core.journal.step(entry, "volume");
-        let record = SnapshotRecord { name: new_name.to_owned(), ..SnapshotRecord::clone(&old) };
+        let record = SnapshotRecord {
+            name: new_name.to_owned(),
+            ..SnapshotRecord::clone(&old)
+        };
         let (project, instance) = (&self.record.project, &self.record.name);
         let change = Transaction::new()
             .delete(key::snapshot(project, instance, name))
@@ -264,7 +347,10 @@ impl Owner {
     }
 
     async fn expire_snapshot(&mut self, name: &str, expires_at: Timestamp) -> Result<()> {
-        let record = SnapshotRecord { expires_at, ..SnapshotRecord::clone(&*self.find_snapshot(name)?) };
+        let record = SnapshotRecord {
+            expires_at,
+            ..SnapshotRecord::clone(&*self.find_snapshot(name)?)
+        };
         let at = key::snapshot(&self.record.project, &self.record.name, name);
         self.core.store.commit(Transaction::new().put(at, &record)?).await?;
         if let Some(snapshot) = self.snapshots.iter_mut().find(|snapshot| snapshot.name == name) {
@@ -290,12 +376,20 @@ impl Owner {
     pub(crate) async fn finish_delete_snapshot(&mut self, entry: &Open, name: &str) -> Result<()> {
         let pool = self.core.open_pool(&self.record.pool).await?;
         pool.driver
-            .snapshot_delete(&pool.call(None), &pool.reference(), &instance_volume(&self.record), name)
+            .snapshot_delete(
+                &pool.call(None),
+                &pool.reference(),
+                &instance_volume(&self.record),
+                name,
+            )
             .await
             .map_err(Error::driver(format!("deleting snapshot {}/{name}", self.record.name)))?;
         self.core.journal.step(entry, "volume");
         let at = key::snapshot(&self.record.project, &self.record.name, name);
-        self.core.journal.done(entry.clone(), Transaction::new().delete(at)).await?;
+        self.core
+            .journal
+            .done(entry.clone(), Transaction::new().delete(at))
+            .await?;
         self.snapshots.retain(|snapshot| snapshot.name != name);
         self.publish();
         self.tell_snapshot("instance-snapshot-deleted", name);
@@ -320,7 +414,12 @@ impl Owner {
         let snapshot = self.find_snapshot(name)?;
         let pool = self.core.open_pool(&self.record.pool).await?;
         pool.driver
-            .snapshot_restore(&pool.call(None), &pool.reference(), &instance_volume(&self.record), name)
+            .snapshot_restore(
+                &pool.call(None),
+                &pool.reference(),
+                &instance_volume(&self.record),
+                name,
+            )
             .await
             .map_err(Error::driver(format!("restoring snapshot {}/{name}", self.record.name)))?;
         self.core.journal.step(entry, "volume");
@@ -330,7 +429,9 @@ impl Owner {
         record.profiles.clone_from(&snapshot.instance.profiles);
         record.description.clone_from(&snapshot.instance.description);
         record.plain = snapshot.instance.plain;
-        record.config.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
+        record
+            .config
+            .insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
         let (_, expanded) = self.core.expand(&record);
         devices::complete_volatile(&mut record.config, &expanded);
         self.core.journal.done(entry.clone(), Self::write(&record)?).await?;
@@ -341,8 +442,13 @@ impl Owner {
     }
 
     fn tell_snapshot(&self, action: &str, name: &str) {
-        let path = with_project(format!("/1.0/instances/{}/snapshots/{name}", self.record.name), &self.record.project);
-        self.core.events.lifecycle(&self.record.project, action, &path, None, serde_json::Map::new());
+        let path = with_project(
+            format!("/1.0/instances/{}/snapshots/{name}", self.record.name),
+            &self.record.project,
+        );
+        self.core
+            .events
+            .lifecycle(&self.record.project, action, &path, None, serde_json::Map::new());
     }
 }
 

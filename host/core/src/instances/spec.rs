@@ -32,12 +32,16 @@ pub(crate) fn build(view: &View, root: RootFs, ids: Option<&IdRange>, machine: &
     spec.limits = settings::limits(&view.config, machine.memory_bytes, &machine.cpus)?;
     spec.rlimits = rlimits(&view.config);
     spec.mounts = devices::mounts(&view.devices)?;
-    spec.check().map_err(|error| Error::invalid(format!("Instance {:?}: {error}", record.name)))?;
+    spec.check()
+        .map_err(|error| Error::invalid(format!("Instance {:?}: {error}", record.name)))?;
     Ok(spec)
 }
 
 fn environment(config: &Config) -> Vec<(String, String)> {
-    let mut env = vec![("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned())];
+    let mut env = vec![(
+        "PATH".to_owned(),
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+    )];
     for (key, value) in config {
         if let Some(name) = key.strip_prefix("environment.") {
             env.retain(|(known, _)| known != name);
@@ -52,7 +56,11 @@ fn rlimits(config: &Config) -> Vec<Rlimit> {
         .iter()
         .filter_map(|(key, value)| {
             let (soft, hard) = settings::parse_rlimit(value)?;
-            Some(Rlimit { resource: key.strip_prefix("limits.kernel.")?.to_owned(), soft, hard })
+            Some(Rlimit {
+                resource: key.strip_prefix("limits.kernel.")?.to_owned(),
+                soft,
+                hard,
+            })
         })
         .collect()
 }

@@ -29,12 +29,21 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for an unknown action; what fails later is the operation's error.
-    pub async fn instance_state_change(self: &Arc<Self>, project: &str, name: &str, put: InstanceStatePut) -> Result<Arc<Operation>> {
+    pub async fn instance_state_change(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        put: InstanceStatePut,
+    ) -> Result<Arc<Operation>> {
         let instance = self.instances.get(project, name)?;
         let description = check_action(&put)?;
         let path = with_project(format!("/1.0/instances/{name}"), project);
         let new = NewOperation::task(project, description, "instances", path);
-        self.operations.begin(new, move |operation| async move { change(&instance, &put, &operation).await }).await
+        self.operations
+            .begin(new, move |operation| async move {
+                change(&instance, &put, &operation).await
+            })
+            .await
     }
 
     /// The same for all instances of a project that the action applies to.
@@ -45,9 +54,17 @@ impl Core {
         let put = put.state.ok_or_else(|| Error::invalid("The request names no state"))?;
         let description = check_action(&put)?;
         let list = self.instances.list(Some(project));
-        let mut new = NewOperation { class: operation::TASK, description: description.to_owned(), project: project.to_owned(), ..NewOperation::default() };
+        let mut new = NewOperation {
+            class: operation::TASK,
+            description: description.to_owned(),
+            project: project.to_owned(),
+            ..NewOperation::default()
+        };
         for instance in &list {
-            new = new.also("instances", with_project(format!("/1.0/instances/{}", instance.name()), project));
+            new = new.also(
+                "instances",
+                with_project(format!("/1.0/instances/{}", instance.name()), project),
+            );
         }
         let work = move |operation: Arc<Operation>| async move {
             let mut failed = Vec::new();
@@ -59,7 +76,9 @@ impl Core {
                     let (put, operation) = (put.clone(), Arc::clone(&operation));
                     tasks.spawn(async move {
                         let name = instance.name();
-                        change(&instance, &put, &operation).await.map_err(|error| format!("{name}: {}", error.report()))
+                        change(&instance, &put, &operation)
+                            .await
+                            .map_err(|error| format!("{name}: {}", error.report()))
                     });
                 }
             }
@@ -68,7 +87,11 @@ impl Core {
                     failed.push(error);
                 }
             }
-            if failed.is_empty() { Ok(()) } else { Err(Error::invalid(failed.join("; "))) }
+            if failed.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::invalid(failed.join("; ")))
+            }
         };
         self.operations.begin(new, work).await
     }
@@ -84,12 +107,21 @@ impl Core {
             return Err(Error::invalid("Instance is running"));
         }
         if settings::is_true(&view.config, "security.protection.delete") {
-            return Err(Error::invalid(format!("Instance {name:?} is protected from deletion (security.protection.delete)")));
+            return Err(Error::invalid(format!(
+                "Instance {name:?} is protected from deletion (security.protection.delete)"
+            )));
         }
-        let new = NewOperation::task(project, "Deleting instance", "instances", with_project(format!("/1.0/instances/{name}"), project));
+        let new = NewOperation::task(
+            project,
+            "Deleting instance",
+            "instances",
+            with_project(format!("/1.0/instances/{name}"), project),
+        );
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
-            instance.ask(move |owner| Box::pin(async move { owner.delete(&id).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.delete(&id).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -97,7 +129,9 @@ impl Core {
 
 fn check_action(put: &InstanceStatePut) -> Result<&'static str> {
     if put.stateful {
-        return Err(Error::invalid("Containers can't be stopped or started with their state: leave out --stateful"));
+        return Err(Error::invalid(
+            "Containers can't be stopped or started with their state: leave out --stateful",
+        ));
     }
     let description = match put.action.as_str() {
         "start" => "Starting instance",
@@ -105,14 +139,21 @@ fn check_action(put: &InstanceStatePut) -> Result<&'static str> {
         "restart" => "Restarting instance",
         "freeze" => "Freezing instance",
         "unfreeze" => "Unfreezing instance",
-        other => return Err(Error::invalid(format!("Unknown action {other:?}: start, stop, restart, freeze or unfreeze"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "Unknown action {other:?}: start, stop, restart, freeze or unfreeze"
+            )));
+        }
     };
     Ok(description)
 }
 
 /// Does one action on one instance.
 async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Arc<Operation>) -> Result<()> {
-    let timeout = u64::try_from(put.timeout).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+    let timeout = u64::try_from(put.timeout)
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs);
     match put.action.as_str() {
         "start" => start(instance, operation).await,
         "stop" => stop(instance, put.force, timeout, false).await,
@@ -120,7 +161,11 @@ async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Ar
             stop(instance, put.force, timeout, true).await?;
             start(instance, operation).await
         }
-        "freeze" => instance.ask(|owner| Box::pin(async move { owner.freeze().await })).await,
+        "freeze" => {
+            instance
+                .ask(|owner| Box::pin(async move { owner.freeze().await }))
+                .await
+        }
         _ => instance.ask(|owner| Box::pin(async move { owner.thaw().await })).await,
     }
 }
@@ -128,12 +173,16 @@ async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Ar
 /// Starts an instance.
 pub(crate) async fn start(instance: &Arc<Instance>, operation: &Arc<Operation>) -> Result<()> {
     let id = operation.id().to_owned();
-    instance.ask(move |owner| Box::pin(async move { owner.start(&id).await })).await
+    instance
+        .ask(move |owner| Box::pin(async move { owner.start(&id).await }))
+        .await
 }
 
 /// Stops an instance; returns once it has ended.
 async fn stop(instance: &Arc<Instance>, force: bool, timeout: Option<Duration>, restart: bool) -> Result<()> {
-    let ended = instance.ask(move |owner| Box::pin(async move { owner.begin_stop(force, restart).await })).await?;
+    let ended = instance
+        .ask(move |owner| Box::pin(async move { owner.begin_stop(force, restart).await }))
+        .await?;
     let limit = timeout.unwrap_or(SHUTDOWN);
     match tokio::time::timeout(limit, ended).await {
         Ok(Ok(())) => Ok(()),
@@ -156,10 +205,16 @@ impl Owner {
             return Err(Error::invalid("The instance is already running"));
         }
         if let Some(why) = &self.broken {
-            return Err(Error::Unavailable(format!("Instance {:?} can't be started: {why}", self.record.name)));
+            return Err(Error::Unavailable(format!(
+                "Instance {:?} can't be started: {why}",
+                self.record.name
+            )));
         }
         self.close_files().await;
-        let entry = Entry::InstanceStart { project: self.record.project.clone(), name: self.record.name.clone() };
+        let entry = Entry::InstanceStart {
+            project: self.record.project.clone(),
+            name: self.record.name.clone(),
+        };
         let entry = self.core.journal.begin(operation, entry).await?;
         match self.launch(&entry).await {
             Ok(record) => {
@@ -182,17 +237,27 @@ impl Owner {
         let core = Arc::clone(&self.core);
         let spec = self.specify().await?;
         let name = self.record.name.clone();
-        let lock = self.ids.as_ref().map(|range| range.lock.try_clone().map(Into::into)).transpose();
+        let lock = self
+            .ids
+            .as_ref()
+            .map(|range| range.lock.try_clone().map(Into::into))
+            .transpose();
         let lock = lock.map_err(Error::io("copying the lock of an id range"))?;
-        let keeper =
-            core.runtime.create(&spec, lock).await.map_err(Error::container(format!("making the container of instance {name}")))?;
+        let keeper = core
+            .runtime
+            .create(&spec, lock)
+            .await
+            .map_err(Error::container(format!("making the container of instance {name}")))?;
         self.events = Some(keeper.events());
         self.keeper = Some(keeper.clone());
         self.probe = Some(Arc::default());
         core.journal.step(entry, "keeper");
         self.attach_nics(&keeper).await?;
         core.journal.step(entry, "nics");
-        keeper.start().await.map_err(Error::container(format!("starting the container of instance {name}")))?;
+        keeper
+            .start()
+            .await
+            .map_err(Error::container(format!("starting the container of instance {name}")))?;
         core.journal.step(entry, "init");
         self.started_at = Timestamp::now();
         let mut record = InstanceRecord::clone(&self.record);
@@ -234,16 +299,28 @@ impl Owner {
         let netns = devices::nic_netns(keeper)?;
         nic.reference.netns.clone_from(&netns.id);
         let call = open.nic_call(&nic.reference, Some(netns));
-        let action = format!("connecting device {} of instance {} to network {}", nic.reference.device, self.record.name, nic.network);
-        open.driver.attach(&call, &open.reference(), &nic.reference).await.map_err(Error::driver(action))
+        let action = format!(
+            "connecting device {} of instance {} to network {}",
+            nic.reference.device, self.record.name, nic.network
+        );
+        open.driver
+            .attach(&call, &open.reference(), &nic.reference)
+            .await
+            .map_err(Error::driver(action))
     }
 
     /// Disconnects one interface.
     pub(crate) async fn detach_nic(&self, nic: &devices::Nic) -> Result<()> {
         let open = self.core.open_network(&self.record.project, &nic.network).await?;
-        let action = format!("disconnecting device {} of instance {}", nic.reference.device, self.record.name);
+        let action = format!(
+            "disconnecting device {} of instance {}",
+            nic.reference.device, self.record.name
+        );
         let call = open.nic_call(&nic.reference, None);
-        open.driver.detach(&call, &open.reference(), &nic.reference).await.map_err(Error::driver(action))
+        open.driver
+            .detach(&call, &open.reference(), &nic.reference)
+            .await
+            .map_err(Error::driver(action))
     }
 
     /// A start that failed leaves nothing.
@@ -266,7 +343,11 @@ impl Owner {
         let view = self.instance.view();
         for nic in devices::nics(&self.record, &view.devices) {
             if let Err(error) = self.detach_nic(&nic).await {
-                tracing::warn!(instance = self.record.name, error = error.report(), "an interface could not be disconnected");
+                tracing::warn!(
+                    instance = self.record.name,
+                    error = error.report(),
+                    "an interface could not be disconnected"
+                );
             }
         }
         if let Err(error) = keeper.release().await {
@@ -290,7 +371,11 @@ impl Owner {
                     tracing::error!(instance = self.record.name, %error, "the end of a container could not be recorded");
                 }
             }
-            Err(error) => tracing::error!(instance = self.record.name, error = error.report(), "the record can't be written"),
+            Err(error) => tracing::error!(
+                instance = self.record.name,
+                error = error.report(),
+                "the record can't be written"
+            ),
         }
         self.record = Arc::new(record);
         self.publish();
@@ -302,7 +387,11 @@ impl Owner {
         let action = format!("stopping instance {}", self.record.name);
         let (answer, ended) = oneshot::channel();
         self.waiters.push(StopWaiter { answer, restart });
-        let asked = if force { keeper.kill().await } else { ask_to_halt(&keeper).await };
+        let asked = if force {
+            keeper.kill().await
+        } else {
+            ask_to_halt(&keeper).await
+        };
         match asked {
             Ok(()) => Ok(ended),
             // It may have ended while it was asked; then there is nothing to be refused.
@@ -315,7 +404,9 @@ impl Owner {
     }
 
     fn require_stoppable(&self) -> Result<Keeper> {
-        self.keeper.clone().ok_or_else(|| Error::invalid("The instance is already stopped"))
+        self.keeper
+            .clone()
+            .ok_or_else(|| Error::invalid("The instance is already stopped"))
     }
 
     /// Stops all processes until [`Owner::thaw`].
@@ -324,7 +415,10 @@ impl Owner {
         if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
             return Err(Error::invalid("The instance is already frozen"));
         }
-        keeper.freeze().await.map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
+        keeper
+            .freeze()
+            .await
+            .map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
         self.publish();
         self.tell("instance-paused");
         Ok(())
@@ -336,7 +430,10 @@ impl Owner {
         if matches!(keeper.state(), ContainerState::Running { frozen: false, .. }) {
             return Err(Error::invalid("The instance is already running"));
         }
-        keeper.thaw().await.map_err(Error::container(format!("unfreezing instance {}", self.record.name)))?;
+        keeper
+            .thaw()
+            .await
+            .map_err(Error::container(format!("unfreezing instance {}", self.record.name)))?;
         self.publish();
         self.tell("instance-resumed");
         Ok(())
@@ -348,7 +445,10 @@ impl Owner {
             return Err(Error::invalid("Instance is running"));
         }
         self.close_files().await;
-        let entry = Entry::InstanceDelete { project: self.record.project.clone(), name: self.record.name.clone() };
+        let entry = Entry::InstanceDelete {
+            project: self.record.project.clone(),
+            name: self.record.name.clone(),
+        };
         let entry = self.core.journal.begin(operation, entry).await?;
         self.finish_delete(&entry).await
     }

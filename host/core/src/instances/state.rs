@@ -38,13 +38,19 @@ impl Core {
     pub async fn instance_state(&self, project: &str, name: &str) -> Result<Tagged<InstanceState>> {
         let view = self.instances.get(project, name)?.view();
         let value = self.states(std::slice::from_ref(&view)).await.pop().unwrap_or_default();
-        Ok(Tagged { value, etag: view.etag() })
+        Ok(Tagged {
+            value,
+            etag: view.etag(),
+        })
     }
 
     /// The states of these instances, in their order.
     pub(crate) async fn states(&self, views: &[Arc<View>]) -> Vec<InstanceState> {
         if views.iter().all(|view| view.keeper.is_none()) {
-            return views.iter().map(|view| state(view, self.machine.memory_bytes)).collect();
+            return views
+                .iter()
+                .map(|view| state(view, self.machine.memory_bytes))
+                .collect();
         }
         let (views, total) = (views.to_vec(), self.machine.memory_bytes);
         // The kernel answers at once, but it is asked a few times for each instance: not on a thread that serves others.
@@ -58,12 +64,20 @@ impl Core {
 
 fn state(view: &View, total_memory: u64) -> InstanceState {
     let status = view.status();
-    let mut state = InstanceState { status: status.to_string(), status_code: status, started_at: view.started_at, ..InstanceState::default() };
+    let mut state = InstanceState {
+        status: status.to_string(),
+        status_code: status,
+        started_at: view.started_at,
+        ..InstanceState::default()
+    };
     let Some(keeper) = &view.keeper else { return state };
     let stats = keeper.stats();
     state.pid = keeper.init_pid().map_or(0, i64::from);
     state.processes = stats.processes.map_or(-1, signed);
-    state.cpu = InstanceStateCpu { usage: stats.cpu_ns.map_or(-1, signed), ..InstanceStateCpu::default() };
+    state.cpu = InstanceStateCpu {
+        usage: stats.cpu_ns.map_or(-1, signed),
+        ..InstanceStateCpu::default()
+    };
     state.memory = memory(&stats, total_memory);
     match view.probe.as_ref().map(|probe| probe.interfaces(keeper)) {
         Some(Ok(interfaces)) => state.network = network(view, &interfaces),
@@ -104,7 +118,11 @@ fn network(view: &View, interfaces: &[Interface]) -> BTreeMap<String, InstanceSt
 fn render(interface: &Interface, host_name: String) -> InstanceStateNetwork {
     let counters = &interface.counters;
     InstanceStateNetwork {
-        addresses: interface.addresses.iter().map(|prefix| address(prefix.address, prefix.length)).collect(),
+        addresses: interface
+            .addresses
+            .iter()
+            .map(|prefix| address(prefix.address, prefix.length))
+            .collect(),
         counters: InstanceStateNetworkCounters {
             bytes_received: signed(counters.rx_bytes),
             bytes_sent: signed(counters.tx_bytes),
@@ -115,7 +133,11 @@ fn render(interface: &Interface, host_name: String) -> InstanceStateNetwork {
             packets_dropped_outbound: signed(counters.tx_dropped),
             packets_dropped_inbound: signed(counters.rx_dropped),
         },
-        hwaddr: if interface.loopback { String::new() } else { interface.hwaddr.clone() },
+        hwaddr: if interface.loopback {
+            String::new()
+        } else {
+            interface.hwaddr.clone()
+        },
         host_name,
         mtu: i64::from(interface.mtu),
         state: if interface.up { "up" } else { "down" }.to_owned(),

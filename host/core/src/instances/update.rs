@@ -36,11 +36,14 @@ impl Core {
         if !put.restore.is_empty() {
             return self.snapshot_restore(project, name, &put.restore).await;
         }
-        self.check_instance(project, &put.config, &put.devices, &put.profiles).await?;
+        self.check_instance(project, &put.config, &put.devices, &put.profiles)
+            .await?;
         let if_match = if_match.map(str::to_owned);
         let new = NewOperation::task(project, "Updating instance", "instances", path);
         let work = move |_| async move {
-            instance.ask(move |owner| Box::pin(async move { owner.update(put, if_match.as_deref()).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.update(put, if_match.as_deref()).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -49,7 +52,13 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::instance_update`].
-    pub async fn instance_patch(self: &Arc<Self>, project: &str, name: &str, patch: InstancePatch, if_match: Option<&str>) -> Result<()> {
+    pub async fn instance_patch(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        patch: InstancePatch,
+        if_match: Option<&str>,
+    ) -> Result<()> {
         let instance = self.instances.get(project, name)?;
         let view = instance.view();
         check_etag(&view.etag_parts(), if_match)?;
@@ -58,13 +67,22 @@ impl Core {
         if !put.restore.is_empty() {
             return Err(Error::invalid("A snapshot is restored by PUT"));
         }
-        self.check_instance(project, &put.config, &put.devices, &put.profiles).await?;
+        self.check_instance(project, &put.config, &put.devices, &put.profiles)
+            .await?;
         let seen = view.etag();
-        instance.ask(move |owner| Box::pin(async move { owner.update(put, Some(&seen)).await })).await
+        instance
+            .ask(move |owner| Box::pin(async move { owner.update(put, Some(&seen)).await }))
+            .await
     }
 
     /// Checks what an instance is to have.
-    pub(crate) async fn check_instance(&self, project: &str, config: &Config, devices: &Devices, profiles: &[String]) -> Result<()> {
+    pub(crate) async fn check_instance(
+        &self,
+        project: &str,
+        config: &Config,
+        devices: &Devices,
+        profiles: &[String],
+    ) -> Result<()> {
         settings::check(config)?;
         devices::check(self, project, devices).await?;
         let mut seen = BTreeSet::new();
@@ -83,19 +101,37 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Conflict`].
-    pub async fn instance_rename(self: &Arc<Self>, project: &str, name: &str, post: InstancePost) -> Result<Arc<Operation>> {
+    pub async fn instance_rename(
+        self: &Arc<Self>,
+        project: &str,
+        name: &str,
+        post: InstancePost,
+    ) -> Result<Arc<Operation>> {
         let instance = self.instances.get(project, name)?;
-        if post.migration || post.target.is_some() || !post.pool.is_empty() || !post.project.is_empty() && post.project != project {
-            return Err(Error::invalid("Instances can only be renamed: moving to other servers, pools or projects is not available"));
+        if post.migration
+            || post.target.is_some()
+            || !post.pool.is_empty()
+            || !post.project.is_empty() && post.project != project
+        {
+            return Err(Error::invalid(
+                "Instances can only be renamed: moving to other servers, pools or projects is not available",
+            ));
         }
         names::instance(&post.name)?;
         if instance.view().keeper.is_some() {
             return Err(Error::invalid("Renaming of running instance not allowed"));
         }
-        let new = NewOperation::task(project, "Renaming instance", "instances", with_project(format!("/1.0/instances/{name}"), project));
+        let new = NewOperation::task(
+            project,
+            "Renaming instance",
+            "instances",
+            with_project(format!("/1.0/instances/{name}"), project),
+        );
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
-            instance.ask(move |owner| Box::pin(async move { owner.rename(&id, &post.name).await })).await
+            instance
+                .ask(move |owner| Box::pin(async move { owner.rename(&id, &post.name).await }))
+                .await
         };
         self.operations.begin(new, work).await
     }
@@ -155,12 +191,19 @@ impl Owner {
     async fn apply_live(&self, before: &View, after: &View) -> Result<()> {
         for key in ["security.privileged", "security.nesting"] {
             if settings::is_true(&before.config, key) != settings::is_true(&after.config, key) {
-                return Err(Error::invalid(format!("{key} can't be changed while the instance runs")));
+                return Err(Error::invalid(format!(
+                    "{key} can't be changed while the instance runs"
+                )));
             }
         }
         let disks = |view: &View| -> Devices {
-            let list = view.devices.iter().filter(|(_, device)| device.get("type").is_some_and(|kind| kind == "disk"));
-            list.filter(|(_, device)| !devices::is_root(device)).map(|(name, device)| (name.clone(), device.clone())).collect()
+            let list = view
+                .devices
+                .iter()
+                .filter(|(_, device)| device.get("type").is_some_and(|kind| kind == "disk"));
+            list.filter(|(_, device)| !devices::is_root(device))
+                .map(|(name, device)| (name.clone(), device.clone()))
+                .collect()
         };
         if disks(before) != disks(after) {
             return Err(Error::invalid(format!(
@@ -175,10 +218,18 @@ impl Owner {
             let action = format!("changing the limits of instance {}", self.record.name);
             keeper.set_limits(&limits).await.map_err(Error::container(action))?;
         }
-        let (old, new) = (devices::nics(&before.record, &before.devices), devices::nics(&after.record, &after.devices));
+        let (old, new) = (
+            devices::nics(&before.record, &before.devices),
+            devices::nics(&after.record, &after.devices),
+        );
         let same = |a: &devices::Nic, b: &devices::Nic| {
             let (x, y) = (&a.reference, &b.reference);
-            a.network == b.network && x.device == y.device && x.host_name == y.host_name && x.hwaddr == y.hwaddr && x.guest_name == y.guest_name && x.config == y.config
+            a.network == b.network
+                && x.device == y.device
+                && x.host_name == y.host_name
+                && x.hwaddr == y.hwaddr
+                && x.guest_name == y.guest_name
+                && x.config == y.config
         };
         for nic in old.iter().filter(|nic| !new.iter().any(|other| same(nic, other))) {
             self.detach_nic(nic).await?;
@@ -191,7 +242,12 @@ impl Owner {
 
     /// The size of the root disk follows the configuration.
     async fn apply_size(&self, before: &View, after: &View) -> Result<()> {
-        let size = |view: &View| devices::root(&view.devices).ok().and_then(|root| root.get("size").cloned()).filter(|size| !size.is_empty());
+        let size = |view: &View| {
+            devices::root(&view.devices)
+                .ok()
+                .and_then(|root| root.get("size").cloned())
+                .filter(|size| !size.is_empty())
+        };
         if size(before) == size(after) {
             return Ok(());
         }
@@ -205,8 +261,14 @@ impl Owner {
         self.close_files().await;
         let (project, name) = (self.record.project.clone(), self.record.name.clone());
         // The new name is held from here on; the old one until the record is written.
-        self.core.instances.enter(&project, new_name, Arc::clone(&self.instance))?;
-        let entry = Entry::InstanceRename { project: project.clone(), name, new_name: new_name.to_owned() };
+        self.core
+            .instances
+            .enter(&project, new_name, Arc::clone(&self.instance))?;
+        let entry = Entry::InstanceRename {
+            project: project.clone(),
+            name,
+            new_name: new_name.to_owned(),
+        };
         let renamed = async {
             let entry = self.core.journal.begin(operation, entry).await?;
             self.finish_rename(&entry, new_name).await
@@ -224,11 +286,19 @@ impl Owner {
         let old = Arc::clone(&self.record);
         let pool = core.open_pool(&old.pool).await?;
         pool.driver
-            .rename(&pool.call(None), &pool.reference(), &instance_volume(&old), &volume_name(&old.project, new_name))
+            .rename(
+                &pool.call(None),
+                &pool.reference(),
+                &instance_volume(&old),
+                &volume_name(&old.project, new_name),
+            )
             .await
             .map_err(Error::driver(format!("renaming the volume of instance {}", old.name)))?;
         core.journal.step(entry, "volume");
-        let record = InstanceRecord { name: new_name.to_owned(), ..InstanceRecord::clone(&old) };
+        let record = InstanceRecord {
+            name: new_name.to_owned(),
+            ..InstanceRecord::clone(&old)
+        };
         let mut change = Transaction::new().delete(key::instance(&old.project, &old.name));
         change = change.put(key::instance(&record.project, &record.name), &record)?;
         let mut snapshots = Vec::new();

@@ -57,7 +57,9 @@ impl View {
             expanded_devices: devices.clone(),
             ..ApiInstance::default()
         };
-        let profile_project = core.scope(&record.project, Feature::Profiles).unwrap_or_else(|_| record.project.clone());
+        let profile_project = core
+            .scope(&record.project, Feature::Profiles)
+            .unwrap_or_else(|_| record.project.clone());
         Self {
             record,
             profile_project,
@@ -89,7 +91,11 @@ impl View {
     /// As the API shows it.
     pub fn render(&self) -> ApiInstance {
         let status = self.status();
-        ApiInstance { status: status.to_string(), status_code: status, ..self.rendered.clone() }
+        ApiInstance {
+            status: status.to_string(),
+            status_code: status,
+            ..self.rendered.clone()
+        }
     }
 
     /// The tag of what a client can change.
@@ -116,14 +122,27 @@ impl Core {
 
     /// A project's instances, or all.
     pub fn instances(&self, project: Option<&str>) -> Vec<ApiInstance> {
-        self.instances.list(project).iter().map(|instance| instance.view().render()).collect()
+        self.instances
+            .list(project)
+            .iter()
+            .map(|instance| instance.view().render())
+            .collect()
     }
 
     /// A project's instances, or all, with their state and snapshots.
     pub async fn instances_full(&self, project: Option<&str>) -> Vec<InstanceFull> {
-        let views: Vec<Arc<View>> = self.instances.list(project).iter().map(|instance| instance.view()).collect();
+        let views: Vec<Arc<View>> = self
+            .instances
+            .list(project)
+            .iter()
+            .map(|instance| instance.view())
+            .collect();
         let states = self.states(&views).await;
-        views.iter().zip(states).map(|(view, state)| self.full(view, state)).collect()
+        views
+            .iter()
+            .zip(states)
+            .map(|(view, state)| self.full(view, state))
+            .collect()
     }
 
     /// One instance.
@@ -132,7 +151,10 @@ impl Core {
     /// [`crate::Error::NotFound`].
     pub fn instance(&self, project: &str, name: &str) -> Result<Tagged<ApiInstance>> {
         let view = self.instances.get(project, name)?.view();
-        Ok(Tagged { value: view.render(), etag: view.etag() })
+        Ok(Tagged {
+            value: view.render(),
+            etag: view.etag(),
+        })
     }
 
     /// One instance with its state and snapshots.
@@ -142,7 +164,10 @@ impl Core {
     pub async fn instance_full(&self, project: &str, name: &str) -> Result<Tagged<InstanceFull>> {
         let view = self.instances.get(project, name)?.view();
         let state = self.states(std::slice::from_ref(&view)).await.pop().unwrap_or_default();
-        Ok(Tagged { etag: view.etag(), value: self.full(&view, state) })
+        Ok(Tagged {
+            etag: view.etag(),
+            value: self.full(&view, state),
+        })
     }
 
     fn full(&self, view: &View, state: hutch_api::state::InstanceState) -> InstanceFull {
@@ -150,7 +175,11 @@ impl Core {
             instance: view.render(),
             backups: Vec::new(),
             state,
-            snapshots: view.snapshots.iter().map(|snapshot| self.render_snapshot(snapshot)).collect(),
+            snapshots: view
+                .snapshots
+                .iter()
+                .map(|snapshot| self.render_snapshot(snapshot))
+                .collect(),
         }
     }
 

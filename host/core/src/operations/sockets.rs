@@ -45,14 +45,24 @@ pub struct Sockets {
 impl Sockets {
     /// Websockets with these names, each under a new secret.
     pub fn new(names: &[&str]) -> Self {
-        let by_secret = names.iter().map(|name| (hex::encode(rand::random::<[u8; 32]>()), (*name).to_owned())).collect();
+        let by_secret = names
+            .iter()
+            .map(|name| (hex::encode(rand::random::<[u8; 32]>()), (*name).to_owned()))
+            .collect();
         let slots = names.iter().map(|name| ((*name).to_owned(), Slot::Free)).collect();
-        Self { by_secret, slots: Mutex::new(slots), changed: Notify::new() }
+        Self {
+            by_secret,
+            slots: Mutex::new(slots),
+            changed: Notify::new(),
+        }
     }
 
     /// Names and secrets, as an operation's metadata shows them under `fds`.
     pub fn fds(&self) -> Map<String, Value> {
-        self.by_secret.iter().map(|(secret, name)| (name.clone(), Value::String(secret.clone()))).collect()
+        self.by_secret
+            .iter()
+            .map(|(secret, name)| (name.clone(), Value::String(secret.clone())))
+            .collect()
     }
 
     /// Connects whoever knows `secret`; returns once the other end is there.
@@ -68,7 +78,8 @@ impl Sockets {
             _ => return Err(refused()),
         }
         self.changed.notify_waiters();
-        wait.await.map_err(|_| Error::Unavailable("the operation ended before the websocket was connected".to_owned()))
+        wait.await
+            .map_err(|_| Error::Unavailable("the operation ended before the websocket was connected".to_owned()))
     }
 
     /// Returns once somebody waits at each of `names`.
@@ -80,7 +91,10 @@ impl Sockets {
             changed.as_mut().enable();
             {
                 let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-                if names.iter().all(|name| !matches!(slots.get(*name), None | Some(Slot::Free))) {
+                if names
+                    .iter()
+                    .all(|name| !matches!(slots.get(*name), None | Some(Slot::Free)))
+                {
                     return;
                 }
             }

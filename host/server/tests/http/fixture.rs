@@ -46,6 +46,10 @@ impl Drivers for Nothing {
         Vec::new()
     }
 
+    fn settled(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn events(&self) -> Box<dyn EventStream> {
         Box::new(Self)
     }
@@ -132,6 +136,29 @@ impl Daemon {
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        self.send_bytes(method, path, headers, body.as_bytes().to_vec()).await
+    }
+
+    pub(crate) async fn send_bytes(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let (status, headers, body) = self.exchange(method, path, headers, body).await;
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("no JSON: {body:?}"));
+        Answer { status, body, headers }
+    }
+
+    /// The body of an answer that is no JSON.
+    pub(crate) async fn raw(&self, path: &str) -> Bytes {
+        let (status, _, body) = self.exchange("GET", path, &[], Vec::new()).await;
+        assert_eq!(status, 200, "{path}");
+        body
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> (u16, HeaderMap, Bytes) {
         let stream = UnixStream::connect(self.socket()).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -141,18 +168,14 @@ impl Daemon {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request
-            .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
-            .unwrap();
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
         let response = sender.send_request(request).await.unwrap();
         let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("no JSON: {body:?}"));
-        Answer {
-            status: head.status.as_u16(),
-            body,
-            headers: head.headers,
-        }
+        (
+            head.status.as_u16(),
+            head.headers,
+            body.collect().await.unwrap().to_bytes(),
+        )
     }
 
     pub(crate) async fn websocket(&self, path: &str) -> WebSocketStream<UnixStream> {
@@ -169,4 +192,16 @@ impl Daemon {
         let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
         names.filter(|name| name != "downloads").collect()
     }
+}
+
+/// A tar archive of these files.
+pub(crate) fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+    }
+    archive.into_inner().unwrap()
 }
