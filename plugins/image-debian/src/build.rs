@@ -217,7 +217,7 @@ impl Build for Debian {
         }
         Ok(Built {
             rootfs: archive,
-            files: files(),
+            files: files(&order.suite),
             properties: order.properties(),
         })
     }

@@ -3,6 +3,8 @@
 use hutch_sdk::image::PlacedFile;
 use hutch_sdk::{Error, Options, Result};
 
+use crate::suites::Suite;
+
 /// What makes a bare Debian a system that boots, has a network, and can be worked in.
 const PACKAGES: [&str; 12] = [
     "systemd-sysv",
@@ -116,11 +118,21 @@ fn enabled(place: &str, unit: &str) -> PlacedFile {
     link(&format!("etc/systemd/system/{place}"), &format!("{UNITS}/{unit}"))
 }
 
+/// Before 250, `udevadm trigger` gave up at the first device that it may not touch, and a container's system was `degraded`
+/// for that; so it was for the socket of the kernel's audit messages, which a container doesn't get.
+const LAST_STRICT_SYSTEMD: u16 = 249;
+
+const TRIGGER: &str = "[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=subsystems --action=add
+ExecStart=-udevadm trigger --type=devices --action=add
+";
+
 /// The files that make the system ask for addresses, and that take the building machine's name and name servers out of it.
 /// An empty name leaves the one that the container was started with (hostname(5)); an empty machine id gets its value at
 /// the first boot, which is no "first boot" that asks questions (machine-id(5)).
-pub(crate) fn files() -> Vec<PlacedFile> {
-    vec![
+pub(crate) fn files(suite: &Suite) -> Vec<PlacedFile> {
+    let mut files = vec![
         file("etc/hostname", ""),
         file("etc/hosts", HOSTS),
         file("etc/machine-id", ""),
@@ -140,7 +152,15 @@ pub(crate) fn files() -> Vec<PlacedFile> {
         ),
         enabled("dbus-org.freedesktop.resolve1.service", "systemd-resolved.service"),
         link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
-    ]
+    ];
+    if suite.systemd <= LAST_STRICT_SYSTEMD {
+        files.push(file(
+            "etc/systemd/system/systemd-udev-trigger.service.d/hutch.conf",
+            TRIGGER,
+        ));
+        files.push(link("etc/systemd/system/systemd-journald-audit.socket", "/dev/null"));
+    }
+    files
 }
 
 #[cfg(test)]

@@ -43,39 +43,43 @@ pub(crate) struct Suite {
     pub(crate) version: &'static str,
     /// Whether it has suites of its own for updates and security fixes.
     pub(crate) is_stable: bool,
+    /// The version of its systemd, at least.
+    pub(crate) systemd: u16,
 }
 
-const fn debian(name: &'static str, version: &'static str, is_stable: bool) -> Suite {
+const fn debian(name: &'static str, version: &'static str, is_stable: bool, systemd: u16) -> Suite {
     Suite {
         distribution: Distribution::Debian,
         name,
         version,
         is_stable,
+        systemd,
     }
 }
 
-const fn ubuntu(name: &'static str, version: &'static str) -> Suite {
+const fn ubuntu(name: &'static str, version: &'static str, systemd: u16) -> Suite {
     Suite {
         distribution: Distribution::Ubuntu,
         name,
         version,
         is_stable: true,
+        systemd,
     }
 }
 
 /// Those that can boot as a container on a machine with cgroup v2 (systemd 244 and later).
 pub(crate) const SUITES: [Suite; 11] = [
-    debian("bullseye", "11", true),
-    debian("bookworm", "12", true),
-    debian("trixie", "13", true),
-    debian("forky", "14", false),
-    debian("testing", "testing", false),
-    debian("sid", "unstable", false),
-    ubuntu("focal", "20.04"),
-    ubuntu("jammy", "22.04"),
-    ubuntu("noble", "24.04"),
-    ubuntu("plucky", "25.04"),
-    ubuntu("questing", "25.10"),
+    debian("bullseye", "11", true, 247),
+    debian("bookworm", "12", true, 252),
+    debian("trixie", "13", true, 257),
+    debian("forky", "14", false, 257),
+    debian("testing", "testing", false, 257),
+    debian("sid", "unstable", false, 257),
+    ubuntu("focal", "20.04", 245),
+    ubuntu("jammy", "22.04", 249),
+    ubuntu("noble", "24.04", 255),
+    ubuntu("plucky", "25.04", 257),
+    ubuntu("questing", "25.10", 257),
 ];
 
 /// The release of a name: `bookworm`, `12`, `debian/bookworm`, `debian/12`.
