@@ -3,6 +3,9 @@
 
 mod fixture;
 
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use fixture::Daemon;
@@ -10,7 +13,43 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-#[tokio::test]
+type Test = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { [$((stringify!($name), (|| Box::pin($name())) as Test)),*] };
+}
+
+/// Runs the tests that the first argument is part of the name of; the program is also the one that unpacks images.
+fn main() -> ExitCode {
+    if let Some(code) = hutch_archive::run_if_asked() {
+        return code;
+    }
+    let wanted = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("threads can be started");
+    let tests = tests![
+        what_is_not_there_is_said_in_the_envelope,
+        bad_requests_say_what_is_bad,
+        changes_need_the_tag_of_what_was_read,
+        the_server_says_who_asks_and_what_it_can_do,
+        listeners_hear_what_they_asked_for,
+        an_upload_that_is_no_image_leaves_nothing,
+        many_at_once_are_all_answered,
+        an_image_is_taken_in_and_given_out_again,
+    ];
+    for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&wanted)) {
+        // A failed assertion ends the program with its message and a status that says so.
+        runtime.block_on(test());
+        println!("test {name} ... ok");
+    }
+    ExitCode::SUCCESS
+}
+
 async fn what_is_not_there_is_said_in_the_envelope() {
     let daemon = Daemon::start().await;
     let root = daemon.get("/").await;
@@ -42,7 +81,6 @@ async fn what_is_not_there_is_said_in_the_envelope() {
     daemon.stop().await;
 }
 
-#[tokio::test]
 async fn bad_requests_say_what_is_bad() {
     let daemon = Daemon::start().await;
     for (method, path, body, status, error) in [
@@ -75,7 +113,6 @@ async fn bad_requests_say_what_is_bad() {
     daemon.stop().await;
 }
 
-#[tokio::test]
 async fn changes_need_the_tag_of_what_was_read() {
     let daemon = Daemon::start().await;
     let made = daemon
@@ -142,7 +179,6 @@ async fn changes_need_the_tag_of_what_was_read() {
     daemon.stop().await;
 }
 
-#[tokio::test]
 async fn the_server_says_who_asks_and_what_it_can_do() {
     let daemon = Daemon::start().await;
     let server = daemon.get("/1.0").await.body["metadata"].take();
@@ -160,7 +196,6 @@ async fn the_server_says_who_asks_and_what_it_can_do() {
     daemon.stop().await;
 }
 
-#[tokio::test]
 async fn listeners_hear_what_they_asked_for() {
     let daemon = Daemon::start().await;
     let mut events = daemon.websocket("/1.0/events?type=lifecycle").await;
@@ -186,7 +221,6 @@ async fn listeners_hear_what_they_asked_for() {
     assert!(matches!(last, Some(Ok(Message::Close(_)))), "{last:?}");
 }
 
-#[tokio::test]
 async fn an_upload_that_is_no_image_leaves_nothing() {
     let daemon = Daemon::start().await;
     let garbage = "this is no archive, whatever it says of itself".repeat(1000);
@@ -198,7 +232,8 @@ async fn an_upload_that_is_no_image_leaves_nothing() {
     assert_eq!(posted.header("location"), Some(operation.as_str()));
     let ended = daemon.get(&format!("{operation}/wait?timeout=20")).await.body["metadata"].take();
     assert_eq!(ended["status_code"], 400, "{ended}");
-    assert_ne!(ended["err"], "");
+    let error = ended["err"].as_str().unwrap();
+    assert!(error.contains("image"), "{error}");
     assert_eq!(daemon.get("/1.0/images").await.body["metadata"], json!([]));
 
     let wrong = "--b\r\nContent-Disposition: form-data; name=\"rootfs\"\r\n\r\nx\r\n--b--\r\n";
@@ -211,11 +246,71 @@ async fn an_upload_that_is_no_image_leaves_nothing() {
     daemon.stop().await;
 }
 
-#[tokio::test]
 async fn many_at_once_are_all_answered() {
     let daemon = Daemon::start().await;
     let requests = (0..2000).map(|_| daemon.get("/1.0/profiles?recursion=1"));
     let answers = futures_util::future::join_all(requests).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
+    daemon.stop().await;
+}
+
+async fn an_image_is_taken_in_and_given_out_again() {
+    let daemon = Daemon::start().await;
+    let metadata = fixture::archive(&[(
+        "metadata.yaml",
+        "architecture: x86_64\ncreation_date: 1700000000\nproperties: {os: Test}\n",
+    )]);
+    let rootfs = fixture::archive(&[("etc/hostname", "test\n"), ("bin/sh", "#!\n")]);
+    let mut form = Vec::new();
+    for (name, content) in [("metadata", &metadata), ("rootfs", &rootfs)] {
+        form.extend(format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"x\"\r\n\r\n").bytes());
+        form.extend(content);
+        form.extend(b"\r\n");
+    }
+    form.extend(b"--b--\r\n");
+    let headers = [
+        ("Content-Type", "multipart/form-data; boundary=b"),
+        ("X-Incus-aliases", "alias=test%2F1"),
+        ("X-LXD-properties", "release=one"),
+        ("X-LXD-Public", "1"),
+    ];
+    let posted = daemon.send_bytes("POST", "/1.0/images", &headers, form).await;
+    assert_eq!(posted.status, 202, "{}", posted.body);
+    let wait = format!("{}/wait?timeout=60", posted.body["operation"].as_str().unwrap());
+    let ended = daemon.get(&wait).await.body["metadata"].take();
+    assert_eq!(ended["status_code"], 200, "{ended}");
+    let fingerprint = ended["metadata"]["fingerprint"].as_str().unwrap().to_owned();
+
+    let image = daemon.get(&format!("/1.0/images/{}", &fingerprint[..12])).await.body["metadata"].take();
+    assert_eq!(
+        (&image["properties"]["os"], &image["properties"]["release"]),
+        (&json!("Test"), &json!("one"))
+    );
+    assert_eq!(
+        (&image["public"], &image["aliases"][0]["name"]),
+        (&json!(true), &json!("test/1"))
+    );
+    for alias in ["/1.0/images/aliases/test%2F1", "/1.0/images/aliases/test/1"] {
+        assert_eq!(
+            daemon.get(alias).await.body["metadata"]["target"],
+            fingerprint,
+            "{alias}"
+        );
+    }
+    let found = daemon
+        .get("/1.0/images?recursion=1&filter=properties.os+eq+test+and+public+eq+true")
+        .await;
+    assert_eq!(found.body["metadata"].as_array().unwrap().len(), 1);
+
+    let export = daemon.raw(&format!("/1.0/images/{fingerprint}/export")).await;
+    let holds = |part: &[u8]| export.windows(part.len()).any(|window| window == part);
+    assert!(holds(&metadata) && holds(&rootfs));
+    let gone = daemon
+        .send("DELETE", &format!("/1.0/images/{fingerprint}"), &[], "")
+        .await;
+    let wait = format!("{}/wait", gone.body["operation"].as_str().unwrap());
+    assert_eq!(daemon.get(&wait).await.body["metadata"]["status_code"], 200);
+    assert_eq!(daemon.get("/1.0/images/aliases").await.body["metadata"], json!([]));
+    assert_eq!(daemon.staged_files(), Vec::<String>::new());
     daemon.stop().await;
 }
