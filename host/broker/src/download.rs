@@ -60,7 +60,7 @@ pub struct Downloaded {
 /// # Errors
 /// `not-found` where the server says so; `unavailable`, `timeout` and `io` where it can't be reached or breaks off again and
 /// again, which may be repeated; `limit` for a file larger than allowed; `invalid` for one of another size or checksum than
-/// said, of which nothing is kept; `no-space`; `cancelled`, after which a later call goes on.
+/// said; `no-space`; of these nothing is kept; `cancelled`, after which a later call goes on.
 pub async fn download(request: &DownloadRequest, progress: &dyn Progress, cancel: &Cancel) -> Result<Downloaded, DriverError> {
     let url = parse(&request.url)?;
     if let Some(sum) = &request.sha256
@@ -75,7 +75,34 @@ pub async fn download(request: &DownloadRequest, progress: &dyn Progress, cancel
     let turn = turn_for(request.dir.join(&name));
     let _turn = turn.lock().await;
     let transfer = Transfer { request, url, part: request.dir.join(format!("{name}.part")), progress, cancel };
-    transfer.run().await
+    let done = transfer.run().await;
+    if done.as_ref().is_err_and(|e| e.is("no-space")) {
+        // The room is needed, by others too.
+        transfer.discard().await;
+    }
+    done
+}
+
+/// Removes what broken downloads left in `dir` and nobody has gone on with for `age`: for the core when it starts.
+///
+/// # Errors
+/// `io` where the directory can't be read or a file can't be removed.
+pub async fn remove_parts(dir: &Path, age: Duration) -> Result<(), DriverError> {
+    let dir = dir.to_owned();
+    blocking(move || {
+        let fail = |e| io(format_args!("can't list {}", dir.display()), &e);
+        for entry in std::fs::read_dir(&dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let is_part = entry.file_name().to_str().is_some_and(|name| name.ends_with(".part") || name.ends_with(".part.json"));
+            // A clock that was set back makes a file of the future, which is young.
+            let old = entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= age));
+            if is_part && old {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// One at a time may write a file.
