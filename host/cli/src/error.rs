@@ -51,12 +51,12 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// YAML that can't be read.
-    #[error("{what} is not the YAML that is expected here")]
+    #[error("{what} is not the YAML that is expected here: {reason}")]
     Yaml {
         /// Where it came from.
         what: String,
-        /// Where reading it ended.
-        source: Box<serde_saphyr::Error>,
+        /// Where reading it ended, and why.
+        reason: String,
     },
     /// JSON that can't be read or written.
     #[error("{what} is not the JSON that is expected here")]

@@ -262,7 +262,7 @@ fn preset() -> Result<Preset> {
     };
     output::from_yaml(
         &text,
-        "standard input (from /dev/null it would not be read as the instance's configuration)",
+        "standard input (which is read as the instance's configuration)",
     )
 }
 

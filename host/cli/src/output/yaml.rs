@@ -18,9 +18,11 @@ pub(crate) fn to_yaml<T: Serialize>(value: &T) -> Result<String> {
 
 /// Reads an object from YAML; `what` says where the text came from.
 pub(crate) fn from_yaml<T: DeserializeOwned>(text: &str, what: &str) -> Result<T> {
-    serde_saphyr::from_str(text).map_err(|source| Error::Yaml {
-        what: what.into(),
-        source: Box::new(source),
+    serde_saphyr::from_str(text).map_err(|error| {
+        // The first line says all; those after it draw the place.
+        let text = error.to_string();
+        let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Error::Yaml { what: what.into(), reason }
     })
 }
 
