@@ -186,7 +186,7 @@ async fn next(stream: &mut SplitStream<WebSocket>) -> Input {
 /// Standard input: until the client ends it, or nobody reads it any more.
 async fn input(socket: WebSocket, fd: OwnedFd) -> io::Result<()> {
     let fd = Descriptor::for_writing(fd)?;
-    let (mut sink, mut stream) = socket.split();
+    let (sink, mut stream) = socket.split();
     loop {
         let message = tokio::select! {
             message = next(&mut stream) => message,
@@ -206,7 +206,7 @@ async fn input(socket: WebSocket, fd: OwnedFd) -> io::Result<()> {
         }
     }
     drop(fd);
-    close(&mut sink, CloseCode::Normal, "").await;
+    close(sink, stream, CloseCode::Normal, "").await;
     Ok(())
 }
 
@@ -219,7 +219,7 @@ async fn output(socket: WebSocket, fd: OwnedFd, over: watch::Receiver<bool>) -> 
         // A client that has closed it wants no more. What it sends here has no meaning.
         () = gone(&mut stream) => {}
     }
-    close(&mut sink, CloseCode::Normal, "").await;
+    close(sink, stream, CloseCode::Normal, "").await;
     Ok(())
 }
 
@@ -237,7 +237,7 @@ async fn both(socket: WebSocket, fd: OwnedFd, over: Option<watch::Receiver<bool>
         result = send_all(&fd, &mut sink, over) => result?,
         result = receive => result?,
     }
-    close(&mut sink, CloseCode::Normal, "").await;
+    close(sink, stream, CloseCode::Normal, "").await;
     Ok(())
 }
 
@@ -286,19 +286,22 @@ async fn ended(over: Option<&mut watch::Receiver<bool>>) {
 
 /// Commands of a client. One that vanishes without closing the websocket takes its process with it, as with LXD.
 async fn control(socket: WebSocket, commands: mpsc::Sender<ExecControl>, mut over: watch::Receiver<bool>) {
-    let (mut sink, mut stream) = socket.split();
+    let (sink, mut stream) = socket.split();
     loop {
         let message = tokio::select! {
             message = stream.next() => message,
             () = ended(Some(&mut over)) => {
-                close(&mut sink, CloseCode::Normal, "").await;
+                close(sink, stream, CloseCode::Normal, "").await;
                 return;
             }
         };
         let command = match message {
             Some(Ok(Message::Text(text))) if text.len() <= COMMAND => serde_json::from_str(&text),
             Some(Ok(Message::Binary(bytes))) if bytes.len() <= COMMAND => serde_json::from_slice(&bytes),
-            Some(Ok(Message::Close(_))) => return,
+            Some(Ok(Message::Close(_))) => {
+                close(sink, stream, CloseCode::Normal, "").await;
+                return;
+            }
             Some(Ok(_)) => continue,
             Some(Err(_)) | None => {
                 let kill = ExecControl {

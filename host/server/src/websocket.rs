@@ -8,7 +8,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use futures_util::SinkExt;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
@@ -26,6 +27,8 @@ pub(crate) type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 const MESSAGE: usize = 4 << 20;
 /// How long a client may take to read what it is sent before it is given up.
 pub(crate) const STALLED: Duration = Duration::from_secs(30);
+/// How long a client may take to answer the end of a websocket.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A request to become a websocket.
 pub(crate) struct Handshake {
@@ -172,20 +175,24 @@ where
     }
 }
 
-/// Says goodbye. The client may be gone already, which is no matter.
-pub(crate) async fn close<S>(sink: &mut S, code: CloseCode, reason: &'static str)
-where
-    S: futures_util::Sink<Message, Error = Error> + Unpin,
-{
-    if let Err(error) = send(
-        sink,
-        Message::Close(Some(CloseFrame {
-            code,
-            reason: reason.into(),
-        })),
-    )
-    .await
-    {
-        tracing::trace!(%error, "a websocket was gone before it was closed");
+/// Says goodbye and waits for the client to do the same, so that the connection isn't torn from its hands (RFC 6455, section
+/// 7.1.1). A client that is gone already, or doesn't answer, is no matter.
+pub(crate) async fn close(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut stream: SplitStream<WebSocket>,
+    code: CloseCode,
+    reason: &'static str,
+) {
+    let goodbye = CloseFrame {
+        code,
+        reason: reason.into(),
+    };
+    if let Err(error) = send(&mut sink, Message::Close(Some(goodbye))).await {
+        // Also when the client was first: its goodbye is then answered by what follows.
+        tracing::trace!(%error, "a websocket was closed by its client");
+    }
+    let answered = async { while let Some(Ok(_)) = stream.next().await {} };
+    if tokio::time::timeout(GOODBYE, answered).await.is_err() {
+        tracing::trace!("a websocket's client did not answer the goodbye");
     }
 }

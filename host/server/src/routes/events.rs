@@ -82,7 +82,7 @@ async fn tell(
                 Ok(_) => continue,
                 Err(RecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "a listener to events is too slow and is cut off");
-                    close(&mut sink, CloseCode::Again, "events were lost, because they were not read in time").await;
+                    close(sink, stream, CloseCode::Again, "events were lost, because they were not read in time").await;
                     return;
                 }
                 Err(RecvError::Closed) => break,
@@ -92,12 +92,15 @@ async fn tell(
             message = stream.next() => match message {
                 // Nothing that a listener sends has a meaning, but for its going away.
                 Some(Ok(message)) if !message.is_close() => continue,
-                _ => return,
+                _ => {
+                    close(sink, stream, CloseCode::Normal, "").await;
+                    return;
+                }
             },
         };
         if send(&mut sink, message).await.is_err() {
             return;
         }
     }
-    close(&mut sink, CloseCode::Away, "the server goes down").await;
+    close(sink, stream, CloseCode::Away, "the server goes down").await;
 }
