@@ -18,9 +18,16 @@ const MAX_STAGE: usize = 200;
 /// Does a `log`, `metric`, `config` or `progress` request.
 pub(crate) fn call(cx: &CallContext, request: Request) -> Result<Response, DriverError> {
     match request {
-        Request::Log { level, message, mut fields } => {
+        Request::Log {
+            level,
+            message,
+            mut fields,
+        } => {
             fields.truncate(MAX_FIELDS);
-            let fields: Vec<_> = fields.iter().map(|(k, v)| (clean(k, MAX_METRIC), clean(v, MAX_LINE))).collect();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(k, v)| (clean(k, MAX_METRIC), clean(v, MAX_LINE)))
+                .collect();
             cx.log.write(level, &clean(&message, MAX_LINE), &fields);
             Ok(Response::Unit)
         }
@@ -51,15 +58,25 @@ fn clean(text: &str, max: usize) -> String {
         end -= 1;
     }
     let cut = text.get(..end).unwrap_or_default();
-    cut.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
+    cut.chars()
+        .map(|c| if c.is_control() && c != '\t' { ' ' } else { c })
+        .collect()
 }
 
 /// Names as Prometheus has them, without colons.
 fn check_metric(name: &str) -> Result<(), DriverError> {
     let good = name.len() <= MAX_METRIC
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if good { Ok(()) } else { Err(invalid(format!("{name:?} is not the name of a metric: [a-z][a-z0-9_]*"))) }
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if good {
+        Ok(())
+    } else {
+        Err(invalid(format!(
+            "{name:?} is not the name of a metric: [a-z][a-z0-9_]*"
+        )))
+    }
 }
 
 #[cfg(test)]

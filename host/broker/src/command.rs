@@ -45,7 +45,12 @@ impl Commands {
     pub(crate) fn open(state_id: &str) -> Result<Self, DriverError> {
         let prefix = format!("command-{state_id}-");
         let parents = Hierarchies::find().unified().map(|root| root.join(CGROUP_PARENT));
-        for entry in parents.and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().filter_map(Result::ok) {
+        for entry in parents
+            .and_then(|parent| fs::read_dir(parent).ok())
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
             if let Some(name) = entry.file_name().to_str()
                 && name.starts_with(&prefix)
             {
@@ -59,9 +64,15 @@ impl Commands {
     /// Does a `command` request.
     pub(crate) async fn call(&self, cx: &CallContext, request: Request) -> Result<Response, DriverError> {
         match request {
-            Request::CommandRun { program, args, env, trees } => {
-                self.run(cx, &program, args, env, &trees).await.map(Response::CommandOutput)
-            }
+            Request::CommandRun {
+                program,
+                args,
+                env,
+                trees,
+            } => self
+                .run(cx, &program, args, env, &trees)
+                .await
+                .map(Response::CommandOutput),
             other => Err(internal(format!("{} is not a function of command", other.function()))),
         }
     }
@@ -78,12 +89,24 @@ impl Commands {
         check_size(&args, &env, trees)?;
         let path = find_program(program)?;
         let trees = absolute_paths(cx, trees).await?;
-        let args = args.iter().map(|arg| fill_in(arg, &trees)).collect::<Result<Vec<_>, _>>()?;
+        let args = args
+            .iter()
+            .map(|arg| fill_in(arg, &trees))
+            .collect::<Result<Vec<_>, _>>()?;
         let name = format!("{}{}", self.prefix, uuid::Uuid::new_v4().simple());
         let (group, procs) = blocking(move || Group::make(name)).await?;
         let mut command = std::process::Command::new(&path);
-        command.args(args).env_clear().env("PATH", PROGRAM_PATH.join(":")).env("LANG", "C.UTF-8").envs(env).current_dir("/");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", PROGRAM_PATH.join(":"))
+            .env("LANG", "C.UTF-8")
+            .envs(env)
+            .current_dir("/");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         hutch_sys::command::confine(&mut command, procs);
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
@@ -110,7 +133,11 @@ impl Commands {
         };
         let status = status.map_err(|e| io(format_args!("can't wait for {program}"), &e))?;
         group.remove().await?;
-        Ok(CommandOutput { status: code(status), stdout: stdout.map_err(|e| io("can't read the output", &e))?, stderr: stderr.map_err(|e| io("can't read the output", &e))? })
+        Ok(CommandOutput {
+            status: code(status),
+            stdout: stdout.map_err(|e| io("can't read the output", &e))?,
+            stderr: stderr.map_err(|e| io("can't read the output", &e))?,
+        })
     }
 }
 
@@ -125,13 +152,23 @@ struct Group {
 impl Group {
     fn make(name: String) -> Result<(Self, OwnedFd), DriverError> {
         let root = Hierarchies::find().unified().ok_or_else(|| {
-            DriverError::new("unavailable", "programs need the unified control group hierarchy, which is not mounted")
+            DriverError::new(
+                "unavailable",
+                "programs need the unified control group hierarchy, which is not mounted",
+            )
         })?;
         let dir = root.join(CGROUP_PARENT).join(&name);
         let fail = |e| io(format_args!("can't make the control group {}", dir.display()), &e);
         fs::create_dir_all(&dir).map_err(fail)?;
-        let group = Self { name, dir: dir.clone(), removed: false };
-        let procs = fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs")).map_err(fail)?;
+        let group = Self {
+            name,
+            dir: dir.clone(),
+            removed: false,
+        };
+        let procs = fs::OpenOptions::new()
+            .write(true)
+            .open(dir.join("cgroup.procs"))
+            .map_err(fail)?;
         Ok((group, procs.into()))
     }
 
@@ -187,7 +224,10 @@ fn check_size(args: &[String], env: &[(String, String)], trees: &[TreePath]) -> 
         return Err(invalid("a variable of the environment has no name"));
     }
     if count > MAX_WORDS || bytes > MAX_BYTES {
-        return Err(DriverError::new("limit", format!("a command of {count} words and {bytes} bytes: at most {MAX_WORDS} and {MAX_BYTES}")));
+        return Err(DriverError::new(
+            "limit",
+            format!("a command of {count} words and {bytes} bytes: at most {MAX_WORDS} and {MAX_BYTES}"),
+        ));
     }
     Ok(())
 }
@@ -200,9 +240,16 @@ fn fill_in(arg: &str, trees: &[PathBuf]) -> Result<String, DriverError> {
     while let Some((before, after)) = rest.split_once(MARK) {
         let wrong = || invalid(format!("{arg:?} refers to a tree that is not given"));
         let (number, after) = after.split_once('}').ok_or_else(wrong)?;
-        let tree = number.parse::<usize>().ok().and_then(|number| trees.get(number)).ok_or_else(wrong)?;
+        let tree = number
+            .parse::<usize>()
+            .ok()
+            .and_then(|number| trees.get(number))
+            .ok_or_else(wrong)?;
         filled.push_str(before);
-        filled.push_str(tree.to_str().ok_or_else(|| invalid("the path of a tree is not UTF-8"))?);
+        filled.push_str(
+            tree.to_str()
+                .ok_or_else(|| invalid("the path of a tree is not UTF-8"))?,
+        );
         rest = after;
     }
     filled.push_str(rest);
@@ -211,7 +258,9 @@ fn fill_in(arg: &str, trees: &[PathBuf]) -> Result<String, DriverError> {
 
 /// Reads to the end and keeps the last [`MAX_OUTPUT`] bytes. Now and then the last line is shown as progress.
 async fn tail(stream: Option<impl AsyncRead + Unpin>, progress: &Arc<dyn Progress>) -> std::io::Result<Vec<u8>> {
-    let Some(mut stream) = stream else { return Ok(Vec::new()) };
+    let Some(mut stream) = stream else {
+        return Ok(Vec::new());
+    };
     let mut kept = Vec::new();
     let mut shown: Option<Instant> = None;
     let mut buffer = vec![0; 16 << 10];
@@ -240,9 +289,16 @@ async fn tail(stream: Option<impl AsyncRead + Unpin>, progress: &Arc<dyn Progres
 /// The last line that is complete, without what moves a terminal.
 fn last_line(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().rposition(|&b| b == b'\n')?;
-    let start = bytes.get(..end)?.iter().rposition(|&b| b == b'\n' || b == b'\r').map_or(0, |at| at + 1);
+    let start = bytes
+        .get(..end)?
+        .iter()
+        .rposition(|&b| b == b'\n' || b == b'\r')
+        .map_or(0, |at| at + 1);
     let line = bytes.get(start..end.min(start + PROGRESS_LINE))?;
-    let text: String = String::from_utf8_lossy(line).chars().filter(|c| !c.is_control()).collect();
+    let text: String = String::from_utf8_lossy(line)
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
@@ -250,7 +306,9 @@ fn last_line(bytes: &[u8]) -> Option<String> {
 /// As a shell has it: the exit status, or 128 and the signal.
 fn code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt as _;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -260,7 +318,10 @@ mod tests {
     #[test]
     fn placeholders_are_filled_in_once() {
         let trees = [PathBuf::from("/srv/{tree:1}"), PathBuf::from("/b")];
-        assert_eq!(fill_in("--to={tree:0}/x:{tree:1}", &trees).unwrap(), "--to=/srv/{tree:1}/x:/b");
+        assert_eq!(
+            fill_in("--to={tree:0}/x:{tree:1}", &trees).unwrap(),
+            "--to=/srv/{tree:1}/x:/b"
+        );
         assert_eq!(fill_in("plain {x}", &trees).unwrap(), "plain {x}");
         for bad in ["{tree:2}", "{tree:", "{tree:x}", "{tree:-1}"] {
             assert!(fill_in(bad, &trees).is_err(), "{bad}");

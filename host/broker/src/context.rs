@@ -44,7 +44,10 @@ pub struct SubjectLimits {
 
 impl Default for SubjectLimits {
     fn default() -> Self {
-        Self { kv_bytes: 1 << 20, http_timeout: Duration::from_secs(60) }
+        Self {
+            kv_bytes: 1 << 20,
+            http_timeout: Duration::from_secs(60),
+        }
     }
 }
 

@@ -61,20 +61,35 @@ pub struct Downloaded {
 /// `not-found` where the server says so; `unavailable`, `timeout` and `io` where it can't be reached or breaks off again and
 /// again, which may be repeated; `limit` for a file larger than allowed; `invalid` for one of another size or checksum than
 /// said; `no-space`; of these nothing is kept; `cancelled`, after which a later call goes on.
-pub async fn download(request: &DownloadRequest, progress: &dyn Progress, cancel: &Cancel) -> Result<Downloaded, DriverError> {
+pub async fn download(
+    request: &DownloadRequest,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Downloaded, DriverError> {
     let url = parse(&request.url)?;
     if let Some(sum) = &request.sha256
         && (sum.len() != 64 || !sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
     {
-        return Err(invalid(format!("{sum:?} is not a SHA-256 checksum in lower-case hexadecimal")));
+        return Err(invalid(format!(
+            "{sum:?} is not a SHA-256 checksum in lower-case hexadecimal"
+        )));
     }
     if request.size.is_some_and(|size| size > request.limit) {
         return Err(too_large(&url, request.limit));
     }
-    let name = request.sha256.clone().unwrap_or_else(|| format!("url-{}", hex::encode(Sha256::digest(url.as_str().as_bytes()))));
+    let name = request
+        .sha256
+        .clone()
+        .unwrap_or_else(|| format!("url-{}", hex::encode(Sha256::digest(url.as_str().as_bytes()))));
     let turn = turn_for(request.dir.join(&name));
     let _turn = turn.lock().await;
-    let transfer = Transfer { request, url, part: request.dir.join(format!("{name}.part")), progress, cancel };
+    let transfer = Transfer {
+        request,
+        url,
+        part: request.dir.join(format!("{name}.part")),
+        progress,
+        cancel,
+    };
     let done = transfer.run().await;
     if done.as_ref().is_err_and(|e| e.is("no-space")) {
         // The room is needed, by others too.
@@ -93,9 +108,15 @@ pub async fn remove_parts(dir: &Path, age: Duration) -> Result<(), DriverError> 
         let fail = |e| io(format_args!("can't list {}", dir.display()), &e);
         for entry in std::fs::read_dir(&dir).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            let is_part = entry.file_name().to_str().is_some_and(|name| name.ends_with(".part") || name.ends_with(".part.json"));
+            let is_part = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.ends_with(".part") || name.ends_with(".part.json"));
             // A clock that was set back makes a file of the future, which is young.
-            let old = entry.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= age));
+            let old = entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= age));
             if is_part && old {
                 remove(&entry.path())?;
             }
@@ -184,8 +205,17 @@ impl Transfer<'_> {
     async fn read_part(&self) -> Result<Part, DriverError> {
         let (path, version_path, url) = (self.part.clone(), self.version_path(), self.url.to_string());
         blocking(move || {
-            let none = Part { version: Version { url: url.clone(), validator: None }, length: 0, hash: Sha256::new() };
-            let Ok(text) = std::fs::read(&version_path) else { return Ok(none) };
+            let none = Part {
+                version: Version {
+                    url: url.clone(),
+                    validator: None,
+                },
+                length: 0,
+                hash: Sha256::new(),
+            };
+            let Ok(text) = std::fs::read(&version_path) else {
+                return Ok(none);
+            };
             let version: Version = match serde_json::from_slice(&text) {
                 Ok(version) => version,
                 Err(_) => return Ok(none),
@@ -215,9 +245,16 @@ impl Transfer<'_> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if part.length > 0
-            && let Some(validator) = part.version.validator.as_deref().and_then(|v| HeaderValue::from_str(v).ok())
+            && let Some(validator) = part
+                .version
+                .validator
+                .as_deref()
+                .and_then(|v| HeaderValue::from_str(v).ok())
         {
-            headers.insert(RANGE, HeaderValue::from_str(&format!("bytes={}-", part.length)).map_err(|e| internal(e.to_string()))?);
+            headers.insert(
+                RANGE,
+                HeaderValue::from_str(&format!("bytes={}-", part.length)).map_err(|e| internal(e.to_string()))?,
+            );
             headers.insert(IF_RANGE, validator);
         }
         let answer = tokio::select! {
@@ -229,32 +266,61 @@ impl Transfer<'_> {
             other => other?,
         };
         match answer.status() {
-            StatusCode::PARTIAL_CONTENT if range_start(&answer) == Some(part.length) => self.receive(answer, part, false).await,
+            StatusCode::PARTIAL_CONTENT if range_start(&answer) == Some(part.length) => {
+                self.receive(answer, part, false).await
+            }
             StatusCode::OK => {
-                let version = Version { url: self.url.to_string(), validator: validator(&answer) };
-                self.receive(answer, Part { version, length: 0, hash: Sha256::new() }, true).await
+                let version = Version {
+                    url: self.url.to_string(),
+                    validator: validator(&answer),
+                };
+                self.receive(
+                    answer,
+                    Part {
+                        version,
+                        length: 0,
+                        hash: Sha256::new(),
+                    },
+                    true,
+                )
+                .await
             }
             // What is there is all that there is, or of another file: its size and checksum tell.
             StatusCode::RANGE_NOT_SATISFIABLE if part.length > 0 => Ok(Attempt::Complete(part)),
-            StatusCode::NOT_FOUND | StatusCode::GONE => Err(DriverError::new("not-found", format!("{} is not there ({})", self.url, answer.status()))),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Err(DriverError::new(
+                "not-found",
+                format!("{} is not there ({})", self.url, answer.status()),
+            )),
             status => {
-                let mut error = DriverError::new("unavailable", format!("the server answers {status} for {}", self.url));
+                let mut error =
+                    DriverError::new("unavailable", format!("the server answers {status} for {}", self.url));
                 error.retryable = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                if error.retryable { Ok(Attempt::Broken(part, error)) } else { Err(error) }
+                if error.retryable {
+                    Ok(Attempt::Broken(part, error))
+                } else {
+                    Err(error)
+                }
             }
         }
     }
 
     /// Adds what comes to the part. Everything that has come is written before this returns, so that no byte is fetched twice.
     async fn receive(&self, answer: Response, part: Part, afresh: bool) -> Result<Attempt, DriverError> {
-        let total = answer.content_length().map(|rest| part.length.saturating_add(rest)).or(self.request.size);
+        let total = answer
+            .content_length()
+            .map(|rest| part.length.saturating_add(rest))
+            .or(self.request.size);
         let most = self.request.size.unwrap_or(self.request.limit);
         if total.is_some_and(|total| total > self.request.limit) {
             self.discard().await;
             return Err(too_large(&self.url, self.request.limit));
         }
         let writer = self.open(&part, afresh).await?;
-        let mut writer = Writer { file: Some(writer), part, waiting: Vec::new() };
+        let mut writer = Writer {
+            file: Some(writer),
+            part,
+            waiting: Vec::new(),
+        };
         self.progress.report("bytes fetched", writer.part.length, total);
         let mut pieces = answer.bytes_stream();
         let broken = loop {
@@ -272,7 +338,10 @@ impl Transfer<'_> {
                     if writer.part.length + (writer.waiting.len() + piece.len()) as u64 > most {
                         self.discard().await;
                         return Err(match self.request.size {
-                            Some(size) => invalid(format!("{} is larger than the {size} bytes that it should have", self.url)),
+                            Some(size) => invalid(format!(
+                                "{} is larger than the {size} bytes that it should have",
+                                self.url
+                            )),
                             None => too_large(&self.url, self.request.limit),
                         });
                     }
@@ -291,7 +360,15 @@ impl Transfer<'_> {
         match broken {
             Some(error) => Ok(Attempt::Broken(part, error)),
             None if short => {
-                let mut error = DriverError::new("io", format!("{} broke off after {} of {} bytes", self.url, part.length, total.unwrap_or_default()));
+                let mut error = DriverError::new(
+                    "io",
+                    format!(
+                        "{} broke off after {} of {} bytes",
+                        self.url,
+                        part.length,
+                        total.unwrap_or_default()
+                    ),
+                );
                 error.retryable = true;
                 Ok(Attempt::Broken(part, error))
             }
@@ -300,7 +377,12 @@ impl Transfer<'_> {
     }
 
     async fn open(&self, part: &Part, afresh: bool) -> Result<std::fs::File, DriverError> {
-        let (path, version_path, version, length) = (self.part.clone(), self.version_path(), part.version.clone(), part.length);
+        let (path, version_path, version, length) = (
+            self.part.clone(),
+            self.version_path(),
+            part.version.clone(),
+            part.length,
+        );
         blocking(move || {
             let fail = |e| io(format_args!("can't write {}", path.display()), &e);
             if afresh {
@@ -312,7 +394,11 @@ impl Transfer<'_> {
                     }
                 }
             }
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(fail)?;
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .map_err(fail)?;
             file.set_len(length).map_err(fail)?;
             if afresh {
                 let text = serde_json::to_vec(&version).map_err(|e| internal(e.to_string()))?;
@@ -330,20 +416,28 @@ impl Transfer<'_> {
             && size != part.length
         {
             self.discard().await;
-            return Err(invalid(format!("{} has {} bytes and should have {size}", self.url, part.length)));
+            return Err(invalid(format!(
+                "{} has {} bytes and should have {size}",
+                self.url, part.length
+            )));
         }
         if let Some(wanted) = &self.request.sha256
             && *wanted != sha256
         {
             self.discard().await;
-            return Err(invalid(format!("{} has the checksum {sha256} and should have {wanted}", self.url)));
+            return Err(invalid(format!(
+                "{} has the checksum {sha256} and should have {wanted}",
+                self.url
+            )));
         }
         let (part_path, version_path) = (self.part.clone(), self.version_path());
         let path = self.request.dir.join(&sha256);
         let size = part.length;
         blocking(move || {
             let fail = |e| io(format_args!("can't keep {}", path.display()), &e);
-            std::fs::File::open(&part_path).and_then(|file| file.sync_data()).map_err(fail)?;
+            std::fs::File::open(&part_path)
+                .and_then(|file| file.sync_data())
+                .map_err(fail)?;
             std::fs::rename(&part_path, &path).map_err(fail)?;
             // A note without its part says nothing.
             let _ = std::fs::remove_file(&version_path);
@@ -369,7 +463,9 @@ impl Transfer<'_> {
 
 fn remove(path: &Path) -> Result<(), DriverError> {
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io(format_args!("can't remove {}", path.display()), &e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(io(format_args!("can't remove {}", path.display()), &e))
+        }
         _ => Ok(()),
     }
 }
@@ -387,10 +483,13 @@ impl Writer {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let Some(mut file) = self.file.take() else { return Err(internal("a download's file is in use")) };
+        let Some(mut file) = self.file.take() else {
+            return Err(internal("a download's file is in use"));
+        };
         let (bytes, mut part, path) = (std::mem::take(&mut self.waiting), self.part.clone(), path.to_owned());
         let (file, part, mut bytes) = blocking(move || {
-            file.write_all(&bytes).map_err(|e| io(format_args!("can't write {}", path.display()), &e))?;
+            file.write_all(&bytes)
+                .map_err(|e| io(format_args!("can't write {}", path.display()), &e))?;
             part.hash.update(&bytes);
             part.length += bytes.len() as u64;
             Ok((file, part, bytes))
@@ -404,8 +503,16 @@ impl Writer {
 
 /// What says that the server still has the same version: weak entity tags don't (RFC 9110, 13.1.5).
 fn validator(answer: &Response) -> Option<String> {
-    let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    header(ETAG).filter(|tag| !tag.starts_with("W/")).or_else(|| header(LAST_MODIFIED))
+    let header = |name| {
+        answer
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    header(ETAG)
+        .filter(|tag| !tag.starts_with("W/"))
+        .or_else(|| header(LAST_MODIFIED))
 }
 
 /// Where a part of a file begins: `bytes 100-199/200`.
@@ -415,5 +522,8 @@ fn range_start(answer: &Response) -> Option<u64> {
 }
 
 fn too_large(url: &Url, limit: u64) -> DriverError {
-    DriverError::new("limit", format!("{url} is larger than the {limit} bytes that are allowed"))
+    DriverError::new(
+        "limit",
+        format!("{url} is larger than the {limit} bytes that are allowed"),
+    )
 }

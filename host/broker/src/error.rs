@@ -21,7 +21,10 @@ pub fn code_of(errno: Errno) -> &'static str {
 /// The error for a failed system call: `what` says what could not be done to which object, as the beginning of a sentence.
 pub(crate) fn os(what: impl std::fmt::Display, errno: Errno) -> DriverError {
     let mut error = DriverError::new(code_of(errno), format!("{what}: {}", describe(errno)));
-    error.retryable = matches!(errno, Errno::INTR | Errno::AGAIN | Errno::BUSY | Errno::TXTBSY | Errno::MFILE | Errno::NFILE);
+    error.retryable = matches!(
+        errno,
+        Errno::INTR | Errno::AGAIN | Errno::BUSY | Errno::TXTBSY | Errno::MFILE | Errno::NFILE
+    );
     error
 }
 
@@ -56,7 +59,10 @@ fn describe(errno: Errno) -> String {
 
 fn lower(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|c| c.to_lowercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -67,6 +73,9 @@ mod tests {
     fn full_disks_and_quotas_are_no_space() {
         assert_eq!(os("can't write a", Errno::NOSPC).code, "no-space");
         assert_eq!(os("can't write a", Errno::DQUOT).code, "no-space");
-        assert_eq!(os("can't write a", Errno::NOSPC).message, "can't write a: no space left on device");
+        assert_eq!(
+            os("can't write a", Errno::NOSPC).message,
+            "can't write a: no space left on device"
+        );
     }
 }

@@ -19,7 +19,10 @@ pub struct Grants {
 impl Grants {
     /// The grants of a plugin whose operator gave it what it asks for.
     pub fn as_requested(requested: Permissions) -> Self {
-        Self { granted: requested.clone(), requested }
+        Self {
+            granted: requested.clone(),
+            requested,
+        }
     }
 }
 
@@ -117,20 +120,39 @@ impl<'a> Granter<'a> {
     /// # Errors
     /// `not-requested`, `not-granted`.
     pub fn service(&self, program: &str) -> Result<(), DriverError> {
-        self.check(&format!("service={program}"), |p| p.service.iter().any(|name| name == program))
+        self.check(&format!("service={program}"), |p| {
+            p.service.iter().any(|name| name == program)
+        })
     }
 
     /// Whether `program` may be run with these arguments and additions to its environment.
     ///
     /// # Errors
     /// `not-requested`, `not-granted`.
-    pub fn command(&self, program: &str, args: &[String], env: &[(String, String)]) -> Result<CommandGrant, DriverError> {
-        let what = format!("command={}", std::iter::once(program).chain(args.iter().map(String::as_str)).collect::<Vec<_>>().join(" "));
+    pub fn command(
+        &self,
+        program: &str,
+        args: &[String],
+        env: &[(String, String)],
+    ) -> Result<CommandGrant, DriverError> {
+        let what = format!(
+            "command={}",
+            std::iter::once(program)
+                .chain(args.iter().map(String::as_str))
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
         let find = |list: &'a [CommandPermission]| list.iter().find(|p| p.allows(program, args, env));
         let requested = find(&self.subject.grants.requested.command).ok_or_else(|| self.not_requested(&what))?;
         let granted = find(&self.subject.grants.granted.command).ok_or_else(|| self.not_granted(&what))?;
-        let seconds = [requested.timeout, granted.timeout].into_iter().flatten().min().unwrap_or(DEFAULT_COMMAND_SECONDS);
-        Ok(CommandGrant { timeout: std::time::Duration::from_secs(seconds) })
+        let seconds = [requested.timeout, granted.timeout]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(DEFAULT_COMMAND_SECONDS);
+        Ok(CommandGrant {
+            timeout: std::time::Duration::from_secs(seconds),
+        })
     }
 
     /// Whether `url` may be fetched in this call. Asked again for each redirection.
@@ -140,7 +162,11 @@ impl<'a> Granter<'a> {
     pub fn http(&self, cx: &CallContext, url: &reqwest::Url) -> Result<(), DriverError> {
         let origin = cx.call.origin.as_deref().and_then(|o| reqwest::Url::parse(o).ok());
         let what = format!("http={}", url.origin().ascii_serialization());
-        self.check(&what, |p| p.http.iter().any(|pattern| crate::permission::url_matches(pattern, url, origin.as_ref())))
+        self.check(&what, |p| {
+            p.http
+                .iter()
+                .any(|pattern| crate::permission::url_matches(pattern, url, origin.as_ref()))
+        })
     }
 
     fn check(&self, what: &str, has: impl Fn(&Permissions) -> bool) -> Result<(), DriverError> {

@@ -9,7 +9,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
 
 use crate::error::{invalid, io};
-use crate::{Broker, CallContext, Request, Response, basics, command, filter, fs, http, kv, link, service, system, watch};
+use crate::{
+    Broker, CallContext, Request, Response, basics, command, filter, fs, http, kv, link, service, system, watch,
+};
 
 /// What a [`HostBroker`] needs.
 #[derive(Clone, Debug)]
@@ -42,9 +44,17 @@ impl HostBroker {
     /// # Errors
     /// `io` and its like when the state directory can't be used; `unavailable` for a store of a newer version.
     pub async fn new(config: HostBrokerConfig) -> Result<Self, DriverError> {
-        let HostBrokerConfig { state_dir, runtime, events } = config;
-        let state_dir = std::fs::canonicalize(&state_dir)
-            .map_err(|e| io(format_args!("can't use the state directory {}", state_dir.display()), &e))?;
+        let HostBrokerConfig {
+            state_dir,
+            runtime,
+            events,
+        } = config;
+        let state_dir = std::fs::canonicalize(&state_dir).map_err(|e| {
+            io(
+                format_args!("can't use the state directory {}", state_dir.display()),
+                &e,
+            )
+        })?;
         let state_id = state_id(&state_dir);
         let service = Arc::new(service::Services::new(&state_dir, runtime)?);
         let watch = watch::Watches::open(&state_dir, Arc::clone(&service), events)?;
@@ -116,7 +126,11 @@ impl Broker for HostBroker {
 /// filter tables, control groups. Eight hexadecimal digits.
 pub fn state_id(state_dir: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
-    hex::encode(Sha256::digest(state_dir.as_os_str().as_bytes()).get(..4).unwrap_or_default())
+    hex::encode(
+        Sha256::digest(state_dir.as_os_str().as_bytes())
+            .get(..4)
+            .unwrap_or_default(),
+    )
 }
 
 /// Names of objects, of networks and of what a driver makes for them become parts of names on the host. They are checked
@@ -126,8 +140,15 @@ pub fn state_id(state_dir: &Path) -> String {
 /// `invalid` for what is not 1 to 63 letters, digits, `.`, `_` and `-`, beginning with a letter or digit.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), DriverError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    let good = name.len() <= 63 && name.bytes().all(plain) && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if good { Ok(()) } else { Err(invalid(format!("{what} {name:?} is not 1 to 63 letters, digits, dots, underscores and dashes"))) }
+    let good =
+        name.len() <= 63 && name.bytes().all(plain) && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    if good {
+        Ok(())
+    } else {
+        Err(invalid(format!(
+            "{what} {name:?} is not 1 to 63 letters, digits, dots, underscores and dashes"
+        )))
+    }
 }
 
 #[cfg(test)]

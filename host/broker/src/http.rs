@@ -56,12 +56,20 @@ impl Client {
     /// Does an `http` request.
     pub(crate) async fn call(self, cx: &CallContext, request: Request) -> Result<Response, DriverError> {
         match request {
-            Request::HttpGet { url, headers, limit } => self.get(cx, &url, &headers, limit).await.map(Response::HttpResponse),
+            Request::HttpGet { url, headers, limit } => {
+                self.get(cx, &url, &headers, limit).await.map(Response::HttpResponse)
+            }
             other => Err(internal(format!("{} is not a function of http", other.function()))),
         }
     }
 
-    async fn get(self, cx: &CallContext, url: &str, headers: &[(String, String)], limit: Option<u64>) -> Result<HttpResponse, DriverError> {
+    async fn get(
+        self,
+        cx: &CallContext,
+        url: &str,
+        headers: &[(String, String)],
+        limit: Option<u64>,
+    ) -> Result<HttpResponse, DriverError> {
         let url = parse(url)?;
         let granter = cx.subject.granter();
         granter.http(cx, &url)?;
@@ -110,16 +118,32 @@ pub(crate) async fn follow(
         if cancel.is_cancelled() {
             return Err(cancelled(format_args!("can't fetch {url}")));
         }
-        let answer = client.get(at.clone()).headers(headers.clone()).send().await.map_err(|e| failure(&at, &e))?;
+        let answer = client
+            .get(at.clone())
+            .headers(headers.clone())
+            .send()
+            .await
+            .map_err(|e| failure(&at, &e))?;
         // 304 is an answer, and the others of this class that have no address are handed on as they are.
-        let Some(location) = answer.headers().get(LOCATION).filter(|_| matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308)) else {
+        let Some(location) = answer
+            .headers()
+            .get(LOCATION)
+            .filter(|_| matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308))
+        else {
             return Ok(answer);
         };
-        let location = location.to_str().map_err(|_| DriverError::new("io", format!("{at} redirects to what is not text")))?;
-        let next = at.join(location).map_err(|e| DriverError::new("io", format!("{at} redirects to {location:?}: {e}")))?;
+        let location = location
+            .to_str()
+            .map_err(|_| DriverError::new("io", format!("{at} redirects to what is not text")))?;
+        let next = at
+            .join(location)
+            .map_err(|e| DriverError::new("io", format!("{at} redirects to {location:?}: {e}")))?;
         let next = parse(next.as_str())?;
         if at.scheme() == "https" && next.scheme() == "http" {
-            return Err(DriverError::new("io", format!("{at} redirects to {next}, which is not encrypted")));
+            return Err(DriverError::new(
+                "io",
+                format!("{at} redirects to {next}, which is not encrypted"),
+            ));
         }
         allowed(&next)?;
         if next.origin() != at.origin() {
@@ -128,17 +152,26 @@ pub(crate) async fn follow(
         }
         at = next;
     }
-    Err(DriverError::new("io", format!("{url} redirects more than {MAX_REDIRECTS} times")))
+    Err(DriverError::new(
+        "io",
+        format!("{url} redirects more than {MAX_REDIRECTS} times"),
+    ))
 }
 
 async fn read(answer: Answer, limit: u64) -> Result<HttpResponse, DriverError> {
     let url = answer.url().clone();
-    let too_large = || DriverError::new("limit", format!("{url} is larger than the {limit} bytes that may be fetched"));
+    let too_large = || {
+        DriverError::new(
+            "limit",
+            format!("{url} is larger than the {limit} bytes that may be fetched"),
+        )
+    };
     if answer.content_length().is_some_and(|length| length > limit) {
         return Err(too_large());
     }
     let status = answer.status().as_u16();
-    let text = |(name, value): (&HeaderName, &HeaderValue)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()));
+    let text =
+        |(name, value): (&HeaderName, &HeaderValue)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()));
     let headers = answer.headers().iter().filter_map(text).collect();
     let mut body = Vec::new();
     let mut pieces = answer.bytes_stream();
@@ -155,8 +188,17 @@ async fn read(answer: Answer, limit: u64) -> Result<HttpResponse, DriverError> {
 /// Headers that a plugin may set: none that belong to the connection or the message's frame.
 fn read_headers(headers: &[(String, String)]) -> Result<HeaderMap, DriverError> {
     const FORBIDDEN: [&str; 11] = [
-        "host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "expect",
-        "proxy-authorization", "proxy-connection",
+        "host",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "expect",
+        "proxy-authorization",
+        "proxy-connection",
     ];
     if headers.len() > MAX_HEADERS {
         return Err(invalid(format!("{} headers: at most {MAX_HEADERS}", headers.len())));
@@ -171,7 +213,10 @@ fn read_headers(headers: &[(String, String)]) -> Result<HeaderMap, DriverError> 
         if FORBIDDEN.contains(&parsed.as_str()) {
             return Err(wrong("is the host's to set"));
         }
-        map.append(parsed, HeaderValue::from_str(value).map_err(|_| wrong("has a value that can't be sent"))?);
+        map.append(
+            parsed,
+            HeaderValue::from_str(value).map_err(|_| wrong("has a value that can't be sent"))?,
+        );
     }
     Ok(map)
 }
@@ -201,7 +246,11 @@ fn chain(error: &reqwest::Error) -> String {
         }
         next = cause.source();
     }
-    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+    if causes.is_empty() {
+        error.to_string()
+    } else {
+        causes.join(": ")
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +261,13 @@ mod tests {
     fn frames_and_secrets_are_the_hosts() {
         let read = |name: &str, value: &str| read_headers(&[(name.to_owned(), value.to_owned())]);
         assert!(read("If-None-Match", "\"x\"").is_ok());
-        for (name, value) in [("Host", "x"), ("content-length", "1"), ("a b", "x"), ("x", "a\r\nb: c"), ("x", &"a".repeat(5000))] {
+        for (name, value) in [
+            ("Host", "x"),
+            ("content-length", "1"),
+            ("a b", "x"),
+            ("x", "a\r\nb: c"),
+            ("x", &"a".repeat(5000)),
+        ] {
             assert!(read(name, value).is_err(), "{name}");
         }
     }
@@ -220,7 +275,14 @@ mod tests {
     #[test]
     fn addresses_are_absolute_and_without_passwords() {
         assert!(parse("http://127.0.0.1:80/x").is_ok());
-        for bad in ["", "/x", "file:///etc/passwd", "https://u:p@x/", "https://u@x/", "http://"] {
+        for bad in [
+            "",
+            "/x",
+            "file:///etc/passwd",
+            "https://u:p@x/",
+            "https://u@x/",
+            "http://",
+        ] {
             assert_eq!(parse(bad).unwrap_err().code, "invalid", "{bad}");
         }
     }

@@ -36,9 +36,18 @@ struct Write {
 }
 
 enum Change {
-    Set { key: String, value: Vec<u8> },
-    CompareAndSet { key: String, expected: Option<Vec<u8>>, value: Vec<u8> },
-    Delete { key: String },
+    Set {
+        key: String,
+        value: Vec<u8>,
+    },
+    CompareAndSet {
+        key: String,
+        expected: Option<Vec<u8>>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: String,
+    },
     Forget,
 }
 
@@ -60,7 +69,10 @@ impl Store {
             if let Some(parent) = path.parent() {
                 let mut builder = std::fs::DirBuilder::new();
                 std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-                builder.recursive(true).create(parent).map_err(|e| io(format_args!("can't make {}", parent.display()), &e))?;
+                builder
+                    .recursive(true)
+                    .create(parent)
+                    .map_err(|e| io(format_args!("can't make {}", parent.display()), &e))?;
             }
             let fail = |e| sql(&format!("can't open {}", path.display()), &e);
             let writer = connect(&path).map_err(fail)?;
@@ -79,15 +91,21 @@ impl Store {
     /// Does a `kv` request.
     pub(crate) async fn call(&self, cx: &CallContext, request: Request) -> Result<Response, DriverError> {
         match request {
-            Request::KvGet { key } => self.read(cx, move |db, plugin| get(db, plugin, &key)).await.map(Response::Bytes),
+            Request::KvGet { key } => self
+                .read(cx, move |db, plugin| get(db, plugin, &key))
+                .await
+                .map(Response::Bytes),
             Request::KvKeys { prefix, after, limit } => self
-                .read(cx, move |db, plugin| keys(db, plugin, &prefix, after.as_deref(), limit.min(MAX_KEYS)))
+                .read(cx, move |db, plugin| {
+                    keys(db, plugin, &prefix, after.as_deref(), limit.min(MAX_KEYS))
+                })
                 .await
                 .map(Response::Strings),
             Request::KvSet { key, value } => self.write(cx, Change::Set { key, value }).await.map(|_| Response::Unit),
-            Request::KvCompareAndSet { key, expected, value } => {
-                self.write(cx, Change::CompareAndSet { key, expected, value }).await.map(Response::Bool)
-            }
+            Request::KvCompareAndSet { key, expected, value } => self
+                .write(cx, Change::CompareAndSet { key, expected, value })
+                .await
+                .map(Response::Bool),
             Request::KvDelete { key } => self.write(cx, Change::Delete { key }).await.map(|_| Response::Unit),
             other => Err(internal(format!("{} is not a function of kv", other.function()))),
         }
@@ -133,7 +151,14 @@ impl Store {
     async fn submit(&self, plugin: &str, limit: u64, change: Change) -> Result<bool, DriverError> {
         let gone = || internal("the thread of the key-value store is gone");
         let (answer, result) = oneshot::channel();
-        self.writes.send(Write { plugin: plugin.to_owned(), limit, change, answer }).map_err(|_| gone())?;
+        self.writes
+            .send(Write {
+                plugin: plugin.to_owned(),
+                limit,
+                change,
+                answer,
+            })
+            .map_err(|_| gone())?;
         result.await.map_err(|_| gone())?
     }
 }
@@ -150,11 +175,17 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 fn prepare(db: &Connection, path: &Path) -> Result<(), DriverError> {
     let fail = |e| sql(&format!("can't prepare {}", path.display()), &e);
-    let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
+    let version: i64 = db
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(fail)?;
     if version > SCHEMA {
-        return Err(DriverError::new("unavailable", format!(
-            "{} was written by a newer version (layout {version}, known up to {SCHEMA})", path.display()
-        )));
+        return Err(DriverError::new(
+            "unavailable",
+            format!(
+                "{} was written by a newer version (layout {version}, known up to {SCHEMA})",
+                path.display()
+            ),
+        ));
     }
     if version == 0 {
         let script = format!(
@@ -180,7 +211,10 @@ fn run(mut db: Connection, mut writes: mpsc::UnboundedReceiver<Write>) {
         let results = commit(&mut db, &group);
         for (index, write) in group.into_iter().enumerate() {
             let result = match &results {
-                Ok(results) => results.get(index).cloned().unwrap_or_else(|| Err(internal("a write has no result"))),
+                Ok(results) => results
+                    .get(index)
+                    .cloned()
+                    .unwrap_or_else(|| Err(internal("a write has no result"))),
                 Err(e) => Err(sql("can't write the key-value store", e)),
             };
             // Whoever asked may have gone away; the write stays.
@@ -210,11 +244,16 @@ fn apply(db: &Connection, write: &Write) -> rusqlite::Result<Result<bool, Driver
         }
         Change::CompareAndSet { key, expected, value } => {
             let old = get(db, plugin, key)?;
-            if &old == expected { put(db, write, key, old.as_deref(), value) } else { Ok(Ok(false)) }
+            if &old == expected {
+                put(db, write, key, old.as_deref(), value)
+            } else {
+                Ok(Ok(false))
+            }
         }
         Change::Delete { key } => {
             if let Some(old) = get(db, plugin, key)? {
-                db.prepare_cached("DELETE FROM kv WHERE plugin = ?1 AND key = ?2")?.execute(params![plugin, key])?;
+                db.prepare_cached("DELETE FROM kv WHERE plugin = ?1 AND key = ?2")?
+                    .execute(params![plugin, key])?;
                 set_used(db, plugin, used(db, plugin)?.saturating_sub(cost(key, &old)))?;
             }
             Ok(Ok(true))
@@ -227,22 +266,34 @@ fn apply(db: &Connection, write: &Write) -> rusqlite::Result<Result<bool, Driver
     }
 }
 
-fn put(db: &Connection, write: &Write, key: &str, old: Option<&[u8]>, value: &[u8]) -> rusqlite::Result<Result<bool, DriverError>> {
+fn put(
+    db: &Connection,
+    write: &Write,
+    key: &str,
+    old: Option<&[u8]>,
+    value: &[u8],
+) -> rusqlite::Result<Result<bool, DriverError>> {
     let plugin = write.plugin.as_str();
     let before = used(db, plugin)?;
-    let after = before.saturating_sub(old.map_or(0, |old| cost(key, old))).saturating_add(cost(key, value));
+    let after = before
+        .saturating_sub(old.map_or(0, |old| cost(key, old)))
+        .saturating_add(cost(key, value));
     // A store that is over a limit that was lowered may still shrink.
     if after > write.limit && after > before {
         return Ok(Err(full(plugin, write.limit)));
     }
-    db.prepare_cached("INSERT INTO kv (plugin, key, value) VALUES (?1, ?2, ?3) ON CONFLICT (plugin, key) DO UPDATE SET value = ?3")?
-        .execute(params![plugin, key, value])?;
+    db.prepare_cached(
+        "INSERT INTO kv (plugin, key, value) VALUES (?1, ?2, ?3) ON CONFLICT (plugin, key) DO UPDATE SET value = ?3",
+    )?
+    .execute(params![plugin, key, value])?;
     set_used(db, plugin, after)?;
     Ok(Ok(true))
 }
 
 fn get(db: &Connection, plugin: &str, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
-    db.prepare_cached("SELECT value FROM kv WHERE plugin = ?1 AND key = ?2")?.query_row([plugin, key], |row| row.get(0)).optional()
+    db.prepare_cached("SELECT value FROM kv WHERE plugin = ?1 AND key = ?2")?
+        .query_row([plugin, key], |row| row.get(0))
+        .optional()
 }
 
 fn keys(db: &Connection, plugin: &str, prefix: &str, after: Option<&str>, limit: u32) -> rusqlite::Result<Vec<String>> {
@@ -256,7 +307,10 @@ fn keys(db: &Connection, plugin: &str, prefix: &str, after: Option<&str>, limit:
 }
 
 fn used(db: &Connection, plugin: &str) -> rusqlite::Result<u64> {
-    let bytes: Option<i64> = db.prepare_cached("SELECT bytes FROM used WHERE plugin = ?1")?.query_row([plugin], |row| row.get(0)).optional()?;
+    let bytes: Option<i64> = db
+        .prepare_cached("SELECT bytes FROM used WHERE plugin = ?1")?
+        .query_row([plugin], |row| row.get(0))
+        .optional()?;
     Ok(bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
 }
 
@@ -271,7 +325,12 @@ fn cost(key: &str, value: &[u8]) -> u64 {
 }
 
 fn full(plugin: &str, limit: u64) -> DriverError {
-    DriverError::new("limit", format!("the key-value store of {plugin} may hold {limit} bytes, which are used up (`kv-bytes` under [limits] in its manifest)"))
+    DriverError::new(
+        "limit",
+        format!(
+            "the key-value store of {plugin} may hold {limit} bytes, which are used up (`kv-bytes` under [limits] in its manifest)"
+        ),
+    )
 }
 
 fn sql(what: &str, error: &rusqlite::Error) -> DriverError {

@@ -21,6 +21,7 @@ mod kv;
 mod link;
 pub mod permission;
 pub mod request;
+pub mod response;
 mod service;
 mod system;
 mod watch;
@@ -30,9 +31,8 @@ pub use download::{DownloadRequest, Downloaded, download};
 pub use grant::{Granter, Grants};
 pub use host::{HostBroker, HostBrokerConfig, state_id};
 pub use permission::{CommandPermission, FixedPath, FsPermission, Permissions};
-pub use request::{
-    CommandOutput, DirEntry, FileInfo, HttpResponse, LinkInfo, LogLevel, Request, Response, ServiceStatus, Space,
-};
+pub use request::{LogLevel, Request};
+pub use response::{CommandOutput, DirEntry, FileInfo, HttpResponse, LinkInfo, Response, ServiceStatus, Space};
 
 use hutch_driver::DriverError;
 

@@ -28,7 +28,9 @@ impl Links {
     /// # Errors
     /// `io` where there is no room for one.
     pub(crate) fn open() -> Result<Self, DriverError> {
-        Ok(Self { handle: Arc::new(Handle::open().map_err(|e| driver_error(&e))?) })
+        Ok(Self {
+            handle: Arc::new(Handle::open().map_err(|e| driver_error(&e))?),
+        })
     }
 
     /// Does a `link` request.
@@ -38,7 +40,9 @@ impl Links {
             Request::LinkEnsureBridge { name, hwaddr, mtu } => {
                 own(cx, &name)?;
                 let hwaddr = hwaddr.as_deref().map(parse::<MacAddress>).transpose()?;
-                self.on(move |handle| handle.ensure_bridge(&name, hwaddr, mtu)).await.map(unit)
+                self.on(move |handle| handle.ensure_bridge(&name, hwaddr, mtu))
+                    .await
+                    .map(unit)
             }
             Request::LinkEnsureVeth { .. } => self.ensure_veth(cx, request).await.map(unit),
             Request::LinkDelete { name } => {
@@ -52,10 +56,18 @@ impl Links {
             Request::LinkSetAddresses { name, addresses } => {
                 own(cx, &name)?;
                 if addresses.len() > MAX_ADDRESSES {
-                    return Err(DriverError::new("limit", format!("{} addresses for {name}: at most {MAX_ADDRESSES}", addresses.len())));
+                    return Err(DriverError::new(
+                        "limit",
+                        format!("{} addresses for {name}: at most {MAX_ADDRESSES}", addresses.len()),
+                    ));
                 }
-                let addresses = addresses.iter().map(|text| parse::<Prefix>(text)).collect::<Result<Vec<_>, _>>()?;
-                self.on(move |handle| handle.set_addresses(&name, &addresses)).await.map(unit)
+                let addresses = addresses
+                    .iter()
+                    .map(|text| parse::<Prefix>(text))
+                    .collect::<Result<Vec<_>, _>>()?;
+                self.on(move |handle| handle.set_addresses(&name, &addresses))
+                    .await
+                    .map(unit)
             }
             Request::LinkSetUp { name, up } => {
                 own(cx, &name)?;
@@ -75,7 +87,16 @@ impl Links {
     }
 
     async fn ensure_veth(&self, cx: &CallContext, request: Request) -> Result<(), DriverError> {
-        let Request::LinkEnsureVeth { name, bridge, netns, guest_name, hwaddr, mtu, options } = request else {
+        let Request::LinkEnsureVeth {
+            name,
+            bridge,
+            netns,
+            guest_name,
+            hwaddr,
+            mtu,
+            options,
+        } = request
+        else {
             return Err(internal("not a request for a pair"));
         };
         own(cx, &name)?;
@@ -83,14 +104,21 @@ impl Links {
             own(cx, bridge)?;
         }
         let handle = cx.call.netns.iter().find(|handle| handle.id == netns);
-        let netns = handle.map(|handle| Arc::clone(&handle.fd)).ok_or_else(|| {
-            DriverError::new("not-found", format!("this call has no network namespace {netns:?}"))
-        })?;
+        let netns = handle
+            .map(|handle| Arc::clone(&handle.fd))
+            .ok_or_else(|| DriverError::new("not-found", format!("this call has no network namespace {netns:?}")))?;
         let hwaddr = parse::<MacAddress>(&hwaddr)?;
         let settings = Settings::read(&options)?;
         self.on(move |handle| {
             let (bridge, guest_name) = (bridge.as_deref(), guest_name.as_str());
-            handle.ensure_veth(&Veth { name: &name, bridge, netns: netns.as_fd(), guest_name, hwaddr, mtu })?;
+            handle.ensure_veth(&Veth {
+                name: &name,
+                bridge,
+                netns: netns.as_fd(),
+                guest_name,
+                hwaddr,
+                mtu,
+            })?;
             settings.apply(handle, &name)
         })
         .await
@@ -105,7 +133,6 @@ impl Links {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used with map")]
 fn unit((): ()) -> Response {
     Response::Unit
 }
@@ -115,10 +142,13 @@ fn own(cx: &CallContext, name: &str) -> Result<(), DriverError> {
     if cx.call.links.iter().any(|link| link == name) {
         return Ok(());
     }
-    Err(DriverError::new("not-granted", format!(
-        "the interface {name:?} is not one of {:?}: only those of the object that a call is for may be touched",
-        cx.call.object
-    )))
+    Err(DriverError::new(
+        "not-granted",
+        format!(
+            "the interface {name:?} is not one of {:?}: only those of the object that a call is for may be touched",
+            cx.call.object
+        ),
+    ))
 }
 
 fn parse<T: FromStr<Err = hutch_net::BadPrefix>>(text: &str) -> Result<T, DriverError> {
@@ -126,10 +156,20 @@ fn parse<T: FromStr<Err = hutch_net::BadPrefix>>(text: &str) -> Result<T, Driver
 }
 
 fn get(handle: &Handle, name: &str) -> hutch_net::Result<Option<LinkInfo>> {
-    let Some(found) = handle.get(name)? else { return Ok(None) };
+    let Some(found) = handle.get(name)? else {
+        return Ok(None);
+    };
     let addresses = handle.addresses(found.index)?.iter().map(ToString::to_string).collect();
     let master = found.master.map(|index| handle.name_of(index)).transpose()?.flatten();
-    Ok(Some(LinkInfo { name: found.name, kind: found.kind, hwaddr: found.hwaddr, mtu: found.mtu, up: found.up, master, addresses }))
+    Ok(Some(LinkInfo {
+        name: found.name,
+        kind: found.kind,
+        hwaddr: found.hwaddr,
+        mtu: found.mtu,
+        up: found.up,
+        master,
+        addresses,
+    }))
 }
 
 /// Settings of an interface, checked.
@@ -206,9 +246,14 @@ pub(crate) fn driver_error(error: &hutch_net::Error) -> DriverError {
         Error::Filter(_) => "io",
         _ => "internal",
     };
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = std::error::Error::source(error)
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
     let mut failure = DriverError::new(code, format!("{error}{cause}"));
-    failure.retryable = matches!(error.errno(), Some(Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOBUFS));
+    failure.retryable = matches!(
+        error.errno(),
+        Some(Errno::BUSY | Errno::AGAIN | Errno::INTR | Errno::NOBUFS)
+    );
     failure
 }
 
@@ -217,16 +262,38 @@ mod tests {
     use super::*;
 
     fn read(options: &[(&str, &str)]) -> Result<Settings, DriverError> {
-        Settings::read(&options.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect::<Vec<_>>())
+        Settings::read(
+            &options
+                .iter()
+                .map(|&(k, v)| (k.to_owned(), v.to_owned()))
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn settings_are_those_of_the_interface_description() {
-        let settings = read(&[("ipv6.forwarding", "true"), ("ipv6.accept-ra", "2"), ("bridge.isolated", "false")]).unwrap();
+        let settings = read(&[
+            ("ipv6.forwarding", "true"),
+            ("ipv6.accept-ra", "2"),
+            ("bridge.isolated", "false"),
+        ])
+        .unwrap();
         assert_eq!(settings.forward, ["ipv6"]);
-        assert_eq!(settings.sysctls, [("ipv6", "accept_ra", "2".to_owned()), ("ipv6", "forwarding", "1".to_owned())]);
+        assert_eq!(
+            settings.sysctls,
+            [
+                ("ipv6", "accept_ra", "2".to_owned()),
+                ("ipv6", "forwarding", "1".to_owned())
+            ]
+        );
         assert_eq!((settings.isolated, settings.hairpin), (Some(false), None));
-        for bad in [("ipv6.disable", "2"), ("ipv6.accept-ra", "3"), ("ipv4.rp_filter", "1"), ("", ""), ("ipv6.accept-ra", "1\n")] {
+        for bad in [
+            ("ipv6.disable", "2"),
+            ("ipv6.accept-ra", "3"),
+            ("ipv4.rp_filter", "1"),
+            ("", ""),
+            ("ipv6.accept-ra", "1\n"),
+        ] {
             assert_eq!(read(&[bad]).unwrap_err().code, "invalid", "{bad:?}");
         }
     }

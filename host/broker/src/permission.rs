@@ -92,8 +92,12 @@ impl CommandPermission {
     pub fn allows(&self, program: &str, args: &[String], env: &[(String, String)]) -> bool {
         self.program == program
             && self.matches_args(args)
-            && !args.iter().any(|arg| self.deny.iter().any(|pattern| glob(pattern, arg)))
-            && env.iter().all(|(name, _)| self.env.iter().any(|allowed| allowed == name))
+            && !args
+                .iter()
+                .any(|arg| self.deny.iter().any(|pattern| glob(pattern, arg)))
+            && env
+                .iter()
+                .all(|(name, _)| self.env.iter().any(|allowed| allowed == name))
     }
 
     fn matches_args(&self, args: &[String]) -> bool {
@@ -113,9 +117,15 @@ impl Permissions {
     /// A sentence that names the permission and what is wrong with it.
     pub fn validate(&self) -> Result<(), String> {
         for path in &self.fs.paths {
-            let plain = path.path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
+            let plain = path
+                .path
+                .components()
+                .all(|c| !matches!(c, std::path::Component::ParentDir));
             if !path.path.is_absolute() || !plain {
-                return Err(format!("fs.paths: {} is not an absolute path without ..", path.path.display()));
+                return Err(format!(
+                    "fs.paths: {} is not an absolute path without ..",
+                    path.path.display()
+                ));
             }
             if path.id.is_empty() {
                 return Err(format!("fs.paths: {} has no id", path.path.display()));
@@ -129,10 +139,15 @@ impl Permissions {
         for command in &self.command {
             let inner = command.args.len().saturating_sub(1);
             if command.args.iter().take(inner).any(|pattern| pattern == "**") {
-                return Err(format!("command: ** may only be the last pattern of {}", command.program));
+                return Err(format!(
+                    "command: ** may only be the last pattern of {}",
+                    command.program
+                ));
             }
         }
-        self.http.iter().try_for_each(|pattern| UrlPattern::parse(pattern).map(|_| ()))
+        self.http
+            .iter()
+            .try_for_each(|pattern| UrlPattern::parse(pattern).map(|_| ()))
     }
 }
 
@@ -162,7 +177,12 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
 
 enum UrlPattern<'a> {
     Origin,
-    Fixed { scheme: &'a str, host: &'a str, port: Option<u16>, prefix: &'a str },
+    Fixed {
+        scheme: &'a str,
+        host: &'a str,
+        port: Option<u16>,
+        prefix: &'a str,
+    },
 }
 
 impl<'a> UrlPattern<'a> {
@@ -184,7 +204,12 @@ impl<'a> UrlPattern<'a> {
         if plain.is_empty() || plain.contains('@') || (plain.contains('*') && host != "*") {
             return Err(wrong());
         }
-        Ok(Self::Fixed { scheme, host, port, prefix })
+        Ok(Self::Fixed {
+            scheme,
+            host,
+            port,
+            prefix,
+        })
     }
 }
 
@@ -196,16 +221,26 @@ pub(crate) fn url_matches(pattern: &str, url: &reqwest::Url, origin: Option<&req
     match UrlPattern::parse(pattern) {
         Err(_) => false,
         Ok(UrlPattern::Origin) => origin.is_some_and(|origin| origin.origin() == url.origin()),
-        Ok(UrlPattern::Fixed { scheme, host, port, prefix }) => {
+        Ok(UrlPattern::Fixed {
+            scheme,
+            host,
+            port,
+            prefix,
+        }) => {
             let actual = url.host_str().unwrap_or_default();
             let host_matches = host == "*"
                 || host.eq_ignore_ascii_case(actual)
-                || host.strip_prefix('*').is_some_and(|tail| actual.to_ascii_lowercase().ends_with(&tail.to_ascii_lowercase()));
+                || host
+                    .strip_prefix('*')
+                    .is_some_and(|tail| actual.to_ascii_lowercase().ends_with(&tail.to_ascii_lowercase()));
             let port = port.or(match scheme {
                 "http" => Some(80),
                 _ => Some(443),
             });
-            scheme == url.scheme() && host_matches && port == url.port_or_known_default() && url.path().starts_with(prefix)
+            scheme == url.scheme()
+                && host_matches
+                && port == url.port_or_known_default()
+                && url.path().starts_with(prefix)
         }
     }
 }
@@ -219,7 +254,13 @@ mod tests {
     }
 
     fn command(args: &[&str], deny: &[&str]) -> CommandPermission {
-        CommandPermission { program: "tool".into(), args: strings(args), deny: strings(deny), env: vec!["TZ".into()], timeout: None }
+        CommandPermission {
+            program: "tool".into(),
+            args: strings(args),
+            deny: strings(deny),
+            env: vec!["TZ".into()],
+            timeout: None,
+        }
     }
 
     #[test]
@@ -242,7 +283,11 @@ mod tests {
     fn commands_are_matched_argument_by_argument() {
         let open = command(&["--mode=*", "**"], &["--*hook*"]);
         assert!(open.allows("tool", &strings(&["--mode=x"]), &[]));
-        assert!(open.allows("tool", &strings(&["--mode=x", "a", "b"]), &[("TZ".into(), "UTC".into())]));
+        assert!(open.allows(
+            "tool",
+            &strings(&["--mode=x", "a", "b"]),
+            &[("TZ".into(), "UTC".into())]
+        ));
         assert!(!open.allows("tool", &strings(&["--mode=x", "--setup-hook=id"]), &[]));
         assert!(!open.allows("tool", &strings(&["x"]), &[]));
         assert!(!open.allows("other", &strings(&["--mode=x"]), &[]));
@@ -269,23 +314,64 @@ mod tests {
             ("https://*", "https://anything/", true),
             ("https://*", "ftp://anything/", false),
         ] {
-            assert_eq!(url_matches(pattern, &url(address), None), expected, "{pattern} {address}");
+            assert_eq!(
+                url_matches(pattern, &url(address), None),
+                expected,
+                "{pattern} {address}"
+            );
         }
-        assert!(url_matches("origin", &url("http://127.0.0.1:1234/x"), Some(&url("http://127.0.0.1:1234"))));
-        assert!(!url_matches("origin", &url("http://127.0.0.1:1235/x"), Some(&url("http://127.0.0.1:1234"))));
+        assert!(url_matches(
+            "origin",
+            &url("http://127.0.0.1:1234/x"),
+            Some(&url("http://127.0.0.1:1234"))
+        ));
+        assert!(!url_matches(
+            "origin",
+            &url("http://127.0.0.1:1235/x"),
+            Some(&url("http://127.0.0.1:1234"))
+        ));
         assert!(!url_matches("origin", &url("http://127.0.0.1:1234/x"), None));
     }
 
     #[test]
     fn nonsense_is_found_when_it_is_read() {
         let bad = |p: Permissions| assert!(p.validate().is_err(), "{p:?}");
-        bad(Permissions { http: strings(&["ftp://x"]), ..Default::default() });
-        bad(Permissions { http: strings(&["https://a*b"]), ..Default::default() });
-        bad(Permissions { service: strings(&["/usr/sbin/x"]), ..Default::default() });
-        bad(Permissions { command: vec![command(&["**", "a"], &[])], ..Default::default() });
-        let path = FixedPath { id: "a".into(), path: "/srv/../etc".into(), writable: true };
-        bad(Permissions { fs: FsPermission { roots: false, paths: vec![path] }, ..Default::default() });
-        assert!(Permissions { http: strings(&["origin", "https://*.a.b:8/x"]), ..Default::default() }.validate().is_ok());
+        bad(Permissions {
+            http: strings(&["ftp://x"]),
+            ..Default::default()
+        });
+        bad(Permissions {
+            http: strings(&["https://a*b"]),
+            ..Default::default()
+        });
+        bad(Permissions {
+            service: strings(&["/usr/sbin/x"]),
+            ..Default::default()
+        });
+        bad(Permissions {
+            command: vec![command(&["**", "a"], &[])],
+            ..Default::default()
+        });
+        let path = FixedPath {
+            id: "a".into(),
+            path: "/srv/../etc".into(),
+            writable: true,
+        };
+        bad(Permissions {
+            fs: FsPermission {
+                roots: false,
+                paths: vec![path],
+            },
+            ..Default::default()
+        });
+        assert!(
+            Permissions {
+                http: strings(&["origin", "https://*.a.b:8/x"]),
+                ..Default::default()
+            }
+            .validate()
+            .is_ok()
+        );
         assert!(serde_json::from_str::<Permissions>(r#"{"fs":{"roots":true},"lnik":true}"#).is_err());
     }
 }

@@ -46,9 +46,22 @@ impl ServiceId {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
-        let readable = |text: &str| text.chars().filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).take(20).collect::<String>();
+        let readable = |text: &str| {
+            text.chars()
+                .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
+                .take(20)
+                .collect::<String>()
+        };
         let hash = hex::encode(hash.finalize().get(..8).unwrap_or_default());
-        Ok(Self { id: format!("{}-{}-{hash}", readable(object).trim_start_matches(['.', '-']), readable(name)).trim_start_matches('-').to_owned() })
+        Ok(Self {
+            id: format!(
+                "{}-{}-{hash}",
+                readable(object).trim_start_matches(['.', '-']),
+                readable(name)
+            )
+            .trim_start_matches('-')
+            .to_owned(),
+        })
     }
 }
 
@@ -73,36 +86,59 @@ impl Services {
     pub(crate) async fn call(&self, cx: &CallContext, request: Request) -> Result<Response, DriverError> {
         cx.subject.granter().services()?;
         match request {
-            Request::ServiceEnsure { name, program, args, user } => self.ensure(cx, &name, &program, &args, user).await,
+            Request::ServiceEnsure {
+                name,
+                program,
+                args,
+                user,
+            } => self.ensure(cx, &name, &program, &args, user).await,
             Request::ServiceRemove { name } => self.remove(ServiceId::of(cx, &name)?).await,
             Request::ServiceStatus { name } => self.status(&ServiceId::of(cx, &name)?).await,
             Request::ServiceSignal { name, signal } => self.signal(cx, &name, &signal).await,
-            Request::ServiceWriteFile { name, path, data } => {
-                self.on_files(cx, &name, true, move |root| root.write_service_file(&path, &data)).await.map(|_| Response::Unit)
-            }
+            Request::ServiceWriteFile { name, path, data } => self
+                .on_files(cx, &name, true, move |root| root.write_service_file(&path, &data))
+                .await
+                .map(|_| Response::Unit),
             Request::ServiceReadFile { name, path } => {
-                let data = self.on_files(cx, &name, false, move |root| root.read_service_file(&path)).await?;
+                let data = self
+                    .on_files(cx, &name, false, move |root| root.read_service_file(&path))
+                    .await?;
                 Ok(Response::Bytes(data.flatten()))
             }
-            Request::ServiceRemoveFile { name, path } => {
-                self.on_files(cx, &name, false, move |root| root.remove_service_file(&path)).await.map(|_| Response::Unit)
-            }
+            Request::ServiceRemoveFile { name, path } => self
+                .on_files(cx, &name, false, move |root| root.remove_service_file(&path))
+                .await
+                .map(|_| Response::Unit),
             Request::ServiceListFiles { name, path } => {
-                let files = self.on_files(cx, &name, false, move |root| root.list_service_files(&path)).await?;
+                let files = self
+                    .on_files(cx, &name, false, move |root| root.list_service_files(&path))
+                    .await?;
                 Ok(Response::Strings(files.unwrap_or_default()))
             }
             other => Err(internal(format!("{} is not a function of service", other.function()))),
         }
     }
 
-    async fn ensure(&self, cx: &CallContext, name: &str, program: &str, args: &[String], user: Option<String>) -> Result<Response, DriverError> {
+    async fn ensure(
+        &self,
+        cx: &CallContext,
+        name: &str,
+        program: &str,
+        args: &[String],
+        user: Option<String>,
+    ) -> Result<Response, DriverError> {
         cx.subject.granter().service(program)?;
         let service = ServiceId::of(cx, name)?;
         if args.len() > MAX_ARGS || args.iter().map(String::len).sum::<usize>() > MAX_ARG_BYTES {
-            return Err(DriverError::new("limit", format!("the arguments of {name} are more than {MAX_ARGS} or {MAX_ARG_BYTES} bytes")));
+            return Err(DriverError::new(
+                "limit",
+                format!("the arguments of {name} are more than {MAX_ARGS} or {MAX_ARG_BYTES} bytes"),
+            ));
         }
         let dir = self.dir(&service);
-        let place = dir.to_str().ok_or_else(|| internal("the state directory's path is not UTF-8"))?;
+        let place = dir
+            .to_str()
+            .ok_or_else(|| internal("the state directory's path is not UTF-8"))?;
         let args = args.iter().map(|arg| arg.replace("{dir}", place)).collect();
         let program = find_program(program)?;
         let prepared = dir.clone();
@@ -111,25 +147,44 @@ impl Services {
             let user = user.as_deref().map(account).transpose()?;
             if let Some((uid, gid)) = user {
                 // It may make files of its own here.
-                chown(&prepared, Some(uid), Some(gid)).map_err(|e| io(format_args!("can't give {} away", prepared.display()), &e))?;
+                chown(&prepared, Some(uid), Some(gid))
+                    .map_err(|e| io(format_args!("can't give {} away", prepared.display()), &e))?;
             }
             Ok(user)
         })
         .await?;
         let log = Some(self.dir.join(format!("{}.log", service.id)));
-        let spec = ServiceSpec { version: SPEC_VERSION, id: service.id, program, args, env: Vec::new(), dir, user, log };
-        self.runtime.service_ensure(&spec).await.map_err(|e| container_error(&e))?;
+        let spec = ServiceSpec {
+            version: SPEC_VERSION,
+            id: service.id,
+            program,
+            args,
+            env: Vec::new(),
+            dir,
+            user,
+            log,
+        };
+        self.runtime
+            .service_ensure(&spec)
+            .await
+            .map_err(|e| container_error(&e))?;
         Ok(Response::Unit)
     }
 
     async fn remove(&self, service: ServiceId) -> Result<Response, DriverError> {
-        self.runtime.service_stop(&service.id).await.map_err(|e| container_error(&e))?;
+        self.runtime
+            .service_stop(&service.id)
+            .await
+            .map_err(|e| container_error(&e))?;
         let (dir, log) = (self.dir(&service), self.dir.join(format!("{}.log", service.id)));
         blocking(move || {
             for result in [std::fs::remove_dir_all(&dir), std::fs::remove_file(&log)] {
                 match result {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(io(format_args!("can't remove the directory of the service {}", service.id), &e));
+                        return Err(io(
+                            format_args!("can't remove the directory of the service {}", service.id),
+                            &e,
+                        ));
                     }
                     _ => {}
                 }
@@ -140,7 +195,12 @@ impl Services {
     }
 
     async fn status(&self, service: &ServiceId) -> Result<Response, DriverError> {
-        let Some(found) = self.runtime.service(&service.id).await.map_err(|e| container_error(&e))? else {
+        let Some(found) = self
+            .runtime
+            .service(&service.id)
+            .await
+            .map_err(|e| container_error(&e))?
+        else {
             return Ok(Response::ServiceStatus(None));
         };
         let state = found.state().map_err(|e| container_error(&e))?;
@@ -161,9 +221,18 @@ impl Services {
             "hup" => libc::SIGHUP,
             "usr1" => libc::SIGUSR1,
             "usr2" => libc::SIGUSR2,
-            _ => return Err(invalid(format!("{signal:?} is not a signal that may be sent: hup, usr1, usr2"))),
+            _ => {
+                return Err(invalid(format!(
+                    "{signal:?} is not a signal that may be sent: hup, usr1, usr2"
+                )));
+            }
         };
-        let Some(found) = self.runtime.service(&service.id).await.map_err(|e| container_error(&e))? else {
+        let Some(found) = self
+            .runtime
+            .service(&service.id)
+            .await
+            .map_err(|e| container_error(&e))?
+        else {
             return Err(DriverError::new("not-found", format!("there is no service {name}")));
         };
         found.signal(number).await.map_err(|e| container_error(&e))?;
@@ -209,19 +278,40 @@ fn make_dir(dir: &Path, mode: u32) -> Result<(), DriverError> {
 /// `unavailable` where it is not installed.
 pub(crate) fn find_program(name: &str) -> Result<PathBuf, DriverError> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
-        return Err(invalid(format!("{name:?} is not the name of a program without a directory")));
+        return Err(invalid(format!(
+            "{name:?} is not the name of a program without a directory"
+        )));
     }
-    let runs = |path: &PathBuf| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    PROGRAM_PATH.iter().map(|dir| Path::new(dir).join(name)).find(runs).ok_or_else(|| {
-        DriverError::new("unavailable", format!("the program {name} is not installed (looked for in {})", PROGRAM_PATH.join(", ")))
-    })
+    let runs = |path: &PathBuf| {
+        path.metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    PROGRAM_PATH
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(runs)
+        .ok_or_else(|| {
+            DriverError::new(
+                "unavailable",
+                format!(
+                    "the program {name} is not installed (looked for in {})",
+                    PROGRAM_PATH.join(", ")
+                ),
+            )
+        })
 }
 
 fn account(name: &str) -> Result<(u32, u32), DriverError> {
     match User::from_name(name) {
         Ok(Some(user)) => Ok((user.uid.as_raw(), user.gid.as_raw())),
-        Ok(None) => Err(DriverError::new("unavailable", format!("there is no account {name:?} on this machine"))),
-        Err(e) => Err(DriverError::new("io", format!("can't look for the account {name:?}: {}", e.desc().to_lowercase()))),
+        Ok(None) => Err(DriverError::new(
+            "unavailable",
+            format!("there is no account {name:?} on this machine"),
+        )),
+        Err(e) => Err(DriverError::new(
+            "io",
+            format!("can't look for the account {name:?}: {}", e.desc().to_lowercase()),
+        )),
     }
 }
 
@@ -240,6 +330,8 @@ fn container_error(error: &Error) -> DriverError {
         (Error::Io { .. }, _) => "io",
         _ => "internal",
     };
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let cause = std::error::Error::source(error)
+        .map(|cause| format!(": {cause}"))
+        .unwrap_or_default();
     DriverError::new(code, format!("{error}{cause}"))
 }

@@ -17,7 +17,9 @@ pub(crate) async fn call(cx: &CallContext, request: Request) -> Result<Response,
     cx.subject.granter().system()?;
     match request {
         Request::SystemArchitecture => Ok(Response::Text(Some(architecture().to_owned()))),
-        Request::SystemPackageSources => blocking(|| package_sources(Path::new("/"))).await.map(Response::Strings),
+        Request::SystemPackageSources => blocking(|| package_sources(Path::new("/")))
+            .await
+            .map(Response::Strings),
         other => Err(internal(format!("{} is not a function of system", other.function()))),
     }
 }
@@ -52,7 +54,11 @@ impl Source {
     /// Whether it is of the release that the machine runs: its own archive, not somebody's additions to it.
     fn rank(&self, release: Option<&str>) -> u8 {
         let own = release.is_some_and(|release| self.suite == release);
-        let beside = release.is_some_and(|release| self.suite.strip_prefix(release).is_some_and(|rest| rest.starts_with(['-', '/'])));
+        let beside = release.is_some_and(|release| {
+            self.suite
+                .strip_prefix(release)
+                .is_some_and(|rest| rest.starts_with(['-', '/']))
+        });
         match (own, beside, self.components.iter().any(|c| c == "main")) {
             (true, _, true) => 0,
             (_, true, true) => 1,
@@ -76,7 +82,9 @@ fn package_sources(root: &Path) -> Result<Vec<String>, DriverError> {
     }
     let mut found: Vec<Source> = Vec::new();
     for mut source in sources {
-        let Some(uri) = resolve_mirror(root, &source.uri) else { continue };
+        let Some(uri) = resolve_mirror(root, &source.uri) else {
+            continue;
+        };
         source.uri = uri;
         if !found.contains(&source) {
             found.push(source);
@@ -97,8 +105,13 @@ fn source_files(root: &Path) -> Result<Vec<PathBuf>, DriverError> {
         Err(e) => return Err(io(format_args!("can't list {}", dir.display()), &e)),
         Ok(entries) => {
             for entry in entries {
-                let path = entry.map_err(|e| io(format_args!("can't list {}", dir.display()), &e))?.path();
-                if path.extension().is_some_and(|extension| extension == "list" || extension == "sources") {
+                let path = entry
+                    .map_err(|e| io(format_args!("can't list {}", dir.display()), &e))?
+                    .path();
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "list" || extension == "sources")
+                {
                     more.push(path);
                 }
             }
@@ -114,7 +127,11 @@ fn read(path: &Path) -> Result<String, DriverError> {
     use std::io::Read as _;
     let fail = |e| io(format_args!("can't read {}", path.display()), &e);
     let mut text = Vec::new();
-    std::fs::File::open(path).map_err(fail)?.take(MAX_FILE).read_to_end(&mut text).map_err(fail)?;
+    std::fs::File::open(path)
+        .map_err(fail)?
+        .take(MAX_FILE)
+        .read_to_end(&mut text)
+        .map_err(fail)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -128,7 +145,11 @@ fn one_line(line: &str) -> Option<Source> {
     }
     let uri = words.next().filter(|uri| !uri.starts_with('['))?;
     let suite = words.next()?;
-    Some(Source { uri: uri.to_owned(), suite: suite.to_owned(), components: words.map(str::to_owned).collect() })
+    Some(Source {
+        uri: uri.to_owned(),
+        suite: suite.to_owned(),
+        components: words.map(str::to_owned).collect(),
+    })
 }
 
 /// Sources in the format deb822(5): every combination of the addresses and suites of a stanza.
@@ -156,16 +177,39 @@ fn stanzas(text: &str) -> Vec<Source> {
 /// One stanza. `Signed-By` is usual for the distribution's own and does not change what a mirror is good for.
 fn stanza(fields: &[(String, String)]) -> Vec<Source> {
     let field = |name: &str| fields.iter().rfind(|(n, _)| n == name).map(|(_, value)| value.as_str());
-    let words = |name: &str| field(name).unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let disabled = field("enabled").is_some_and(|value| ["no", "false", "without", "off", "disable"].contains(&value.to_ascii_lowercase().as_str()));
-    let plain = fields.iter().all(|(name, _)| ["types", "uris", "suites", "components", "enabled", "signed-by", "x-repolib-name"].contains(&name.as_str()));
+    let words = |name: &str| {
+        field(name)
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let disabled = field("enabled").is_some_and(|value| {
+        ["no", "false", "without", "off", "disable"].contains(&value.to_ascii_lowercase().as_str())
+    });
+    let plain = fields.iter().all(|(name, _)| {
+        [
+            "types",
+            "uris",
+            "suites",
+            "components",
+            "enabled",
+            "signed-by",
+            "x-repolib-name",
+        ]
+        .contains(&name.as_str())
+    });
     if disabled || !plain || !words("types").iter().any(|kind| kind == "deb") {
         return Vec::new();
     }
     let mut found = Vec::new();
     for uri in words("uris") {
         for suite in words("suites") {
-            found.push(Source { uri: uri.clone(), suite, components: words("components") });
+            found.push(Source {
+                uri: uri.clone(),
+                suite,
+                components: words("components"),
+            });
         }
     }
     found
@@ -180,7 +224,10 @@ fn resolve_mirror(root: &Path, uri: &str) -> Option<String> {
     }
     let path = uri.strip_prefix("mirror+file:")?;
     let list = read(&root.join(path.trim_start_matches('/'))).ok()?;
-    list.lines().filter_map(|line| line.split_whitespace().next()).find(|uri| is_http(uri)).map(str::to_owned)
+    list.lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .find(|uri| is_http(uri))
+        .map(str::to_owned)
 }
 
 /// The code name in os-release(5).
@@ -212,10 +259,19 @@ mod tests {
              Enabled: no\nTypes: deb\nURIs: http://disabled.example\nSuites: alpha\nComponents: main\n\n\
              Types: deb\nURIs: http://arch.example\nSuites: alpha\nComponents: main\nArchitectures: armhf\n",
         );
-        write("etc/apt/sources.list.d/a.list", "deb mirror+file:/etc/apt/mirrors/m.list alpha-security main\n");
-        write("etc/apt/sources.list.d/ignored.bak", "deb http://ignored.example alpha main\n");
+        write(
+            "etc/apt/sources.list.d/a.list",
+            "deb mirror+file:/etc/apt/mirrors/m.list alpha-security main\n",
+        );
+        write(
+            "etc/apt/sources.list.d/ignored.bak",
+            "deb http://ignored.example alpha main\n",
+        );
         std::fs::create_dir_all(root.join("etc/apt/mirrors")).unwrap();
-        write("etc/apt/mirrors/m.list", "https://first.example/sec\thigh\nhttps://second.example\n");
+        write(
+            "etc/apt/mirrors/m.list",
+            "https://first.example/sec\thigh\nhttps://second.example\n",
+        );
         let lines = package_sources(&root);
         std::fs::remove_dir_all(&root).unwrap();
         assert_eq!(
@@ -231,6 +287,9 @@ mod tests {
 
     #[test]
     fn a_machine_without_apt_has_no_sources() {
-        assert_eq!(package_sources(Path::new("/nonexistent")).unwrap(), Vec::<String>::new());
+        assert_eq!(
+            package_sources(Path::new("/nonexistent")).unwrap(),
+            Vec::<String>::new()
+        );
     }
 }

@@ -45,12 +45,19 @@ struct Watched {
 
 impl Watched {
     fn event(&self) -> DriverEvent {
-        DriverEvent { family: self.family.clone(), project: self.project.clone(), object: self.object.clone(), topic: self.topic.clone() }
+        DriverEvent {
+            family: self.family.clone(),
+            project: self.project.clone(),
+            object: self.object.clone(),
+            topic: self.topic.clone(),
+        }
     }
 
     /// The directory that is watched and the file's name in it: a file that is replaced as a whole is another one.
     fn place(&self, services: &Services) -> (PathBuf, String) {
-        let dir = services.dir(&ServiceId { id: self.service.clone() });
+        let dir = services.dir(&ServiceId {
+            id: self.service.clone(),
+        });
         match self.path.rsplit_once('/') {
             Some((above, name)) => (dir.join(above), name.to_owned()),
             None => (dir, self.path.clone()),
@@ -94,13 +101,25 @@ impl Watches {
     /// # Errors
     /// `io` where the list can't be read or the kernel has no room for an inotify instance; `unavailable` for a list of a
     /// newer version.
-    pub(crate) fn open(state_dir: &Path, services: Arc<Services>, events: broadcast::Sender<DriverEvent>) -> Result<Self, DriverError> {
+    pub(crate) fn open(
+        state_dir: &Path,
+        services: Arc<Services>,
+        events: broadcast::Sender<DriverEvent>,
+    ) -> Result<Self, DriverError> {
         let list_path = state_dir.join("watches.json");
         let watches = read_list(&list_path)?;
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|e| os("can't watch files", e))?;
-        #[expect(deprecated, reason = "unsound for what may close its descriptor by itself, which an OwnedFd does not")]
+        #[expect(
+            deprecated,
+            reason = "unsound for what may close its descriptor by itself, which an OwnedFd does not"
+        )]
         let inotify = AsyncFd::new(fd).map_err(|e| io("can't watch files", &e))?;
-        let shared = Arc::new(Shared { list_path, services, inotify, state: Mutex::default() });
+        let shared = Arc::new(Shared {
+            list_path,
+            services,
+            inotify,
+            state: Mutex::default(),
+        });
         for watched in watches {
             // The directory of a service that was removed while the daemon was down is gone, and with it the watch.
             match shared.arm(&watched) {
@@ -118,9 +137,18 @@ impl Watches {
         match request {
             Request::WatchChanged { topic } => {
                 check_name("the topic", &topic)?;
-                let (family, project, object) = (cx.subject.family.clone(), cx.call.project.clone(), cx.call.object.clone());
+                let (family, project, object) = (
+                    cx.subject.family.clone(),
+                    cx.call.project.clone(),
+                    cx.call.object.clone(),
+                );
                 // Without a subscriber nobody wants to know, which is no error.
-                let _ = self.events.send(DriverEvent { family, project, object, topic });
+                let _ = self.events.send(DriverEvent {
+                    family,
+                    project,
+                    object,
+                    topic,
+                });
                 Ok(Response::Unit)
             }
             Request::WatchServiceFile { service, path, topic } => {
@@ -166,7 +194,10 @@ impl Shared {
         {
             let state = self.state();
             if !state.watches.contains(&watched) && state.watches.len() >= MAX_WATCHES {
-                return Err(DriverError::new("limit", format!("{MAX_WATCHES} files are watched already")));
+                return Err(DriverError::new(
+                    "limit",
+                    format!("{MAX_WATCHES} files are watched already"),
+                ));
             }
         }
         self.arm(&watched)?;
@@ -177,10 +208,20 @@ impl Shared {
     /// Has the kernel tell of changes in the directory. Asking again for the same directory gives the same number.
     fn arm(&self, watched: &Watched) -> Result<(), DriverError> {
         let (dir, _) = watched.place(&self.services);
-        let flags = WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        let flags = WatchFlags::MODIFY
+            | WatchFlags::MOVED_TO
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::ONLYDIR;
         let mut state = self.state();
-        let number = inotify::add_watch(self.inotify.get_ref(), &dir, flags | WatchFlags::DONT_FOLLOW)
-            .map_err(|e| os(format_args!("can't watch {} of the service {}", watched.path, watched.service), e))?;
+        let number =
+            inotify::add_watch(self.inotify.get_ref(), &dir, flags | WatchFlags::DONT_FOLLOW).map_err(|e| {
+                os(
+                    format_args!("can't watch {} of the service {}", watched.path, watched.service),
+                    e,
+                )
+            })?;
         state.directories.insert(number, dir);
         state.watches.insert(watched.clone());
         Ok(())
@@ -227,7 +268,9 @@ async fn run(shared: Arc<Shared>, events: broadcast::Sender<DriverEvent>) {
     loop {
         let mut changed = BTreeSet::new();
         loop {
-            let Ok(mut ready) = shared.inotify.readable().await else { return };
+            let Ok(mut ready) = shared.inotify.readable().await else {
+                return;
+            };
             if let Err(e) = shared.read_events(&mut changed) {
                 tracing::error!("can't read which watched files changed: {e}");
                 return;
@@ -264,11 +307,17 @@ fn read_list(path: &Path) -> Result<BTreeSet<Watched>, DriverError> {
     let broken = |e| DriverError::new("unavailable", format!("{} can't be understood: {e}", path.display()));
     let Format { format } = serde_json::from_slice(&text).map_err(broken)?;
     if format > FORMAT {
-        return Err(DriverError::new("unavailable", format!(
-            "{} was written by a newer version (format {format}, known up to {FORMAT})", path.display()
-        )));
+        return Err(DriverError::new(
+            "unavailable",
+            format!(
+                "{} was written by a newer version (format {format}, known up to {FORMAT})",
+                path.display()
+            ),
+        ));
     }
-    serde_json::from_slice::<List>(&text).map(|list| list.watches).map_err(broken)
+    serde_json::from_slice::<List>(&text)
+        .map(|list| list.watches)
+        .map_err(broken)
 }
 
 fn write_list(path: &Path, watches: &BTreeSet<Watched>) -> Result<(), DriverError> {
@@ -278,7 +327,11 @@ fn write_list(path: &Path, watches: &BTreeSet<Watched>) -> Result<(), DriverErro
         watches: &'a BTreeSet<Watched>,
     }
     let fail = |e: &std::io::Error| io(format_args!("can't write {}", path.display()), e);
-    let text = serde_json::to_vec(&Written { format: FORMAT, watches }).map_err(|e| internal(format!("can't write watches: {e}")))?;
+    let text = serde_json::to_vec(&Written {
+        format: FORMAT,
+        watches,
+    })
+    .map_err(|e| internal(format!("can't write watches: {e}")))?;
     let new = path.with_extension("json.new");
     // Not flushed to the disk: after a lost power supply drivers set their watches again when their networks start.
     std::fs::write(&new, text).map_err(|e| fail(&e))?;

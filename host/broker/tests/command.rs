@@ -10,17 +10,31 @@ use hutch_sys::cgroup::Hierarchies;
 
 fn command(program: &str, args: &[&str], timeout: Option<u64>) -> CommandPermission {
     let strings = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
-    CommandPermission { program: program.into(), args: strings(args), deny: strings(&["*forbidden*"]), env: strings(&["WORD"]), timeout }
+    CommandPermission {
+        program: program.into(),
+        args: strings(args),
+        deny: strings(&["*forbidden*"]),
+        env: strings(&["WORD"]),
+        timeout,
+    }
 }
 
 fn context(host: &Host, pool: &std::path::Path, list: Vec<CommandPermission>) -> CallContext {
     let mut cx = host.with_root(pool);
-    cx.subject = std::sync::Arc::new(common::subject(Grants::as_requested(Permissions { command: list, ..everything() })));
+    cx.subject = std::sync::Arc::new(common::subject(Grants::as_requested(Permissions {
+        command: list,
+        ..everything()
+    })));
     cx
 }
 
 fn request(program: &str, args: &[&str]) -> Request {
-    Request::CommandRun { program: program.into(), args: args.iter().map(|&a| a.to_owned()).collect(), env: vec![], trees: vec![at("tree")] }
+    Request::CommandRun {
+        program: program.into(),
+        args: args.iter().map(|&a| a.to_owned()).collect(),
+        env: vec![],
+        trees: vec![at("tree")],
+    }
 }
 
 async fn run(host: &Host, cx: &CallContext, request: Request) -> CommandOutput {
@@ -32,10 +46,19 @@ async fn run(host: &Host, cx: &CallContext, request: Request) -> CommandOutput {
 
 /// Control groups of commands that are there now.
 fn groups(dir: &std::path::Path) -> Vec<String> {
-    let prefix = format!("command-{}-", hutch_broker::state_id(&dir.join("state").canonicalize().unwrap()));
-    let parent = Hierarchies::find().unified().unwrap().join(hutch_container::CGROUP_PARENT);
+    let prefix = format!(
+        "command-{}-",
+        hutch_broker::state_id(&dir.join("state").canonicalize().unwrap())
+    );
+    let parent = Hierarchies::find()
+        .unified()
+        .unwrap()
+        .join(hutch_container::CGROUP_PARENT);
     let entries = std::fs::read_dir(parent).unwrap();
-    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|name| name.starts_with(&prefix)).collect()
+    entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(&prefix))
+        .collect()
 }
 
 #[test]
@@ -44,13 +67,45 @@ fn a_program_gets_its_arguments_and_nothing_else() {
         let host = host(&dir).await;
         let pool = dir.join("pool");
         std::fs::create_dir_all(pool.join("tree")).unwrap();
-        let cx = context(&host, &pool, vec![command("sh", &["-c", "*", "**"], None), command("env", &[], None)]);
+        let cx = context(
+            &host,
+            &pool,
+            vec![command("sh", &["-c", "*", "**"], None), command("env", &[], None)],
+        );
 
         // The shell is a granted program here and not how programs are run: metacharacters stay what they are.
-        let output = run(&host, &cx, request("sh", &["-c", "printf '%s|' \"$@\"; echo err >&2; exit 7", "sh", "a b", "$HOME;x", "{tree:0}/f"])).await;
+        let output = run(
+            &host,
+            &cx,
+            request(
+                "sh",
+                &[
+                    "-c",
+                    "printf '%s|' \"$@\"; echo err >&2; exit 7",
+                    "sh",
+                    "a b",
+                    "$HOME;x",
+                    "{tree:0}/f",
+                ],
+            ),
+        )
+        .await;
         let expected = format!("a b|$HOME;x|{}|", pool.join("tree/f").display());
-        assert_eq!((output.status, String::from_utf8(output.stdout).unwrap(), output.stderr), (7, expected, b"err\n".to_vec()));
-        let output = run(&host, &cx, Request::CommandRun { program: "env".into(), args: vec![], env: vec![("WORD".into(), "x".into())], trees: vec![] }).await;
+        assert_eq!(
+            (output.status, String::from_utf8(output.stdout).unwrap(), output.stderr),
+            (7, expected, b"err\n".to_vec())
+        );
+        let output = run(
+            &host,
+            &cx,
+            Request::CommandRun {
+                program: "env".into(),
+                args: vec![],
+                env: vec![("WORD".into(), "x".into())],
+                trees: vec![],
+            },
+        )
+        .await;
         let mut lines: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
         lines.sort_unstable();
         assert_eq!(lines, ["LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "WORD=x"]);
@@ -81,14 +136,36 @@ fn a_program_gets_its_arguments_and_nothing_else() {
             (request("env", &["sh"]), "not-requested"),
             (request("../bin/sh", &["-c", "x"]), "not-requested"),
             (request("sh", &["-c", "{tree:1}"]), "invalid"),
-            (Request::CommandRun { program: "env".into(), args: vec![], env: vec![("LD_PRELOAD".into(), "x".into())], trees: vec![] }, "not-requested"),
-            (Request::CommandRun { program: "sh".into(), args: vec!["-c".into(), "true".into()], env: vec![], trees: vec![at("../x")] }, "invalid"),
+            (
+                Request::CommandRun {
+                    program: "env".into(),
+                    args: vec![],
+                    env: vec![("LD_PRELOAD".into(), "x".into())],
+                    trees: vec![],
+                },
+                "not-requested",
+            ),
+            (
+                Request::CommandRun {
+                    program: "sh".into(),
+                    args: vec!["-c".into(), "true".into()],
+                    env: vec![],
+                    trees: vec![at("../x")],
+                },
+                "invalid",
+            ),
         ] {
             let error = host.call(&cx, request.clone()).await.unwrap_err();
             assert_eq!(error.code, code, "{request:?}: {error}");
         }
         let missing = context(&host, &pool, vec![command("no-such-program", &["**"], None)]);
-        assert_eq!(host.call(&missing, request("no-such-program", &[])).await.unwrap_err().code, "unavailable");
+        assert_eq!(
+            host.call(&missing, request("no-such-program", &[]))
+                .await
+                .unwrap_err()
+                .code,
+            "unavailable"
+        );
     });
 }
 
@@ -103,7 +180,10 @@ fn a_program_ends_when_its_time_is_over_or_nobody_wants_it() {
         let cx = context(&host, &pool, permission(Some(1)));
         let start = Instant::now();
         let error = host.call(&cx, request("sh", &["-c", stubborn])).await.unwrap_err();
-        assert!(error.code == "timeout" && start.elapsed() < Duration::from_secs(5), "{error}");
+        assert!(
+            error.code == "timeout" && start.elapsed() < Duration::from_secs(5),
+            "{error}"
+        );
 
         let cx = context(&host, &pool, permission(None));
         let cancel = cx.call.cancel.clone();
@@ -115,7 +195,11 @@ fn a_program_ends_when_its_time_is_over_or_nobody_wants_it() {
 
         // The caller's future is dropped.
         let cx = context(&host, &pool, permission(None));
-        let given_up = tokio::time::timeout(Duration::from_millis(300), host.call(&cx, request("sh", &["-c", stubborn]))).await;
+        let given_up = tokio::time::timeout(
+            Duration::from_millis(300),
+            host.call(&cx, request("sh", &["-c", stubborn])),
+        )
+        .await;
         assert!(given_up.is_err());
         // It is removed in the background, or by the next daemon, whichever is first.
         drop(common::host(&dir).await);
@@ -127,8 +211,15 @@ fn a_program_ends_when_its_time_is_over_or_nobody_wants_it() {
 fn what_a_killed_daemon_left_running_is_killed() {
     isolated(|dir| async move {
         drop(host(&dir).await);
-        let name = format!("command-{}-left", hutch_broker::state_id(&dir.join("state").canonicalize().unwrap()));
-        let group = Hierarchies::find().unified().unwrap().join(hutch_container::CGROUP_PARENT).join(&name);
+        let name = format!(
+            "command-{}-left",
+            hutch_broker::state_id(&dir.join("state").canonicalize().unwrap())
+        );
+        let group = Hierarchies::find()
+            .unified()
+            .unwrap()
+            .join(hutch_container::CGROUP_PARENT)
+            .join(&name);
         std::fs::create_dir_all(&group).unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         std::fs::write(group.join("cgroup.procs"), child.id().to_string()).unwrap();

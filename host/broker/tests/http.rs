@@ -23,7 +23,14 @@ fn context(host: &Host, http: &[&str], origin: Option<&str>) -> CallContext {
 }
 
 fn get(url: String) -> Request {
-    Request::HttpGet { url, headers: vec![("X-Test".into(), "yes".into()), ("Authorization".into(), "secret".into())], limit: None }
+    Request::HttpGet {
+        url,
+        headers: vec![
+            ("X-Test".into(), "yes".into()),
+            ("Authorization".into(), "secret".into()),
+        ],
+        limit: None,
+    }
 }
 
 async fn fetch(host: &Host, cx: &CallContext, request: Request) -> HttpResponse {
@@ -47,10 +54,23 @@ fn documents_come_from_granted_servers_only() {
             "/file" => Answer::new("301 Moved", "Location: file:///etc/passwd\r\n", b""),
             "/loop" => Answer::new("302 Found", "Location: /loop\r\n", b""),
             "/large" => Answer::new("200 OK", "", &[b'x'; 5000]),
-            "/endless" => Answer { bytes: [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(), vec![b'x'; 40 << 20]].concat(), hang: true },
-            "/silent" => Answer { bytes: Vec::new(), hang: true },
+            "/endless" => Answer {
+                bytes: [
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(),
+                    vec![b'x'; 40 << 20],
+                ]
+                .concat(),
+                hang: true,
+            },
+            "/silent" => Answer {
+                bytes: Vec::new(),
+                hang: true,
+            },
             "/cut" => Answer::new("200 OK", "", &[b'x'; 100]).cut_body(50),
-            _ => Answer { bytes: b"not http at all\r\n\r\n".to_vec(), hang: false },
+            _ => Answer {
+                bytes: b"not http at all\r\n\r\n".to_vec(),
+                hang: false,
+            },
         })
         .await;
         let origin = server.url("/whatever");
@@ -63,15 +83,32 @@ fn documents_come_from_granted_servers_only() {
         assert_eq!(fetch(&host, &cx, get(server.url("/missing"))).await.status, 404);
         assert_eq!(fetch(&host, &cx, get(server.url("/here"))).await.body, b"body");
 
-        let code = async |cx: &CallContext, request: Request| host.call(cx, request).await.map_or_else(|e| e.code, |r| format!("{r:?}"));
+        let code = async |cx: &CallContext, request: Request| {
+            host.call(cx, request)
+                .await
+                .map_or_else(|e| e.code, |r| format!("{r:?}"))
+        };
         assert_eq!(code(&cx, get(server.url("/away"))).await, "not-requested");
         assert_eq!(code(&cx, get(other.url("/"))).await, "not-requested");
         assert!(other.seen().is_empty());
-        assert_eq!(code(&context(&host, &["origin"], None), get(server.url("/doc"))).await, "not-requested");
-        for (path, expected) in [("/file", "invalid"), ("/loop", "io"), ("/endless", "limit"), ("/cut", "io"), ("/nonsense", "io")] {
+        assert_eq!(
+            code(&context(&host, &["origin"], None), get(server.url("/doc"))).await,
+            "not-requested"
+        );
+        for (path, expected) in [
+            ("/file", "invalid"),
+            ("/loop", "io"),
+            ("/endless", "limit"),
+            ("/cut", "io"),
+            ("/nonsense", "io"),
+        ] {
             assert_eq!(code(&cx, get(server.url(path))).await, expected, "{path}");
         }
-        let limited = Request::HttpGet { url: server.url("/large"), headers: vec![], limit: Some(4999) };
+        let limited = Request::HttpGet {
+            url: server.url("/large"),
+            headers: vec![],
+            limit: Some(4999),
+        };
         assert_eq!(code(&cx, limited).await, "limit");
         assert_eq!(code(&cx, get("ftp://127.0.0.1/".into())).await, "invalid");
 
@@ -103,7 +140,10 @@ impl Progress for Seen {
 
 /// Bytes that do not repeat.
 fn content(length: usize) -> Vec<u8> {
-    (0..length.div_ceil(32)).flat_map(|index: usize| <[u8; 32]>::from(Sha256::digest(index.to_le_bytes()))).take(length).collect()
+    (0..length.div_ceil(32))
+        .flat_map(|index: usize| <[u8; 32]>::from(Sha256::digest(index.to_le_bytes())))
+        .take(length)
+        .collect()
 }
 
 fn sum(bytes: &[u8]) -> String {
@@ -111,22 +151,43 @@ fn sum(bytes: &[u8]) -> String {
 }
 
 fn wanted(url: String, dir: &Path, bytes: &[u8]) -> DownloadRequest {
-    DownloadRequest { url, dir: dir.into(), sha256: Some(sum(bytes)), size: Some(bytes.len() as u64), limit: 1 << 30 }
+    DownloadRequest {
+        url,
+        dir: dir.into(),
+        sha256: Some(sum(bytes)),
+        size: Some(bytes.len() as u64),
+        limit: 1 << 30,
+    }
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
 
 /// Answers a request for the rest of `bytes`, cut to `keep` bytes of it.
 fn rest(head: &str, bytes: &[u8], tag: &str, keep: usize) -> Answer {
-    let start = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    let same = head.lines().find_map(|line| line.strip_prefix("if-range: ")).is_some_and(|t| t == tag);
+    let start = head.lines().find_map(|line| {
+        line.strip_prefix("range: bytes=")?
+            .strip_suffix('-')?
+            .parse::<usize>()
+            .ok()
+    });
+    let same = head
+        .lines()
+        .find_map(|line| line.strip_prefix("if-range: "))
+        .is_some_and(|t| t == tag);
     match start {
         Some(start) if same => {
-            let headers = format!("ETag: {tag}\r\nContent-Range: bytes {start}-{}/{}\r\n", bytes.len() - 1, bytes.len());
+            let headers = format!(
+                "ETag: {tag}\r\nContent-Range: bytes {start}-{}/{}\r\n",
+                bytes.len() - 1,
+                bytes.len()
+            );
             Answer::new("206 Partial Content", &headers, &bytes[start..]).cut_body(keep.min(bytes.len() - start))
         }
         _ => Answer::new("200 OK", &format!("ETag: {tag}\r\n"), bytes).cut_body(keep.min(bytes.len())),
@@ -147,10 +208,17 @@ fn a_broken_download_goes_on_where_it_stopped() {
         assert_eq!(files(&dir), [sum(&bytes)]);
         let seen = server.seen();
         assert_eq!(seen.len(), 3);
-        assert!(seen[1].contains("range: bytes=2500000-") && seen[1].contains("if-range: \"v1\""), "{}", seen[1]);
+        assert!(
+            seen[1].contains("range: bytes=2500000-") && seen[1].contains("if-range: \"v1\""),
+            "{}",
+            seen[1]
+        );
         assert!(seen[2].contains("range: bytes=5000000-"));
         let reports = progress.0.lock().unwrap().clone();
-        assert!(reports.is_sorted_by_key(|(done, _)| *done) && reports.last() == Some(&(6 << 20, Some(6 << 20))), "{reports:?}");
+        assert!(
+            reports.is_sorted_by_key(|(done, _)| *done) && reports.last() == Some(&(6 << 20, Some(6 << 20))),
+            "{reports:?}"
+        );
     });
 }
 
@@ -161,14 +229,24 @@ fn a_later_daemon_goes_on_unless_the_file_changed() {
         let round = Arc::new(AtomicUsize::new(0));
         let (a, b, r) = (Arc::clone(&old), Arc::clone(&new), Arc::clone(&round));
         let server = serve(move |_, head| match r.load(Ordering::SeqCst) {
-            0 => Answer { hang: true, ..rest(head, &a, "\"v1\"", 2 << 20) },
+            0 => Answer {
+                hang: true,
+                ..rest(head, &a, "\"v1\"", 2 << 20)
+            },
             1 => rest(head, &a, "\"v1\"", usize::MAX),
-            2 => Answer { hang: true, ..rest(head, &a, "\"v1\"", 1 << 20) },
+            2 => Answer {
+                hang: true,
+                ..rest(head, &a, "\"v1\"", 1 << 20)
+            },
             _ => rest(head, &b, "\"v2\"", usize::MAX),
         })
         .await;
         // Given up in the middle, which keeps what has come.
-        let request = DownloadRequest { sha256: None, size: None, ..wanted(server.url("/image"), &dir, &old) };
+        let request = DownloadRequest {
+            sha256: None,
+            size: None,
+            ..wanted(server.url("/image"), &dir, &old)
+        };
         let cancel = Cancel::default();
         struct CancelAt(Cancel, u64);
         impl Progress for CancelAt {
@@ -178,7 +256,9 @@ fn a_later_daemon_goes_on_unless_the_file_changed() {
                 }
             }
         }
-        let error = download(&request, &CancelAt(cancel.clone(), 1 << 20), &cancel).await.unwrap_err();
+        let error = download(&request, &CancelAt(cancel.clone(), 1 << 20), &cancel)
+            .await
+            .unwrap_err();
         assert_eq!(error.code, "cancelled");
         assert_eq!(files(&dir).len(), 2);
         round.store(1, Ordering::SeqCst);
@@ -188,7 +268,9 @@ fn a_later_daemon_goes_on_unless_the_file_changed() {
 
         round.store(2, Ordering::SeqCst);
         let cancel = Cancel::default();
-        download(&request, &CancelAt(cancel.clone(), 1), &cancel).await.unwrap_err();
+        download(&request, &CancelAt(cancel.clone(), 1), &cancel)
+            .await
+            .unwrap_err();
         round.store(3, Ordering::SeqCst);
         let done = download(&request, &NoProgress, &Cancel::default()).await.unwrap();
         assert_eq!(done.sha256, sum(&new));
@@ -197,9 +279,13 @@ fn a_later_daemon_goes_on_unless_the_file_changed() {
         // What nobody goes on with is removed after a while.
         std::fs::write(dir.join("x.part"), "x").unwrap();
         std::fs::write(dir.join("x.part.json"), "{").unwrap();
-        hutch_broker::download::remove_parts(&dir, Duration::from_secs(3600)).await.unwrap();
+        hutch_broker::download::remove_parts(&dir, Duration::from_secs(3600))
+            .await
+            .unwrap();
         assert!(dir.join("x.part").exists());
-        hutch_broker::download::remove_parts(&dir, Duration::ZERO).await.unwrap();
+        hutch_broker::download::remove_parts(&dir, Duration::ZERO)
+            .await
+            .unwrap();
         assert!(!dir.join("x.part").exists() && !dir.join("x.part.json").exists() && done.path.exists());
     });
 }
@@ -214,7 +300,14 @@ fn what_is_not_what_was_said_is_not_kept() {
         let server = serve(move |path, head| match path {
             "/good" => rest(head, &served, "\"t\"", usize::MAX),
             "/short" => rest(head, &served[..200_000], "\"t\"", usize::MAX),
-            "/long" => Answer { bytes: [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(), vec![0; 400_000]].concat(), hang: false },
+            "/long" => Answer {
+                bytes: [
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(),
+                    vec![0; 400_000],
+                ]
+                .concat(),
+                hang: false,
+            },
             "/other" => Answer::new("200 OK", "", &vec![0; 300_000]),
             "/busy" if counter.fetch_add(1, Ordering::SeqCst) == 0 => Answer::new("503 Service Unavailable", "", b""),
             "/busy" => rest(head, &served, "\"t\"", usize::MAX),
@@ -224,17 +317,40 @@ fn what_is_not_what_was_said_is_not_kept() {
             _ => Answer::new("404 Not Found", "", b""),
         })
         .await;
-        let try_one = async |path: &str| download(&wanted(server.url(path), &dir, &bytes), &NoProgress, &Cancel::default()).await;
-        for (path, code) in [("/short", "invalid"), ("/long", "invalid"), ("/other", "invalid"), ("/gone", "not-found"), ("/refused", "unavailable")] {
+        let try_one =
+            async |path: &str| download(&wanted(server.url(path), &dir, &bytes), &NoProgress, &Cancel::default()).await;
+        for (path, code) in [
+            ("/short", "invalid"),
+            ("/long", "invalid"),
+            ("/other", "invalid"),
+            ("/gone", "not-found"),
+            ("/refused", "unavailable"),
+        ] {
             let error = try_one(path).await.unwrap_err();
             assert_eq!(error.code, code, "{path}: {error}");
             assert_eq!(files(&dir), Vec::<String>::new(), "{path}");
         }
-        let error = download(&DownloadRequest { size: None, limit: 1000, ..wanted(server.url("/good"), &dir, &bytes) }, &NoProgress, &Cancel::default()).await.unwrap_err();
+        let error = download(
+            &DownloadRequest {
+                size: None,
+                limit: 1000,
+                ..wanted(server.url("/good"), &dir, &bytes)
+            },
+            &NoProgress,
+            &Cancel::default(),
+        )
+        .await
+        .unwrap_err();
         assert!(error.code == "limit" && files(&dir).is_empty(), "{error}");
         let mut uneven = wanted(server.url("/good"), &dir, &bytes);
         uneven.sha256 = Some("XYZ/../x".into());
-        assert_eq!(download(&uneven, &NoProgress, &Cancel::default()).await.unwrap_err().code, "invalid");
+        assert_eq!(
+            download(&uneven, &NoProgress, &Cancel::default())
+                .await
+                .unwrap_err()
+                .code,
+            "invalid"
+        );
         assert_eq!(try_one("/moved").await.unwrap().size, 300_000);
         assert_eq!(try_one("/busy").await.unwrap().size, 300_000);
         // Without a strong tag it can't be gone on with: it is begun again, and given up after a while.
@@ -255,12 +371,22 @@ fn a_full_disk_is_said() {
     isolated(|dir| async move {
         let place = dir.join("small");
         std::fs::create_dir(&place).unwrap();
-        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&place).status().unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "none"])
+            .arg(&place)
+            .status()
+            .unwrap();
         assert!(mounted.success());
         let bytes = content(4 << 20);
         let served = bytes.clone();
         let server = serve(move |_, head| rest(head, &served, "\"t\"", usize::MAX)).await;
-        let error = download(&wanted(server.url("/"), &place, &bytes), &NoProgress, &Cancel::default()).await.unwrap_err();
+        let error = download(
+            &wanted(server.url("/"), &place, &bytes),
+            &NoProgress,
+            &Cancel::default(),
+        )
+        .await
+        .unwrap_err();
         assert_eq!(error.code, "no-space");
         assert_eq!(files(&place), Vec::<String>::new());
     });

@@ -33,7 +33,9 @@ impl Prefix {
                 IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask))
             }
             IpAddr::V6(a) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.length.min(128))).unwrap_or(0);
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.length.min(128)))
+                    .unwrap_or(0);
                 IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
             }
         };
@@ -91,7 +93,10 @@ impl FromStr for Prefix {
             let length: u8 = length.parse().ok()?;
             (plain && length <= most).then_some(Self { address, length })
         };
-        parse().ok_or_else(|| BadPrefix { text: text.to_owned(), wanted: "an address with a prefix length" })
+        parse().ok_or_else(|| BadPrefix {
+            text: text.to_owned(),
+            wanted: "an address with a prefix length",
+        })
     }
 }
 
@@ -124,7 +129,10 @@ impl FromStr for MacAddress {
             let usable = parts.next().is_none() && bytes.first()? & 1 == 0 && bytes != [0; 6];
             usable.then_some(Self(bytes))
         };
-        parse().ok_or_else(|| BadPrefix { text: text.to_owned(), wanted: "the hardware address of an interface" })
+        parse().ok_or_else(|| BadPrefix {
+            text: text.to_owned(),
+            wanted: "the hardware address of an interface",
+        })
     }
 }
 
@@ -145,7 +153,16 @@ mod tests {
             assert_eq!(prefix.to_string(), text);
             assert_eq!(prefix.network().to_string(), network);
         }
-        for bad in ["10.0.0.1", "10.0.0.1/33", "10.0.0.1/+8", "::/129", "x/1", "10.0.0.1/", "10.0.0.1/24/1", ""] {
+        for bad in [
+            "10.0.0.1",
+            "10.0.0.1/33",
+            "10.0.0.1/+8",
+            "::/129",
+            "x/1",
+            "10.0.0.1/",
+            "10.0.0.1/24/1",
+            "",
+        ] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad:?}");
         }
     }
@@ -161,8 +178,18 @@ mod tests {
 
     #[test]
     fn hardware_addresses() {
-        assert_eq!("00:16:3E:0a:0b:0c".parse::<MacAddress>().unwrap().to_string(), "00:16:3e:0a:0b:0c");
-        for bad in ["", "00:16:3e:0a:0b", "00:16:3e:0a:0b:0c:0d", "01:16:3e:0a:0b:0c", "0:16:3e:0a:0b:0c", "00:00:00:00:00:00"] {
+        assert_eq!(
+            "00:16:3E:0a:0b:0c".parse::<MacAddress>().unwrap().to_string(),
+            "00:16:3e:0a:0b:0c"
+        );
+        for bad in [
+            "",
+            "00:16:3e:0a:0b",
+            "00:16:3e:0a:0b:0c:0d",
+            "01:16:3e:0a:0b:0c",
+            "0:16:3e:0a:0b:0c",
+            "00:00:00:00:00:00",
+        ] {
             assert!(bad.parse::<MacAddress>().is_err(), "{bad:?}");
         }
     }

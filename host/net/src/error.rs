@@ -44,7 +44,10 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn kernel(what: impl Into<String>, source: Errno) -> Self {
-        Self::Kernel { what: what.into(), source }
+        Self::Kernel {
+            what: what.into(),
+            source,
+        }
     }
 
     /// The kernel's error number, where it is the kernel that refused.

@@ -13,11 +13,11 @@ use crate::interface::Interface;
 use crate::message::{Message, attributes, ifinfomsg};
 use crate::probe::{addresses, interfaces};
 use crate::rtnl::{
-    AF_BRIDGE, AF_INET, AF_INET6, AF_UNSPEC, IFA_ADDRESS, IFA_BROADCAST, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_BRPORT_ISOLATED,
-    IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
-    IFLA_NET_NS_FD, IFLA_PROTINFO, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RT_SCOPE_UNIVERSE, RTA_DST, RTEXT_FILTER_SKIP_STATS,
-    RTM_DELADDR, RTM_DELLINK, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_SETLINK, RTN_LOCAL,
-    RTN_UNICAST, VETH_INFO_PEER,
+    AF_BRIDGE, AF_INET, AF_INET6, AF_UNSPEC, IFA_ADDRESS, IFA_BROADCAST, IFA_LOCAL, IFF_UP, IFLA_ADDRESS,
+    IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO,
+    IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_PROTINFO, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RT_SCOPE_UNIVERSE,
+    RTA_DST, RTEXT_FILTER_SKIP_STATS, RTM_DELADDR, RTM_DELLINK, RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK,
+    RTM_NEWROUTE, RTM_SETLINK, RTN_LOCAL, RTN_UNICAST, VETH_INFO_PEER,
 };
 use crate::socket::Socket;
 
@@ -55,7 +55,9 @@ impl Handle {
     /// [`Error::Kernel`] where there is no room for a socket.
     pub fn open() -> Result<Self> {
         let socket = Socket::open().map_err(|e| Error::kernel("open a netlink socket", e))?;
-        Ok(Self { socket: Mutex::new(socket) })
+        Ok(Self {
+            socket: Mutex::new(socket),
+        })
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {
@@ -85,7 +87,11 @@ impl Handle {
     /// [`Error::Kernel`].
     pub fn addresses(&self, index: u32) -> Result<Vec<Prefix>> {
         let all = addresses(&mut self.socket())?;
-        Ok(all.into_iter().filter(|(of, _)| *of == index).map(|(_, prefix)| prefix).collect())
+        Ok(all
+            .into_iter()
+            .filter(|(of, _)| *of == index)
+            .map(|(_, prefix)| prefix)
+            .collect())
     }
 
     /// The name of the interface with this number.
@@ -95,9 +101,13 @@ impl Handle {
     pub fn name_of(&self, index: u32) -> Result<Option<String>> {
         let index = i32::try_from(index).map_err(|_| Error::Protocol("an interface has a number out of range"))?;
         let mut found = None;
-        let asked = self.socket().ask(RTM_GETLINK, |kind, flags| Message::link(kind, flags, AF_UNSPEC, index, 0, 0), &mut |received| {
-            found = Interface::read(received).map(|interface| interface.name);
-        });
+        let asked = self.socket().ask(
+            RTM_GETLINK,
+            |kind, flags| Message::link(kind, flags, AF_UNSPEC, index, 0, 0),
+            &mut |received| {
+                found = Interface::read(received).map(|interface| interface.name);
+            },
+        );
         match asked {
             Ok(()) => Ok(found),
             Err(Errno::NODEV) => Ok(None),
@@ -168,10 +178,18 @@ impl Handle {
         match make_veth(&mut socket, veth, bridge.as_ref()) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
-            Err(e) => return Err(Error::kernel(format!("make the pair {} and {}", veth.name, veth.guest_name), e)),
+            Err(e) => {
+                return Err(Error::kernel(
+                    format!("make the pair {} and {}", veth.name, veth.guest_name),
+                    e,
+                ));
+            }
         }
         let Some(found) = get(&mut socket, veth.name)? else {
-            return Err(Error::kernel(format!("make {}: that name is taken in its namespace", veth.guest_name), Errno::EXIST));
+            return Err(Error::kernel(
+                format!("make {}: that name is taken in its namespace", veth.guest_name),
+                Errno::EXIST,
+            ));
         };
         if found.kind != "veth" {
             return Err(wrong_kind(found, "one end of a pair"));
@@ -216,11 +234,16 @@ impl Handle {
         check_name(name)?;
         let mut socket = self.socket();
         let interface = get(&mut socket, name)?.ok_or_else(|| Error::NotFound { name: name.to_owned() })?;
-        let present: BTreeSet<Prefix> =
-            addresses(&mut socket)?.into_iter().filter(|(of, p)| *of == interface.index && !p.is_link_local_v6()).map(|(_, p)| p).collect();
+        let present: BTreeSet<Prefix> = addresses(&mut socket)?
+            .into_iter()
+            .filter(|(of, p)| *of == interface.index && !p.is_link_local_v6())
+            .map(|(_, p)| p)
+            .collect();
         let wanted: BTreeSet<Prefix> = wanted.iter().copied().collect();
         for prefix in present.difference(&wanted) {
-            match socket.change(RTM_DELADDR, 0, |kind, flags| address(kind, flags, interface.index, *prefix)) {
+            match socket.change(RTM_DELADDR, 0, |kind, flags| {
+                address(kind, flags, interface.index, *prefix)
+            }) {
                 // IPv4 takes secondary addresses away with their primary one.
                 Ok(()) | Err(Errno::ADDRNOTAVAIL) => {}
                 Err(e) => return Err(Error::kernel(format!("remove the address {prefix} from {name}"), e)),
@@ -230,7 +253,9 @@ impl Handle {
         let removed = present.difference(&wanted).next().is_some();
         for prefix in wanted.iter().filter(|prefix| removed || !present.contains(prefix)) {
             socket
-                .change(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, |kind, flags| address(kind, flags, interface.index, *prefix))
+                .change(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, |kind, flags| {
+                    address(kind, flags, interface.index, *prefix)
+                })
                 .map_err(|e| Error::kernel(format!("give {name} the address {prefix}"), e))?;
         }
         Ok(())
@@ -264,13 +289,18 @@ impl Handle {
     /// [`Error::Kernel`].
     pub fn subnets_in_use(&self) -> Result<BTreeSet<Prefix>> {
         let mut socket = self.socket();
-        let mut found: BTreeSet<Prefix> = addresses(&mut socket)?.into_iter().map(|(_, prefix)| prefix.network()).collect();
+        let mut found: BTreeSet<Prefix> = addresses(&mut socket)?
+            .into_iter()
+            .map(|(_, prefix)| prefix.network())
+            .collect();
         let mut routes = Vec::new();
         for family in [AF_INET, AF_INET6] {
             let mut some = Vec::new();
             let question = |kind, flags| Message::new(kind, flags, &[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             socket
-                .dump(RTM_GETROUTE, question, &mut some, Vec::clear, |list, received| list.extend(read_route(received)))
+                .dump(RTM_GETROUTE, question, &mut some, Vec::clear, |list, received| {
+                    list.extend(read_route(received));
+                })
                 .map_err(|e| Error::kernel("list routes", e))?;
             routes.append(&mut some);
         }
@@ -287,13 +317,23 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         && name != ".."
         && name != "all"
         && name != "default"
-        && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
-    if good { Ok(()) } else { Err(Error::Invalid(format!("{name:?} is not the name of an interface"))) }
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!("{name:?} is not the name of an interface")))
+    }
 }
 
 fn check_mtu(mtu: Option<u32>) -> Result<()> {
     match mtu {
-        Some(mtu) if !MTU.contains(&mtu) => Err(Error::Invalid(format!("an mtu of {mtu} is not between {} and {}", MTU.start(), MTU.end()))),
+        Some(mtu) if !MTU.contains(&mtu) => Err(Error::Invalid(format!(
+            "an mtu of {mtu} is not between {} and {}",
+            MTU.start(),
+            MTU.end()
+        ))),
         _ => Ok(()),
     }
 }
@@ -351,9 +391,12 @@ fn make_veth(socket: &mut Socket, veth: &Veth<'_>, bridge: Option<&Interface>) -
 
 /// Whether the other end of `host` is the one that `veth` asks for.
 fn is_same_pair(veth: &Veth<'_>, host: &Interface) -> Result<bool> {
-    let mut inside = Socket::open_in(veth.netns).map_err(|e| Error::kernel("open a socket in a network namespace", e))?;
+    let mut inside =
+        Socket::open_in(veth.netns).map_err(|e| Error::kernel("open a socket in a network namespace", e))?;
     let guest = get(&mut inside, veth.guest_name)?;
-    Ok(guest.is_some_and(|guest| guest.link == Some(host.index) && host.link == Some(guest.index) && guest.hwaddr == veth.hwaddr.to_string()))
+    Ok(guest.is_some_and(|guest| {
+        guest.link == Some(host.index) && host.link == Some(guest.index) && guest.hwaddr == veth.hwaddr.to_string()
+    }))
 }
 
 fn set_port(socket: &mut Socket, name: &str, interface: &Interface, bridge: Option<&Interface>) -> Result<()> {
@@ -408,12 +451,24 @@ fn index_of(interface: &Interface) -> i32 {
 }
 
 fn wrong_kind(found: Interface, wanted: &'static str) -> Error {
-    let what = if found.kind.is_empty() { "hardware".to_owned() } else { format!("of kind {}", found.kind) };
-    Error::WrongKind { name: found.name, found: what, wanted }
+    let what = if found.kind.is_empty() {
+        "hardware".to_owned()
+    } else {
+        format!("of kind {}", found.kind)
+    };
+    Error::WrongKind {
+        name: found.name,
+        found: what,
+        wanted,
+    }
 }
 
 fn not_found_or(name: &str, what: String, errno: Errno) -> Error {
-    if errno == Errno::NODEV { Error::NotFound { name: name.to_owned() } } else { Error::kernel(what, errno) }
+    if errno == Errno::NODEV {
+        Error::NotFound { name: name.to_owned() }
+    } else {
+        Error::kernel(what, errno)
+    }
 }
 
 #[cfg(test)]
@@ -422,7 +477,19 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_or_proc_would_misread_are_refused() {
-        for bad in ["", ".", "..", "a/b", "a b", "a:1", "sixteen-letters-", "all", "default", "veth%d", "ä"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a:1",
+            "sixteen-letters-",
+            "all",
+            "default",
+            "veth%d",
+            "ä",
+        ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
         for good in ["eth0", "veth1a2b3c4d", "br-x.y", "fifteen-letters"] {

@@ -93,7 +93,12 @@ impl Message {
 /// `struct ifinfomsg` of `linux/rtnetlink.h`.
 pub(crate) fn ifinfomsg(family: u8, index: i32, flags: u32, change: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
-    let parts = [(0, vec![family]), (4, index.to_ne_bytes().to_vec()), (8, flags.to_ne_bytes().to_vec()), (12, change.to_ne_bytes().to_vec())];
+    let parts = [
+        (0, vec![family]),
+        (4, index.to_ne_bytes().to_vec()),
+        (8, flags.to_ne_bytes().to_vec()),
+        (12, change.to_ne_bytes().to_vec()),
+    ];
     for (at, part) in parts {
         if let Some(place) = bytes.get_mut(at..at + part.len()) {
             place.copy_from_slice(&part);
@@ -116,7 +121,12 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
         let body = bytes.get(HEADER..length)?;
-        let received = Received { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)?, body };
+        let received = Received {
+            kind: u16_at(bytes, 4)?,
+            flags: u16_at(bytes, 6)?,
+            sequence: u32_at(bytes, 8)?,
+            body,
+        };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(received)
     })
@@ -173,19 +183,31 @@ mod tests {
         assert_eq!(bytes.len() % 4, 0);
 
         let received: Vec<_> = messages(&bytes).collect();
-        let [one] = received.as_slice() else { panic!("{received:?}") };
+        let [one] = received.as_slice() else {
+            panic!("{received:?}")
+        };
         assert_eq!((one.kind, one.flags, one.sequence), (16, 5, 42));
         let list: Vec<_> = attributes(&one.body[16..]).collect();
         assert_eq!(text(list[0].1), "eth0");
         assert_eq!(list[1].0, 18);
         let nested: Vec<_> = attributes(list[1].1).collect();
         assert_eq!(text(nested[0].1), "veth");
-        assert_eq!(attributes(nested[1].1).next().and_then(|(_, v)| u32_at(v, 0)), Some(1500));
+        assert_eq!(
+            attributes(nested[1].1).next().and_then(|(_, v)| u32_at(v, 0)),
+            Some(1500)
+        );
     }
 
     #[test]
     fn broken_lengths_end_the_reading() {
-        for bytes in [&[][..], &[0; 3], &[0; 16], &[255; 64], &[3, 0, 1, 0], &[200, 0, 1, 0, 1]] {
+        for bytes in [
+            &[][..],
+            &[0; 3],
+            &[0; 16],
+            &[255; 64],
+            &[3, 0, 1, 0],
+            &[200, 0, 1, 0, 1],
+        ] {
             assert_eq!(attributes(bytes).count(), 0, "{bytes:?}");
             assert_eq!(messages(bytes).count(), 0, "{bytes:?}");
         }

@@ -38,12 +38,20 @@ impl Table {
     /// # Errors
     /// [`Error::Invalid`] for another family, and for a name that `nft` on a command line could not address.
     pub fn new(family: &str, name: impl Into<String>) -> Result<Self> {
-        let family = ["ip", "ip6", "inet", "arp", "bridge"].into_iter().find(|known| *known == family);
-        let family = family.ok_or_else(|| Error::Invalid("the family of a table is ip, ip6, inet, arp or bridge".to_owned()))?;
+        let family = ["ip", "ip6", "inet", "arp", "bridge"]
+            .into_iter()
+            .find(|known| *known == family);
+        let family =
+            family.ok_or_else(|| Error::Invalid("the family of a table is ip, ip6, inet, arp or bridge".to_owned()))?;
         let name = name.into();
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.".contains(&b);
-        let good = name.len() <= MAX_NAME && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(plain);
-        if good { Ok(Self { family, name }) } else { Err(Error::Invalid(format!("{name:?} is not the name of a table"))) }
+        let good =
+            name.len() <= MAX_NAME && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.bytes().all(plain);
+        if good {
+            Ok(Self { family, name })
+        } else {
+            Err(Error::Invalid(format!("{name:?} is not the name of a table")))
+        }
     }
 
     /// Its name.
@@ -87,10 +95,17 @@ impl Table {
             return Err(Error::Invalid("a ruleset is a JSON array of objects".to_owned()));
         };
         if objects.len() > MAX_OBJECTS {
-            return Err(Error::Invalid(format!("a ruleset of {} objects is larger than the {MAX_OBJECTS} allowed", objects.len())));
+            return Err(Error::Invalid(format!(
+                "a ruleset of {} objects is larger than the {MAX_OBJECTS} allowed",
+                objects.len()
+            )));
         }
         // Deleting what is not there would fail, so it is made first.
-        let mut commands = vec![json!({"add": {"table": self.object()}}), json!({"delete": {"table": self.object()}}), json!({"add": {"table": self.object()}})];
+        let mut commands = vec![
+            json!({"add": {"table": self.object()}}),
+            json!({"delete": {"table": self.object()}}),
+            json!({"add": {"table": self.object()}}),
+        ];
         for object in objects {
             commands.push(json!({ "add": self.confine(object)? }));
         }
@@ -100,16 +115,26 @@ impl Table {
     /// Puts an object into this table.
     fn confine(&self, object: Value) -> Result<Value> {
         let wrong = |what: &str| Error::Invalid(format!("an object of a ruleset {what}"));
-        let Value::Object(object) = object else { return Err(wrong("is not a JSON object")) };
+        let Value::Object(object) = object else {
+            return Err(wrong("is not a JSON object"));
+        };
         let mut members = object.into_iter();
-        let (Some((kind, body)), None) = (members.next(), members.next()) else { return Err(wrong("does not have one member")) };
+        let (Some((kind, body)), None) = (members.next(), members.next()) else {
+            return Err(wrong("does not have one member"));
+        };
         if !["chain", "rule", "set", "map", "element"].contains(&kind.as_str()) {
-            return Err(wrong(&format!("is of the kind {kind:?}, not chain, rule, set, map or element")));
+            return Err(wrong(&format!(
+                "is of the kind {kind:?}, not chain, rule, set, map or element"
+            )));
         }
-        let Value::Object(mut body) = body else { return Err(wrong("has no body")) };
+        let Value::Object(mut body) = body else {
+            return Err(wrong("has no body"));
+        };
         for place in ["handle", "index"] {
             if body.contains_key(place) {
-                return Err(wrong(&format!("has the member {place}, which has no meaning in a new table")));
+                return Err(wrong(&format!(
+                    "has the member {place}, which has no meaning in a new table"
+                )));
             }
         }
         body.insert("family".to_owned(), self.family.into());
@@ -119,10 +144,15 @@ impl Table {
 
     fn element_changes(&self, set: &str, add: &[String], remove: &[String]) -> Result<Value> {
         if add.len() + remove.len() > MAX_OBJECTS {
-            return Err(Error::Invalid(format!("more than {MAX_OBJECTS} elements in one change")));
+            return Err(Error::Invalid(format!(
+                "more than {MAX_OBJECTS} elements in one change"
+            )));
         }
         let element = |elements: &[String]| -> Result<Value> {
-            let list = elements.iter().map(|text| parse("an element", text)).collect::<Result<Vec<_>>>()?;
+            let list = elements
+                .iter()
+                .map(|text| parse("an element", text))
+                .collect::<Result<Vec<_>>>()?;
             Ok(json!({"element": {"family": self.family, "table": self.name, "name": set, "elem": list}}))
         };
         let mut commands = Vec::new();
@@ -140,14 +170,21 @@ impl Table {
 
 fn parse(what: &str, text: &str) -> Result<Value> {
     if text.len() > MAX_RULESET {
-        return Err(Error::Invalid(format!("{what} of {} bytes is larger than the {MAX_RULESET} allowed", text.len())));
+        return Err(Error::Invalid(format!(
+            "{what} of {} bytes is larger than the {MAX_RULESET} allowed",
+            text.len()
+        )));
     }
     serde_json::from_str(text).map_err(|e| Error::Invalid(format!("{what} is not JSON: {e}")))
 }
 
 async fn run(commands: &Value) -> Result<()> {
-    let program = PATH.iter().map(|dir| std::path::Path::new(dir).join("nft")).find(|path| path.is_file());
-    let program = program.ok_or_else(|| Error::Filter(format!("nft is not installed (looked for in {})", PATH.join(", "))))?;
+    let program = PATH
+        .iter()
+        .map(|dir| std::path::Path::new(dir).join("nft"))
+        .find(|path| path.is_file());
+    let program =
+        program.ok_or_else(|| Error::Filter(format!("nft is not installed (looked for in {})", PATH.join(", "))))?;
     let failed = |e: std::io::Error| Error::Filter(format!("can't run {}: {e}", program.display()));
     let mut child = tokio::process::Command::new(&program)
         .args(["-j", "-f", "-"])
@@ -170,14 +207,30 @@ async fn run(commands: &Value) -> Result<()> {
         }
     };
     let finished = tokio::time::timeout(PATIENCE, async { tokio::join!(feed, child.wait_with_output()).1 }).await;
-    let output = finished.map_err(|_| Error::Filter(format!("nft did not finish within {} s", PATIENCE.as_secs())))?.map_err(failed)?;
+    let output = finished
+        .map_err(|_| Error::Filter(format!("nft did not finish within {} s", PATIENCE.as_secs())))?
+        .map_err(failed)?;
     if output.status.success() {
         return Ok(());
     }
-    let complaint = String::from_utf8_lossy(output.stderr.get(..output.stderr.len().min(MAX_COMPLAINT)).unwrap_or_default()).into_owned();
+    let complaint = String::from_utf8_lossy(
+        output
+            .stderr
+            .get(..output.stderr.len().min(MAX_COMPLAINT))
+            .unwrap_or_default(),
+    )
+    .into_owned();
     // The input, which it repeats, is one long line: what matters are the sentences.
-    let lines: Vec<&str> = complaint.lines().map(str::trim).filter(|line| line.contains("rror") || line.contains("nvalid")).collect();
-    let reason = if lines.is_empty() { complaint.trim().to_owned() } else { lines.join("; ") };
+    let lines: Vec<&str> = complaint
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.contains("rror") || line.contains("nvalid"))
+        .collect();
+    let reason = if lines.is_empty() {
+        complaint.trim().to_owned()
+    } else {
+        lines.join("; ")
+    };
     Err(Error::Filter(format!("nft refused the change: {reason}")))
 }
 
@@ -225,8 +278,15 @@ mod tests {
 
     #[test]
     fn removals_come_first_and_may_repeat() {
-        let changes = table().element_changes("s", &[r#""10.0.0.1""#.to_owned()], &[r#""10.0.0.2""#.to_owned()]).unwrap();
-        let verbs: Vec<_> = changes["nftables"].as_array().unwrap().iter().map(|c| c.as_object().unwrap().keys().next().unwrap().clone()).collect();
+        let changes = table()
+            .element_changes("s", &[r#""10.0.0.1""#.to_owned()], &[r#""10.0.0.2""#.to_owned()])
+            .unwrap();
+        let verbs: Vec<_> = changes["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c.as_object().unwrap().keys().next().unwrap().clone())
+            .collect();
         assert_eq!(verbs, ["add", "delete", "add"]);
         assert!(table().element_changes("s", &["nonsense".to_owned()], &[]).is_err());
     }

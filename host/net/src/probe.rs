@@ -51,7 +51,9 @@ pub(crate) fn interfaces(socket: &mut Socket) -> Result<Vec<Interface>> {
         message
     };
     socket
-        .dump(RTM_GETLINK, links, &mut list, Vec::clear, |list, received| list.extend(Interface::read(received)))
+        .dump(RTM_GETLINK, links, &mut list, Vec::clear, |list, received| {
+            list.extend(Interface::read(received));
+        })
         .map_err(|e| Error::kernel("list interfaces", e))?;
     list.sort_by_key(|interface| interface.index);
     for (index, prefix) in addresses(socket)? {
@@ -67,9 +69,15 @@ pub(crate) fn interfaces(socket: &mut Socket) -> Result<Vec<Interface>> {
 pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<(u32, crate::Prefix)>> {
     let mut list = Vec::new();
     socket
-        .dump(RTM_GETADDR, |kind, flags| Message::new(kind, flags, &[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0]), &mut list, Vec::clear, |list, received| {
-            list.extend(read_address(received));
-        })
+        .dump(
+            RTM_GETADDR,
+            |kind, flags| Message::new(kind, flags, &[AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0]),
+            &mut list,
+            Vec::clear,
+            |list, received| {
+                list.extend(read_address(received));
+            },
+        )
         .map_err(|e| Error::kernel("list addresses", e))?;
     Ok(list)
 }

@@ -42,7 +42,9 @@ impl Socket {
             Self::open()
         };
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("hutch-netns".to_owned()).spawn_scoped(scope, enter);
+            let thread = std::thread::Builder::new()
+                .name("hutch-netns".to_owned())
+                .spawn_scoped(scope, enter);
             match thread {
                 Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
                 Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::AGAIN)),
@@ -51,12 +53,22 @@ impl Socket {
     }
 
     /// Sends a change and waits until it is made.
-    pub(crate) fn change(&mut self, kind: u16, flags: u16, build: impl FnOnce(u16, u16) -> Message) -> Result<(), Errno> {
+    pub(crate) fn change(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        build: impl FnOnce(u16, u16) -> Message,
+    ) -> Result<(), Errno> {
         self.exchange(build(kind, flags | NLM_F_REQUEST | NLM_F_ACK), &mut |_| {})
     }
 
     /// Sends a question that one message answers, which `each` gets.
-    pub(crate) fn ask(&mut self, kind: u16, build: impl FnOnce(u16, u16) -> Message, each: &mut dyn FnMut(Received<'_>)) -> Result<(), Errno> {
+    pub(crate) fn ask(
+        &mut self,
+        kind: u16,
+        build: impl FnOnce(u16, u16) -> Message,
+        each: &mut dyn FnMut(Received<'_>),
+    ) -> Result<(), Errno> {
         self.exchange(build(kind, NLM_F_REQUEST | NLM_F_ACK), each)
     }
 
@@ -97,7 +109,9 @@ impl Socket {
     fn receive(&self, sequence: u32, buffer: &mut [u8], each: &mut dyn FnMut(Received<'_>)) -> Result<(), Errno> {
         loop {
             let (_, length) = rustix::io::retry_on_intr(|| recv(&self.fd, &mut *buffer, RecvFlags::TRUNC))?;
-            let Some(bytes) = buffer.get(..length) else { return Err(Errno::MSGSIZE) };
+            let Some(bytes) = buffer.get(..length) else {
+                return Err(Errno::MSGSIZE);
+            };
             for received in messages(bytes) {
                 // The rest of an earlier exchange that was given up.
                 if received.sequence != sequence {

@@ -53,7 +53,9 @@ pub fn set(family: &str, interface: &str, key: &str, value: &str) -> Result<()> 
     match read(&path) {
         Ok(current) if current == value => Ok(()),
         Ok(_) => write(&path, value),
-        Err(e) if e.errno() == Some(Errno::NOENT) => Err(Error::NotFound { name: interface.to_owned() }),
+        Err(e) if e.errno() == Some(Errno::NOENT) => Err(Error::NotFound {
+            name: interface.to_owned(),
+        }),
         Err(e) => Err(e),
     }
 }

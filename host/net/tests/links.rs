@@ -15,7 +15,10 @@ fn in_new_netns(test: impl FnOnce() + Send + 'static) {
 
 /// This thread, which ends with its test, leaves its namespace for a new one.
 fn leave_netns() {
-    #[allow(deprecated, reason = "the safe form; the newer one is unsafe because of flags that are not used here")]
+    #[allow(
+        deprecated,
+        reason = "the safe form; the newer one is unsafe because of flags that are not used here"
+    )]
     rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).expect("root is needed");
 }
 
@@ -37,21 +40,41 @@ fn mac(text: &str) -> MacAddress {
 fn a_pair_is_made_in_one_step_and_again() {
     in_new_netns(|| {
         let handle = Handle::open().unwrap();
-        handle.ensure_bridge("br0", Some(mac("00:16:3e:00:00:01")), Some(1400)).unwrap();
-        handle.ensure_bridge("br0", Some(mac("00:16:3e:00:00:02")), Some(1300)).unwrap();
+        handle
+            .ensure_bridge("br0", Some(mac("00:16:3e:00:00:01")), Some(1400))
+            .unwrap();
+        handle
+            .ensure_bridge("br0", Some(mac("00:16:3e:00:00:02")), Some(1300))
+            .unwrap();
         let bridge = handle.get("br0").unwrap().unwrap();
-        assert_eq!((bridge.kind.as_str(), bridge.hwaddr.as_str(), bridge.mtu), ("bridge", "00:16:3e:00:00:02", 1300));
+        assert_eq!(
+            (bridge.kind.as_str(), bridge.hwaddr.as_str(), bridge.mtu),
+            ("bridge", "00:16:3e:00:00:02", 1300)
+        );
 
         let netns = other_netns();
-        let veth = Veth { name: "veth0", bridge: Some("br0"), netns: netns.as_fd(), guest_name: "eth0", hwaddr: mac("00:16:3e:00:00:03"), mtu: None };
+        let veth = Veth {
+            name: "veth0",
+            bridge: Some("br0"),
+            netns: netns.as_fd(),
+            guest_name: "eth0",
+            hwaddr: mac("00:16:3e:00:00:03"),
+            mtu: None,
+        };
         handle.ensure_veth(&veth).unwrap();
         let host = handle.get("veth0").unwrap().unwrap();
-        assert_eq!((host.kind.as_str(), host.master, host.up, host.mtu), ("veth", Some(bridge.index), true, 1300));
+        assert_eq!(
+            (host.kind.as_str(), host.master, host.up, host.mtu),
+            ("veth", Some(bridge.index), true, 1300)
+        );
 
         let mut probe = NetnsProbe::open(netns.as_fd()).unwrap();
         let inside = probe.interfaces().unwrap();
         let eth0 = inside.iter().find(|i| i.name == "eth0").expect("the guest's end");
-        assert_eq!((eth0.hwaddr.as_str(), eth0.up, eth0.mtu), ("00:16:3e:00:00:03", false, 1300));
+        assert_eq!(
+            (eth0.hwaddr.as_str(), eth0.up, eth0.mtu),
+            ("00:16:3e:00:00:03", false, 1300)
+        );
         assert!(inside.iter().any(|i| i.loopback));
 
         // The same again changes nothing, and a port that was taken out is put back.
@@ -62,12 +85,20 @@ fn a_pair_is_made_in_one_step_and_again() {
 
         // Another namespace wants the name: the old pair goes.
         let second = other_netns();
-        handle.ensure_veth(&Veth { netns: second.as_fd(), ..veth }).unwrap();
+        handle
+            .ensure_veth(&Veth {
+                netns: second.as_fd(),
+                ..veth
+            })
+            .unwrap();
         assert!(!probe.interfaces().unwrap().iter().any(|i| i.name == "eth0"));
 
         assert!(handle.set_bridge_port("br0", Some(true), None).is_err());
         handle.set_bridge_port("veth0", Some(true), Some(true)).unwrap();
-        let shown = std::process::Command::new("bridge").args(["-d", "link", "show", "dev", "veth0"]).output().unwrap();
+        let shown = std::process::Command::new("bridge")
+            .args(["-d", "link", "show", "dev", "veth0"])
+            .output()
+            .unwrap();
         let shown = String::from_utf8(shown.stdout).unwrap();
         assert!(shown.contains("hairpin on") && shown.contains("isolated on"), "{shown}");
         handle.delete("veth0").unwrap();
@@ -85,22 +116,49 @@ fn addresses_become_exactly_those_asked_for() {
         let index = handle.get("br0").unwrap().unwrap().index;
         let addresses = |list: &[&str]| list.iter().map(|p| p.parse().unwrap()).collect::<Vec<Prefix>>();
         let present = || {
-            let mut list: Vec<String> = handle.addresses(index).unwrap().iter().map(ToString::to_string).filter(|a| !a.starts_with("fe80")).collect();
+            let mut list: Vec<String> = handle
+                .addresses(index)
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .filter(|a| !a.starts_with("fe80"))
+                .collect();
             list.sort();
             list
         };
-        handle.set_addresses("br0", &addresses(&["10.9.0.1/24", "10.9.0.2/24", "fd09::1/64"])).unwrap();
+        handle
+            .set_addresses("br0", &addresses(&["10.9.0.1/24", "10.9.0.2/24", "fd09::1/64"]))
+            .unwrap();
         assert_eq!(present(), ["10.9.0.1/24", "10.9.0.2/24", "fd09::1/64"]);
         // The primary address goes, and its secondary one stays.
-        handle.set_addresses("br0", &addresses(&["10.9.0.2/24", "fd09::2/64"])).unwrap();
+        handle
+            .set_addresses("br0", &addresses(&["10.9.0.2/24", "fd09::2/64"]))
+            .unwrap();
         assert_eq!(present(), ["10.9.0.2/24", "fd09::2/64"]);
-        let subnets: Vec<String> = handle.subnets_in_use().unwrap().iter().map(ToString::to_string).collect();
-        assert!(subnets.contains(&"10.9.0.0/24".to_owned()) && subnets.contains(&"fd09::/64".to_owned()), "{subnets:?}");
+        let subnets: Vec<String> = handle
+            .subnets_in_use()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(
+            subnets.contains(&"10.9.0.0/24".to_owned()) && subnets.contains(&"fd09::/64".to_owned()),
+            "{subnets:?}"
+        );
         handle.set_addresses("br0", &[]).unwrap();
         assert!(present().is_empty());
-        assert!(matches!(handle.set_addresses("nope", &[]), Err(hutch_net::Error::NotFound { .. })));
-        assert!(matches!(handle.set_up("nope", true), Err(hutch_net::Error::NotFound { .. })));
-        assert!(matches!(handle.ensure_bridge("lo", None, None), Err(hutch_net::Error::WrongKind { .. })));
+        assert!(matches!(
+            handle.set_addresses("nope", &[]),
+            Err(hutch_net::Error::NotFound { .. })
+        ));
+        assert!(matches!(
+            handle.set_up("nope", true),
+            Err(hutch_net::Error::NotFound { .. })
+        ));
+        assert!(matches!(
+            handle.ensure_bridge("lo", None, None),
+            Err(hutch_net::Error::WrongKind { .. })
+        ));
     });
 }
 
@@ -111,19 +169,30 @@ fn settings_are_written_and_read_back() {
         handle.ensure_bridge("br0", None, None).unwrap();
         hutch_net::sysctl::set("ipv6", "br0", "disable_ipv6", "1").unwrap();
         hutch_net::sysctl::set("ipv6", "br0", "disable_ipv6", "1").unwrap();
-        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/conf/br0/disable_ipv6").unwrap().trim(), "1");
+        assert_eq!(
+            std::fs::read_to_string("/proc/sys/net/ipv6/conf/br0/disable_ipv6")
+                .unwrap()
+                .trim(),
+            "1"
+        );
         hutch_net::sysctl::enable_forwarding("ipv4").unwrap();
         hutch_net::sysctl::enable_forwarding("ipv6").unwrap();
         assert!(hutch_net::sysctl::forwarding("ipv4").unwrap() && hutch_net::sysctl::forwarding("ipv6").unwrap());
         assert!(hutch_net::sysctl::set("ipv6", "../../kernel", "x", "1").is_err());
-        assert!(matches!(hutch_net::sysctl::set("ipv6", "nope", "disable_ipv6", "1"), Err(hutch_net::Error::NotFound { .. })));
+        assert!(matches!(
+            hutch_net::sysctl::set("ipv6", "nope", "disable_ipv6", "1"),
+            Err(hutch_net::Error::NotFound { .. })
+        ));
     });
 }
 
 #[test]
 fn tables_are_replaced_as_a_whole() {
     in_new_netns(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let table = hutch_net::nft::Table::new("inet", "hutch_test/a-b").unwrap();
             let chain = r#"{"chain": {"name": "in", "type": "filter", "hook": "input", "prio": 0, "policy": "accept"}}"#;
@@ -149,7 +218,10 @@ fn tables_are_replaced_as_a_whole() {
 }
 
 fn list() -> String {
-    let output = std::process::Command::new("nft").args(["list", "ruleset"]).output().expect("nft");
+    let output = std::process::Command::new("nft")
+        .args(["list", "ruleset"])
+        .output()
+        .expect("nft");
     String::from_utf8(output.stdout).expect("text")
 }
 
@@ -164,16 +236,29 @@ fn making_a_pair_is_fast() {
         for (index, netns) in namespaces.iter().enumerate() {
             let name = format!("veth{index}");
             let start = std::time::Instant::now();
-            let veth = Veth { name: &name, bridge: Some("br0"), netns: netns.as_fd(), guest_name: "eth0", hwaddr: mac("00:16:3e:00:00:03"), mtu: None };
+            let veth = Veth {
+                name: &name,
+                bridge: Some("br0"),
+                netns: netns.as_fd(),
+                guest_name: "eth0",
+                hwaddr: mac("00:16:3e:00:00:03"),
+                mtu: None,
+            };
             handle.ensure_veth(&veth).unwrap();
             times.push(start.elapsed());
         }
         times.sort();
-        let mut probes: Vec<_> = namespaces.iter().map(|netns| NetnsProbe::open(netns.as_fd()).unwrap()).collect();
+        let mut probes: Vec<_> = namespaces
+            .iter()
+            .map(|netns| NetnsProbe::open(netns.as_fd()).unwrap())
+            .collect();
         let start = std::time::Instant::now();
         let count: usize = probes.iter_mut().map(|probe| probe.interfaces().unwrap().len()).sum();
         let each = start.elapsed() / 20;
-        println!("a pair: p50 {:?}, worst {:?}; a look at a namespace: {each:?}", times[10], times[19]);
+        println!(
+            "a pair: p50 {:?}, worst {:?}; a look at a namespace: {each:?}",
+            times[10], times[19]
+        );
         assert!(count >= 40);
         assert!(times[10].as_millis() < 5, "{times:?}");
     });

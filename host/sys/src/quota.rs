@@ -64,7 +64,12 @@ pub struct Usage {
 ///
 /// `fd` must be open for reading. Every error means that it does not.
 pub fn project_quota_enforced(fd: impl AsFd) -> bool {
-    let mut state = State { version: 1, padding: 0, flags: 0, rest: [0; 39] };
+    let mut state = State {
+        version: 1,
+        padding: 0,
+        flags: 0,
+        rest: [0; 39],
+    };
     quotactl(fd, GET_STATE, 0, (&raw mut state).cast()).is_ok() && state.flags & PROJECT_ENFORCED != 0
 }
 
@@ -74,7 +79,10 @@ pub fn project_quota_enforced(fd: impl AsFd) -> bool {
 /// `ENOTTY` or `EOPNOTSUPP` where the file system knows no projects.
 pub fn project(fd: impl AsFd) -> io::Result<Project> {
     let attributes = attributes(fd)?;
-    Ok(Project { id: attributes.project, inherit: attributes.flags & INHERIT != 0 })
+    Ok(Project {
+        id: attributes.project,
+        inherit: attributes.flags & INHERIT != 0,
+    })
 }
 
 /// Makes an open file or directory belong to a project.
@@ -84,7 +92,11 @@ pub fn project(fd: impl AsFd) -> io::Result<Project> {
 pub fn set_project(fd: impl AsFd, project: Project) -> io::Result<()> {
     let mut attributes = attributes(fd.as_fd())?;
     attributes.project = project.id;
-    attributes.flags = if project.inherit { attributes.flags | INHERIT } else { attributes.flags & !INHERIT };
+    attributes.flags = if project.inherit {
+        attributes.flags | INHERIT
+    } else {
+        attributes.flags & !INHERIT
+    };
     // SAFETY: the request reads one `struct fsxattr` from the pointer, which is to a live one of the same layout.
     check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SET_ATTRIBUTES, &raw const attributes) })
 }
@@ -97,9 +109,11 @@ pub fn usage(fd: impl AsFd, project: u32) -> io::Result<Usage> {
     // SAFETY: `dqblk` is a plain C structure for which all zeros is a value.
     let mut block: libc::dqblk = unsafe { std::mem::zeroed() };
     match quotactl(fd, libc::Q_GETQUOTA.cast_unsigned(), project, (&raw mut block).cast()) {
-        Ok(()) => {
-            Ok(Usage { bytes: block.dqb_curspace, inodes: block.dqb_curinodes, limit_bytes: block.dqb_bhardlimit.saturating_mul(1024) })
-        }
+        Ok(()) => Ok(Usage {
+            bytes: block.dqb_curspace,
+            inodes: block.dqb_curinodes,
+            limit_bytes: block.dqb_bhardlimit.saturating_mul(1024),
+        }),
         // A project that was never used.
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Usage::default()),
         Err(e) => Err(e),
@@ -145,7 +159,11 @@ fn quotactl(fd: impl AsFd, command: u32, project: u32, address: *mut libc::c_voi
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

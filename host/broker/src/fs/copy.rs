@@ -19,8 +19,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::ops::exists;
+use super::trash;
 use super::tree::{OpenRoot, Place, open_within};
-use super::{exists, trash};
 use crate::error::{cancelled, invalid, os};
 
 /// Bytes that are copied between two looks at whether the copy is still wanted.
@@ -62,7 +63,11 @@ impl Job<'_> {
 pub(super) fn check_apart(from_root: &OpenRoot, from: &str, to_root: &OpenRoot, to: &str) -> Result<(), DriverError> {
     let within = to == from || from.is_empty() || to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
     if from_root.path == to_root.path && within {
-        return Err(invalid(format!("can't copy {} to {}: the target lies in the source", from_root.describe(from), to_root.describe(to))));
+        return Err(invalid(format!(
+            "can't copy {} to {}: the target lies in the source",
+            from_root.describe(from),
+            to_root.describe(to)
+        )));
     }
     Ok(())
 }
@@ -77,15 +82,32 @@ pub(super) fn copy(job: &Job<'_>, source: Source<'_>) -> Result<(), DriverError>
     let fail = |e| os(job.what(), e);
     let target = job.to_root.place(job.to)?;
     if exists(&target).map_err(fail)? {
-        return Err(DriverError::new("already-exists", format!("{}: the target exists", job.what())));
+        return Err(DriverError::new(
+            "already-exists",
+            format!("{}: the target exists", job.what()),
+        ));
     }
     let trash = trash::open_trash(job.to_root)?;
     let name = trash::fresh_name();
-    let copied = Copier::new(job, &trash, &name).and_then(|mut copier| copier.run(source)).and_then(|()| {
-        rustix::fs::renameat_with(&trash, name.as_str(), &target.parent, target.name.as_str(), RenameFlags::NOREPLACE).map_err(fail)
-    });
+    let copied = Copier::new(job, &trash, &name)
+        .and_then(|mut copier| copier.run(source))
+        .and_then(|()| {
+            rustix::fs::renameat_with(
+                &trash,
+                name.as_str(),
+                &target.parent,
+                target.name.as_str(),
+                RenameFlags::NOREPLACE,
+            )
+            .map_err(fail)
+        });
     if copied.is_err()
-        && let Ok(listed) = rustix::fs::openat(&trash, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        && let Ok(listed) = rustix::fs::openat(
+            &trash,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
         && let Err(e) = trash::remove_tree(listed.as_fd(), &name)
     {
         tracing::warn!("can't remove an unfinished copy in {}: {e}", job.to_root.path.display());
@@ -118,29 +140,45 @@ impl<'a> Copier<'a> {
             return Err(cancelled(job.what()));
         }
         let buffer = || vec![0; XATTR_MAX];
-        Ok(Self { job, trash: trash.as_fd(), name, links: HashMap::new(), buffer: buffer(), names: buffer() })
+        Ok(Self {
+            job,
+            trash: trash.as_fd(),
+            name,
+            links: HashMap::new(),
+            buffer: buffer(),
+            names: buffer(),
+        })
     }
 
     fn fail(&self, path: &Path, errno: Errno) -> DriverError {
         if path.as_os_str().is_empty() {
             os(self.job.what(), errno)
         } else {
-            os(format_args!("{}: at {:?}", self.job.what(), path.display().to_string()), errno)
+            os(
+                format_args!("{}: at {:?}", self.job.what(), path.display().to_string()),
+                errno,
+            )
         }
     }
 
     fn run(&mut self, source: Source<'_>) -> Result<(), DriverError> {
         let top = Path::new("");
         let source = match source {
-            Source::Directory(dir) => open_within(dir.as_fd(), top, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?,
+            Source::Directory(dir) => {
+                open_within(dir.as_fd(), top, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?
+            }
             Source::Entry(Place { parent, name }) => {
-                let stat = rustix::fs::statat(&parent, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.fail(top, e))?;
+                let stat = rustix::fs::statat(&parent, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|e| self.fail(top, e))?;
                 if !FileType::from_raw_mode(stat.st_mode).is_dir() {
                     let name = CString::new(name).map_err(|_| invalid("a zero byte in a name"))?;
                     let target = CString::new(self.name).map_err(|_| invalid("a zero byte in a name"))?;
-                    return self.copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat, top).map_err(|e| self.fail(top, e));
+                    return self
+                        .copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat, top)
+                        .map_err(|e| self.fail(top, e));
                 }
-                open_within(parent.as_fd(), Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(top, e))?
+                open_within(parent.as_fd(), Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(|e| self.fail(top, e))?
             }
         };
         let stat = rustix::fs::fstat(&source).map_err(|e| self.fail(top, e))?;
@@ -150,9 +188,16 @@ impl<'a> Copier<'a> {
             if let Some(name) = level.pending.pop() {
                 let path = level.path.join(OsStr::from_bytes(name.to_bytes()));
                 if path.as_os_str().len() > MAX_DEPTH_BYTES {
-                    return Err(DriverError::new("limit", format!("{}: a path in it is longer than {MAX_DEPTH_BYTES} bytes", self.job.what())));
+                    return Err(DriverError::new(
+                        "limit",
+                        format!(
+                            "{}: a path in it is longer than {MAX_DEPTH_BYTES} bytes",
+                            self.job.what()
+                        ),
+                    ));
                 }
-                let dir = open_within(source.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| self.fail(&path, e))?;
+                let dir = open_within(source.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(|e| self.fail(&path, e))?;
                 let stat = rustix::fs::fstat(&dir).map_err(|e| self.fail(&path, e))?;
                 levels.push(self.enter(&dir, path, stat)?);
             } else if let Some(level) = levels.pop() {
@@ -163,7 +208,11 @@ impl<'a> Copier<'a> {
     }
 
     fn target_dir(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        open_within(self.trash, &Path::new(self.name).join(path), OFlags::RDONLY | OFlags::DIRECTORY)
+        open_within(
+            self.trash,
+            &Path::new(self.name).join(path),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        )
     }
 
     /// Copies everything in a directory but its subdirectories, which are made empty and remembered.
@@ -214,7 +263,12 @@ impl<'a> Copier<'a> {
         let list = self.names.get(..used).unwrap_or_default().to_vec();
         for name in attribute_names(&list) {
             let size = rustix::fs::fgetxattr(from, name, self.buffer.as_mut_slice())?;
-            rustix::fs::fsetxattr(to, name, self.buffer.get(..size).unwrap_or_default(), XattrFlags::empty())?;
+            rustix::fs::fsetxattr(
+                to,
+                name,
+                self.buffer.get(..size).unwrap_or_default(),
+                XattrFlags::empty(),
+            )?;
         }
         rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
         rustix::fs::futimens(to, &times(stat))
@@ -278,12 +332,24 @@ impl<'a> Copier<'a> {
         }
         if has_mode {
             // The node was made a moment ago in a directory that nobody else reaches, so it is no symbolic link.
-            rustix::fs::chmodat(to, to_name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+            rustix::fs::chmodat(
+                to,
+                to_name,
+                Mode::from_raw_mode(stat.st_mode & 0o7777),
+                AtFlags::empty(),
+            )?;
         }
         rustix::fs::utimensat(to, to_name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    fn copy_file(&mut self, from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, to_name: &CStr, stat: &Stat) -> Result<(), Errno> {
+    fn copy_file(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &CStr,
+        to: BorrowedFd<'_>,
+        to_name: &CStr,
+        stat: &Stat,
+    ) -> Result<(), Errno> {
         // Somebody inside may have put a fifo or a device where a file was: neither is waited for, and both are refused.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let source = rustix::fs::openat(from, name, flags, Mode::empty())?;
@@ -324,7 +390,13 @@ impl<'a> Copier<'a> {
     }
 
     /// Copies the bytes from `start` to `end` to the same place. A file that became shorter meanwhile ends there.
-    fn copy_range(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
+    fn copy_range(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        start: u64,
+        end: u64,
+    ) -> Result<(), Errno> {
         let (mut from, mut to) = (start, start);
         while from < end {
             if self.job.cancel.is_cancelled() {
@@ -335,7 +407,9 @@ impl<'a> Copier<'a> {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 // Between file systems, and on those that know nothing of it (copy_file_range(2)).
-                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return self.copy_plain(source, target, from, end),
+                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    return self.copy_plain(source, target, from, end);
+                }
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e),
             }
@@ -343,7 +417,13 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    fn copy_plain(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, mut at: u64, end: u64) -> Result<(), Errno> {
+    fn copy_plain(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        mut at: u64,
+        end: u64,
+    ) -> Result<(), Errno> {
         while at < end {
             if self.job.cancel.is_cancelled() {
                 return Err(Errno::CANCELED);
@@ -367,17 +447,27 @@ impl<'a> Copier<'a> {
 
 /// A path by which functions that take no directory reach `name` in `dir`.
 fn proc_path(dir: BorrowedFd<'_>, name: &CStr) -> PathBuf {
-    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(OsStr::from_bytes(name.to_bytes()))
+    Path::new("/proc/self/fd")
+        .join(dir.as_raw_fd().to_string())
+        .join(OsStr::from_bytes(name.to_bytes()))
 }
 
 fn attribute_names(list: &[u8]) -> impl Iterator<Item = &OsStr> {
-    list.split(|&b| b == 0).filter(|name| !name.is_empty()).map(OsStr::from_bytes)
+    list.split(|&b| b == 0)
+        .filter(|name| !name.is_empty())
+        .map(OsStr::from_bytes)
 }
 
 fn times(stat: &Stat) -> Timestamps {
     let nanoseconds = |n| i64::try_from(n).unwrap_or(0);
     Timestamps {
-        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: nanoseconds(stat.st_atime_nsec) },
-        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds(stat.st_mtime_nsec) },
+        last_access: Timespec {
+            tv_sec: stat.st_atime,
+            tv_nsec: nanoseconds(stat.st_atime_nsec),
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: nanoseconds(stat.st_mtime_nsec),
+        },
     }
 }

@@ -24,11 +24,15 @@ pub(super) struct Features {
 impl Features {
     /// As `fs.features` names them.
     pub(super) fn names(self) -> Vec<String> {
-        [(self.reflink, "reflink"), (self.project_quota, "project-quota"), (self.overlay_upper, "overlay-upper")]
-            .into_iter()
-            .filter(|(has, _)| *has)
-            .map(|(_, name)| name.to_owned())
-            .collect()
+        [
+            (self.reflink, "reflink"),
+            (self.project_quota, "project-quota"),
+            (self.overlay_upper, "overlay-upper"),
+        ]
+        .into_iter()
+        .filter(|(has, _)| *has)
+        .map(|(_, name)| name.to_owned())
+        .collect()
     }
 }
 
@@ -38,11 +42,22 @@ pub(super) fn probe(root: &OpenRoot) -> Result<Features, DriverError> {
     if !root.writable {
         return Ok(Features::default());
     }
-    let fail = |e| os(format_args!("can't find out what the file system of {} can do", root.describe("")), e);
+    let fail = |e| {
+        os(
+            format_args!("can't find out what the file system of {} can do", root.describe("")),
+            e,
+        )
+    };
     let trash = trash::open_trash(root)?;
     let name = trash::fresh_name();
     mkdirat(&trash, name.as_str(), Mode::RWXU).map_err(fail)?;
-    let dir = openat(&trash, name.as_str(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail);
+    let dir = openat(
+        &trash,
+        name.as_str(),
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(fail);
     let found = dir.and_then(|dir| {
         Ok(Features {
             reflink: reflink(dir.as_fd()).map_err(fail)?,
@@ -50,13 +65,26 @@ pub(super) fn probe(root: &OpenRoot) -> Result<Features, DriverError> {
             overlay_upper: overlay_upper(&dir).map_err(fail)?,
         })
     });
-    let listed = openat(&trash, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+    let listed = openat(
+        &trash,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(fail)?;
     trash::remove_tree(listed.as_fd(), &name).map_err(fail)?;
     found
 }
 
 fn reflink(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let file = |name: &str| openat(dir, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    let file = |name: &str| {
+        openat(
+            dir,
+            name,
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+        )
+    };
     let (source, target) = (file("a")?, file("b")?);
     rustix::io::write(&source, &[1; 4096])?;
     Ok(rustix::fs::ioctl_ficlone(&target, &source).is_ok())

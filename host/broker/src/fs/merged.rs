@@ -44,7 +44,12 @@ impl Drop for Merged {
 /// # Errors
 /// `unsupported` where the kernel refuses the overlay.
 pub(super) fn open(root: &OpenRoot, layers: &[OwnedFd]) -> Result<Merged, DriverError> {
-    let fail = |e| os("can't show layers as one tree", if e == Errno::INVAL { Errno::OPNOTSUPP } else { e });
+    let fail = |e| {
+        os(
+            "can't show layers as one tree",
+            if e == Errno::INVAL { Errno::OPNOTSUPP } else { e },
+        )
+    };
     let trash = trash::open_trash(root)?;
     let name = trash::fresh_name();
     mkdirat(&trash, name.as_str(), Mode::RWXU).map_err(fail)?;
@@ -56,7 +61,11 @@ pub(super) fn open(root: &OpenRoot, layers: &[OwnedFd]) -> Result<Merged, Driver
         other => other,
     };
     match dir {
-        Ok(dir) => Ok(Merged { dir, trash, empty: name }),
+        Ok(dir) => Ok(Merged {
+            dir,
+            trash,
+            empty: name,
+        }),
         Err(e) => {
             let _ = rustix::fs::unlinkat(&trash, name.as_str(), rustix::fs::AtFlags::REMOVEDIR);
             Err(fail(e))
@@ -76,27 +85,56 @@ fn by_steps(layers: &[&OwnedFd]) -> Result<OwnedFd, Errno> {
     }
     fsconfig_set_flag(context.as_fd(), "userxattr")?;
     fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     let shown = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    openat(&shown, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    openat(
+        &shown,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// All layers in one string, which is longer than the newer interface takes: mount(2) takes a page. It mounts somewhere, so
 /// a thread does it that has a mount namespace of its own and ends. There it needs descriptors of that namespace.
 fn by_one_string(layers: &[&OwnedFd]) -> Result<OwnedFd, Errno> {
     let work = || {
-        #[expect(deprecated, reason = "the safe form: the flags that its successor is unsafe for are not used here")]
+        #[expect(
+            deprecated,
+            reason = "the safe form: the flags that its successor is unsafe for are not used here"
+        )]
         rustix::thread::unshare(UnshareFlags::FS | UnshareFlags::NEWNS)?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        let here = layers.iter().map(|layer| open_again(layer)).collect::<Result<Vec<_>, _>>()?;
-        let Some((_, place)) = here.last() else { return Err(Errno::INVAL) };
-        let options = format!("userxattr,lowerdir={}", here.iter().map(|(fd, _)| path_of(fd)).collect::<Vec<_>>().join(":"));
+        let here = layers
+            .iter()
+            .map(|layer| open_again(layer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let Some((_, place)) = here.last() else {
+            return Err(Errno::INVAL);
+        };
+        let options = format!(
+            "userxattr,lowerdir={}",
+            here.iter().map(|(fd, _)| path_of(fd)).collect::<Vec<_>>().join(":")
+        );
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
-        mount("none", place, "overlay", MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID, options.as_c_str())?;
-        rustix::fs::open(place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        mount(
+            "none",
+            place,
+            "overlay",
+            MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID,
+            options.as_c_str(),
+        )?;
+        rustix::fs::open(
+            place,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("hutch-merge".to_owned()).spawn_scoped(scope, work);
+        let thread = std::thread::Builder::new()
+            .name("hutch-merge".to_owned())
+            .spawn_scoped(scope, work);
         match thread {
             Ok(thread) => thread.join().unwrap_or(Err(Errno::IO)),
             Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::AGAIN)),
@@ -109,7 +147,11 @@ fn open_again(layer: &OwnedFd) -> Result<(OwnedFd, PathBuf), Errno> {
     let path = std::fs::read_link(path_of(layer)).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     let again = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let (one, other) = (fstat(layer)?, fstat(&again)?);
-    if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) { Ok((again, path)) } else { Err(Errno::STALE) }
+    if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino) {
+        Ok((again, path))
+    } else {
+        Err(Errno::STALE)
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +165,8 @@ mod tests {
                 std::fs::write(dir.join(layer).join(file), layer).unwrap();
             }
         }
-        let open = |name: &str| rustix::fs::open(dir.join(name), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let open =
+            |name: &str| rustix::fs::open(dir.join(name), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         ["up", "low", "empty"].map(open).into()
     }
 
@@ -142,6 +185,12 @@ mod tests {
         let open: Vec<&OwnedFd> = open.iter().collect();
         let shown = [by_steps(&open), by_one_string(&open)].map(|shown| shown.map(|fd| names(&fd)));
         std::fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(shown, [Ok(vec!["a".to_owned(), "b".to_owned()]), Ok(vec!["a".to_owned(), "b".to_owned()])]);
+        assert_eq!(
+            shown,
+            [
+                Ok(vec!["a".to_owned(), "b".to_owned()]),
+                Ok(vec!["a".to_owned(), "b".to_owned()])
+            ]
+        );
     }
 }

@@ -30,7 +30,9 @@ pub(super) fn usage(root: &OpenRoot, path: &str) -> Result<Option<u64>, DriverEr
     if project.id == 0 || !project.inherit {
         return Ok(None);
     }
-    quota::usage(&dir, project.id).map(|usage| Some(usage.bytes)).map_err(|e| io(what(), &e))
+    quota::usage(&dir, project.id)
+        .map(|usage| Some(usage.bytes))
+        .map_err(|e| io(what(), &e))
 }
 
 /// Limits the tree, which becomes a project of its own if it is none yet.
@@ -49,27 +51,58 @@ pub(super) fn set(root: &OpenRoot, path: &str, bytes: Option<u64>) -> Result<(),
         && let used = quota::usage(&dir, project.id).map_err(|e| io(what(), &e))?.bytes
         && used > bytes
     {
-        return Err(DriverError::new("in-use", format!("{} to {bytes} bytes: it holds {used} already", what())));
+        return Err(DriverError::new(
+            "in-use",
+            format!("{} to {bytes} bytes: it holds {used} already", what()),
+        ));
     }
     // The limit is in force before files are counted, and the directory itself is marked last: a repetition after a crash
     // in between finds it unmarked or with its number, and goes through the tree again.
     quota::set_limit(&dir, project.id, bytes).map_err(|e| io(what(), &e))?;
     if !project.inherit {
-        quota::set_project(&dir, Project { id: project.id, inherit: false }).map_err(|e| io(what(), &e))?;
+        quota::set_project(
+            &dir,
+            Project {
+                id: project.id,
+                inherit: false,
+            },
+        )
+        .map_err(|e| io(what(), &e))?;
         assign(dir.as_fd(), project.id, 0).map_err(|e| match e {
-            Errno::LOOP => DriverError::new("limit", format!("{}: it is deeper than {MAX_DEPTH} directories", what())),
+            Errno::LOOP => DriverError::new(
+                "limit",
+                format!("{}: it is deeper than {MAX_DEPTH} directories", what()),
+            ),
             e => os(what(), e),
         })?;
-        quota::set_project(&dir, Project { id: project.id, inherit: true }).map_err(|e| io(what(), &e))?;
+        quota::set_project(
+            &dir,
+            Project {
+                id: project.id,
+                inherit: true,
+            },
+        )
+        .map_err(|e| io(what(), &e))?;
     }
     Ok(())
 }
 
 /// Gives `file` the project that what is made in `dir` has, so that it can be renamed there.
 pub(super) fn adopt(dir: &OwnedFd, file: BorrowedFd<'_>) -> Result<(), std::io::Error> {
-    let dir = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir = openat(
+        dir,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let project = quota::project(dir)?;
-    quota::set_project(file, Project { id: project.id, inherit: false })
+    quota::set_project(
+        file,
+        Project {
+            id: project.id,
+            inherit: false,
+        },
+    )
 }
 
 /// A number that no file has and that no limit is set for.
@@ -96,7 +129,12 @@ fn assign(dir: BorrowedFd<'_>, id: u32, depth: usize) -> Result<(), Errno> {
             continue;
         }
         // First without opening it: somebody inside may put a device where a file was.
-        let path = match openat(dir, entry.file_name(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let path = match openat(
+            dir,
+            entry.file_name(),
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Err(Errno::NOENT) => continue,
             other => other?,
         };
@@ -105,7 +143,11 @@ fn assign(dir: BorrowedFd<'_>, id: u32, depth: usize) -> Result<(), Errno> {
             FileType::RegularFile => false,
             _ => continue,
         };
-        let reopened = rustix::fs::open(format!("/proc/self/fd/{}", path.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let reopened = rustix::fs::open(
+            format!("/proc/self/fd/{}", path.as_raw_fd()),
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let project = Project { id, inherit: is_dir };
         quota::set_project(&reopened, project).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         if is_dir {

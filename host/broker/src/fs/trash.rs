@@ -109,7 +109,12 @@ fn run(jobs: &Receiver<Job>) {
 }
 
 fn remove_from(root: &Path, name: &str) -> Result<(), Errno> {
-    let root = match openat(rustix::fs::CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+    let root = match openat(
+        rustix::fs::CWD,
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
         Err(Errno::NOENT) => return Ok(()),
         other => other?,
     };
@@ -217,7 +222,12 @@ fn clear_flags(dir: BorrowedFd<'_>, name: &std::ffi::CStr, open: OFlags) -> Resu
 
 /// The names in a trash.
 pub(super) fn list(trash: impl AsFd) -> Result<Vec<String>, Errno> {
-    let fd = openat(trash, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = openat(
+        trash,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut names = Vec::new();
     for entry in Dir::new(fd)? {
         let entry = entry?;

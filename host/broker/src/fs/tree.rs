@@ -11,8 +11,8 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
-use crate::error::{internal, invalid, os};
 use crate::CallContext;
+use crate::error::{internal, invalid, os};
 
 /// Names at the top of a root that begin so are the broker's own.
 pub(super) const RESERVED: &str = ".hutch-";
@@ -21,7 +21,9 @@ pub(super) const RESERVED: &str = ".hutch-";
 const MAX_PATH: usize = 3072;
 
 /// How everything below a root is resolved.
-pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// A root, open for the length of one function.
 #[derive(Debug)]
@@ -53,10 +55,18 @@ impl RootGrant {
         let granter = cx.subject.granter();
         if let Some(root) = cx.call.roots.iter().find(|root| root.id == id) {
             granter.fs_roots()?;
-            return Ok(Self { id: id.to_owned(), path: root.path.clone(), writable: root.writable });
+            return Ok(Self {
+                id: id.to_owned(),
+                path: root.path.clone(),
+                writable: root.writable,
+            });
         }
         let (path, writable) = granter.fs_path(id)?;
-        Ok(Self { id: id.to_owned(), path: path.to_owned(), writable })
+        Ok(Self {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            writable,
+        })
     }
 
     /// Opens it.
@@ -64,14 +74,27 @@ impl RootGrant {
     /// # Errors
     /// `unavailable` when nothing is there (a disk that is not mounted).
     pub(crate) fn open(self) -> Result<OpenRoot, DriverError> {
-        let fd = rustix::fs::open(&self.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
-            let mut error = os(format_args!("can't open root {:?} at {}", self.id, self.path.display()), e);
+        let fd = rustix::fs::open(
+            &self.path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| {
+            let mut error = os(
+                format_args!("can't open root {:?} at {}", self.id, self.path.display()),
+                e,
+            );
             if e == Errno::NOENT {
                 "unavailable".clone_into(&mut error.code);
             }
             error
         })?;
-        Ok(OpenRoot { id: self.id, path: self.path, fd, writable: self.writable })
+        Ok(OpenRoot {
+            id: self.id,
+            path: self.path,
+            fd,
+            writable: self.writable,
+        })
     }
 }
 
@@ -89,7 +112,12 @@ impl OpenRoot {
     /// # Errors
     /// `unavailable` when there is none.
     pub(crate) fn of_service(name: &str, path: PathBuf) -> Result<Self, DriverError> {
-        RootGrant { id: format!("service {name}"), path, writable: true }.open()
+        RootGrant {
+            id: format!("service {name}"),
+            path,
+            writable: true,
+        }
+        .open()
     }
 
     /// Fails unless the root may be changed.
@@ -97,7 +125,10 @@ impl OpenRoot {
         if self.writable {
             Ok(())
         } else {
-            Err(DriverError::new("not-granted", format!("root {:?} may be read only", self.id)))
+            Err(DriverError::new(
+                "not-granted",
+                format!("root {:?} may be read only", self.id),
+            ))
         }
     }
 
@@ -116,8 +147,13 @@ impl OpenRoot {
             return Err(invalid(format!("{} is the root itself", self.describe(path))));
         }
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let parent = self.open_path(parent).map_err(|e| os(format_args!("can't open the directory of {}", self.describe(path)), e))?;
-        Ok(Place { parent, name: name.to_owned() })
+        let parent = self
+            .open_path(parent)
+            .map_err(|e| os(format_args!("can't open the directory of {}", self.describe(path)), e))?;
+        Ok(Place {
+            parent,
+            name: name.to_owned(),
+        })
     }
 
     /// A directory below the root, for reference only.
@@ -140,7 +176,11 @@ impl OpenRoot {
             return Ok(self.path.clone());
         }
         let place = self.place(path)?;
-        match rustix::fs::statat(&place.parent, place.name.as_str(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(
+            &place.parent,
+            place.name.as_str(),
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        ) {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink() => {
                 Err(invalid(format!("{} is a symbolic link", self.describe(path))))
             }
@@ -153,19 +193,39 @@ impl OpenRoot {
 /// Opens `path` below `dir`, never following a symbolic link; an empty path is `dir` itself.
 pub(super) fn open_beneath(dir: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { "." } else { path };
-    openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), BENEATH)
+    openat2(
+        dir,
+        path,
+        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+        BENEATH,
+    )
 }
 
 /// Like [`open_beneath`] for a path that may not be UTF-8, and that does not lead into another mount either: what walks
 /// through a tree must not come out in a disk that somebody mounted there.
 pub(super) fn open_within(dir: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    openat2(dir, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    openat2(
+        dir,
+        path,
+        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+        BENEATH | ResolveFlags::NO_XDEV,
+    )
 }
 
 /// How errors name a place.
 pub(super) fn describe(root: &str, path: &str) -> String {
-    if path.is_empty() { format!("root {root:?}") } else { format!("{path:?} in root {root:?}") }
+    if path.is_empty() {
+        format!("root {root:?}")
+    } else {
+        format!("{path:?} in root {root:?}")
+    }
 }
 
 /// Refuses what is not a plain relative path, and the broker's own names.
@@ -174,16 +234,24 @@ pub(crate) fn check_path(path: &str) -> Result<(), DriverError> {
         return Ok(());
     }
     if path.len() > MAX_PATH {
-        return Err(invalid(format!("a path of {} bytes is longer than the {MAX_PATH} allowed", path.len())));
+        return Err(invalid(format!(
+            "a path of {} bytes is longer than the {MAX_PATH} allowed",
+            path.len()
+        )));
     }
     if path.contains('\0') {
         return Err(invalid(format!("{path:?} has a zero byte in it")));
     }
-    if path.split('/').any(|c| c.is_empty() || c == "." || c == ".." || c.len() > 255) {
+    if path
+        .split('/')
+        .any(|c| c.is_empty() || c == "." || c == ".." || c.len() > 255)
+    {
         return Err(invalid(format!("{path:?} is not a plain relative path")));
     }
     if path.starts_with(RESERVED) {
-        return Err(invalid(format!("{path:?} begins with {RESERVED}, which is kept for the host")));
+        return Err(invalid(format!(
+            "{path:?} begins with {RESERVED}, which is kept for the host"
+        )));
     }
     Ok(())
 }
@@ -240,7 +308,19 @@ mod tests {
         for good in ["", "a", "a/b", "a/.b", "..a", "a/b.hutch-x"] {
             assert!(check_path(good).is_ok(), "{good:?}");
         }
-        for bad in ["/", "/a", "a/", "a//b", ".", "..", "a/..", "a/../b", "a/./b", "a\0b", ".hutch-trash/x"] {
+        for bad in [
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/..",
+            "a/../b",
+            "a/./b",
+            "a\0b",
+            ".hutch-trash/x",
+        ] {
             assert_eq!(check_path(bad).unwrap_err().code, "invalid", "{bad:?}");
         }
         assert!(check_path(&"a/".repeat(2000)).is_err());

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hutch_broker::{
-    Broker as _, CallContext, DiscardMetrics, FsPermission, Grants, HostBroker, HostBrokerConfig, LogLevel, LogSink, Permissions, Request,
-    Response, Subject, SubjectLimits,
+    Broker as _, CallContext, DiscardMetrics, FsPermission, Grants, HostBroker, HostBrokerConfig, LogLevel, LogSink,
+    Permissions, Request, Response, Subject, SubjectLimits,
 };
 use hutch_container::Runtime;
 use hutch_driver::{Call, DriverError, DriverEvent, Root, TreePath};
@@ -17,14 +17,21 @@ use tokio::sync::broadcast;
 /// Runs `test` on a thread with a mount and a network namespace of its own.
 pub(crate) fn isolated<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        #[allow(deprecated, reason = "the safe form: the flags that its successor is unsafe for are not used here")]
+        #[allow(
+            deprecated,
+            reason = "the safe form: the flags that its successor is unsafe for are not used here"
+        )]
         rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET).expect("root is needed");
         let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).expect("mounts of its own");
         let dir = std::env::temp_dir().join(format!("hutch-broker-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).expect("a directory");
         let cleanup = Cleanup(dir.clone());
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(test(dir));
         drop(runtime);
         drop(cleanup);
@@ -40,10 +47,18 @@ impl Drop for Cleanup {
     fn drop(&mut self) {
         // Deepest first; what can't be unmounted goes with the namespace.
         let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
-        for place in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)).filter(|place| Path::new(place).starts_with(&self.0)) {
+        for place in mounts
+            .lines()
+            .rev()
+            .filter_map(|line| line.split(' ').nth(4))
+            .filter(|place| Path::new(place).starts_with(&self.0))
+        {
             let _ = rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH);
         }
-        let _ = std::process::Command::new("rm").args(["-rf", "--one-file-system"]).arg(&self.0).status();
+        let _ = std::process::Command::new("rm")
+            .args(["-rf", "--one-file-system"])
+            .arg(&self.0)
+            .status();
     }
 }
 
@@ -69,8 +84,18 @@ pub(crate) async fn host(dir: &Path) -> Host {
     std::fs::create_dir_all(&state_dir).unwrap();
     let runtime = Runtime::new(keeper(), dir.join("run")).unwrap();
     let (sender, events) = broadcast::channel(100);
-    let broker = HostBroker::new(HostBrokerConfig { state_dir, runtime, events: sender }).await.unwrap();
-    Host { broker, events, lines: Arc::default() }
+    let broker = HostBroker::new(HostBrokerConfig {
+        state_dir,
+        runtime,
+        events: sender,
+    })
+    .await
+    .unwrap();
+    Host {
+        broker,
+        events,
+        lines: Arc::default(),
+    }
 }
 
 /// The keeper's program, for tests of services: `HUTCH_KEEPER`, or where `cargo build` puts it.
@@ -91,7 +116,10 @@ pub(crate) fn keeper() -> PathBuf {
 /// Everything that needs no list of names.
 pub(crate) fn everything() -> Permissions {
     Permissions {
-        fs: FsPermission { roots: true, paths: Vec::new() },
+        fs: FsPermission {
+            roots: true,
+            paths: Vec::new(),
+        },
         link: true,
         filter: true,
         watch: true,
@@ -114,13 +142,22 @@ pub(crate) fn subject(grants: Grants) -> Subject {
 
 impl Host {
     pub(crate) fn context(&self, grants: Grants, call: Call) -> CallContext {
-        CallContext { subject: Arc::new(subject(grants)), call, log: self.lines.clone(), metrics: Arc::new(DiscardMetrics) }
+        CallContext {
+            subject: Arc::new(subject(grants)),
+            call,
+            log: self.lines.clone(),
+            metrics: Arc::new(DiscardMetrics),
+        }
     }
 
     /// With one root `pool` at `path`.
     pub(crate) fn with_root(&self, path: &Path) -> CallContext {
         let mut call = Call::new("default", "object");
-        call.roots.push(Root { id: "pool".into(), path: path.to_owned(), writable: true });
+        call.roots.push(Root {
+            id: "pool".into(),
+            path: path.to_owned(),
+            writable: true,
+        });
         self.context(Grants::as_requested(everything()), call)
     }
 
@@ -134,5 +171,8 @@ impl Host {
 }
 
 pub(crate) fn at(path: &str) -> TreePath {
-    TreePath { root: "pool".into(), path: path.into() }
+    TreePath {
+        root: "pool".into(),
+        path: path.into(),
+    }
 }

@@ -16,7 +16,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(status: &str, headers: &str, body: &[u8]) -> Self {
-        let mut bytes = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n", body.len()).into_bytes();
+        let mut bytes = format!(
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
+            body.len()
+        )
+        .into_bytes();
         bytes.extend_from_slice(body);
         Self { bytes, hang: false }
     }
@@ -48,10 +52,16 @@ impl Server {
 /// Serves on a port of its own. `answer` gets the request's path and its head in lower case.
 pub(crate) async fn serve(answer: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) -> Server {
     // The namespace of the test is new.
-    let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+    let up = std::process::Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .unwrap();
     assert!(up.success());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = Server { address: listener.local_addr().unwrap(), requests: Arc::default() };
+    let server = Server {
+        address: listener.local_addr().unwrap(),
+        requests: Arc::default(),
+    };
     let (requests, answer) = (Arc::clone(&server.requests), Arc::new(answer));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
