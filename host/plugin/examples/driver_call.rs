@@ -2,7 +2,9 @@
 //!
 //! `driver_call PLUGIN.wasm [COUNT]` calls `pool.validate` of a storage plugin (with `network` and `image` plugins the function
 //! that comes closest) COUNT times, one after the other, and prints one line of JSON:
-//! `{"calls":N,"wasm":{"p50_us":…,"p99_us":…},"native":{…},"parallel":{…}}`. `cargo xtask bench` reads it.
+//! `{"calls":N,"wasm":{"p50_us":…,"p99_us":…,"max_us":…},"native":{…},"parallel":{…},"start_ms":…,"rss_kib":…}`, where `parallel` is
+//! four callers at once, `start_ms` the time from nothing to a callable plugin with its code in the cache, and `rss_kib` the
+//! memory of this process afterwards. `cargo xtask bench` reads it.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -109,9 +111,16 @@ async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<d
         plugins: Some(vec![plugin]),
         ..PluginHostOptions::new(state.path().to_owned())
     };
-    let (events, _) = tokio::sync::broadcast::channel(1);
-    let host = PluginHost::start(options, Arc::new(NoBroker), events)?;
-    host.settled().await;
+    let start = async || -> Result<Arc<PluginHost>, hutch_plugin::HostError> {
+        let (events, _) = tokio::sync::broadcast::channel(1);
+        let host = PluginHost::start(options.clone(), Arc::new(NoBroker), events)?;
+        host.settled().await;
+        Ok(host)
+    };
+    drop(start().await?);
+    let started = Instant::now();
+    let host = start().await?;
+    let start_ms = started.elapsed().as_secs_f64() * 1e3;
     let status = host.plugins().pop().ok_or("no plugin was loaded")?;
     if status.state != PluginState::Enabled {
         return Err(format!("the plugin is {:?}: {}", status.state, status.reason).into());
@@ -141,8 +150,20 @@ async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<d
         "wasm": summary(wasm_times),
         "native": summary(native_times),
         "parallel": summary(parallel),
+        "start_ms": start_ms,
+        "rss_kib": rss_kib()?,
     })
     .to_string())
+}
+
+/// `VmRSS` of proc_pid_status(5).
+fn rss_kib() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("no VmRSS in /proc/self/status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 async fn series(driver: Arc<dyn Validate>, count: usize) -> Result<Vec<Duration>, DriverError> {

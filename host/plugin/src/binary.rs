@@ -212,7 +212,10 @@ mod tests {
     "#;
 
     fn custom(text: &str) -> CustomSection<'_> {
-        CustomSection { name: Cow::Borrowed(manifest::SECTION), data: Cow::Borrowed(text.as_bytes()) }
+        CustomSection {
+            name: Cow::Borrowed(manifest::SECTION),
+            data: Cow::Borrowed(text.as_bytes()),
+        }
     }
 
     /// A component that imports instances without functions under these names and exports them again under the others.
@@ -225,13 +228,13 @@ mod tests {
         types.instance(&InstanceType::new());
         component.section(&types);
         let mut section = ComponentImportSection::new();
-        for import in imports {
-            section.import(*import, ComponentTypeRef::Instance(0));
+        for &import in imports {
+            section.import(import, ComponentTypeRef::Instance(0));
         }
         component.section(&section);
         let mut section = ComponentExportSection::new();
-        for export in exports {
-            section.export(*export, ComponentExportKind::Instance, 0, None);
+        for &export in exports {
+            section.export(export, ComponentExportKind::Instance, 0, None);
         }
         component.section(&section);
         component.finish()
@@ -248,7 +251,12 @@ mod tests {
         assert!(plain.abilities.is_empty());
         assert_eq!(plain.manifest_text, MANIFEST);
         let exports = [SOURCE, "hutch:image/build@0.1.0", "hutch:image/something-new@0.1.0"];
-        assert_eq!(inspect(&component(&[MANIFEST], &imports, &exports)).expect("a plugin").abilities, ["build"]);
+        assert_eq!(
+            inspect(&component(&[MANIFEST], &imports, &exports))
+                .expect("a plugin")
+                .abilities,
+            ["build"]
+        );
     }
 
     #[test]
@@ -267,12 +275,30 @@ mod tests {
     fn refusals_say_what_is_wrong() {
         for (bytes, expected) in [
             (component(&[], &[TYPES], &[SOURCE]), "no custom section"),
-            (component(&[MANIFEST, MANIFEST], &[TYPES], &[SOURCE]), "more than one custom section"),
-            (component(&["nonsense"], &[TYPES], &[SOURCE]), "its manifest is not valid"),
-            (component(&[MANIFEST], &[TYPES, "wasi:http/types@0.2.0"], &[SOURCE]), "imports wasi:http/types@0.2.0"),
-            (component(&[MANIFEST], &[TYPES, "hutch:host/root-shell@0.1.0"], &[SOURCE]), "hutch:host/root-shell"),
-            (component(&[MANIFEST], &[TYPES, "hutch:storage/types@0.1.0"], &[SOURCE]), "hutch:storage/types"),
-            (component(&[MANIFEST], &[TYPES], &["hutch:image/build@0.1.0"]), "does not export hutch:image/source"),
+            (
+                component(&[MANIFEST, MANIFEST], &[TYPES], &[SOURCE]),
+                "more than one custom section",
+            ),
+            (
+                component(&["nonsense"], &[TYPES], &[SOURCE]),
+                "its manifest is not valid",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES, "wasi:http/types@0.2.0"], &[SOURCE]),
+                "imports wasi:http/types@0.2.0",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES, "hutch:host/root-shell@0.1.0"], &[SOURCE]),
+                "hutch:host/root-shell",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES, "hutch:storage/types@0.1.0"], &[SOURCE]),
+                "hutch:storage/types",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES], &["hutch:image/build@0.1.0"]),
+                "does not export hutch:image/source",
+            ),
             (Module::new().finish(), "core module"),
             (b"MZ".to_vec(), "not a valid component"),
         ] {

@@ -15,8 +15,10 @@ use crate::state::GuestClock;
 pub(crate) const MAX_MEMORY: usize = 64 << 20;
 /// Elements that a table may have. The largest that a language's runtime is known to want is some 20,000.
 pub(crate) const MAX_TABLE: usize = 32_768;
-/// Instances at once, whatever the plugin. Calls beyond wait for their turn.
-pub(crate) const MAX_INSTANCES: u32 = 32;
+/// Instances at once, whatever the plugin. Calls beyond wait for their turn. No manifest may ask for more than a quarter
+/// (`manifest::Limits::CAPS`), so that a plugin whose calls all hang leaves the others room. A place that is not in use costs
+/// address space and nothing else.
+pub(crate) const MAX_INSTANCES: u32 = 128;
 /// Core instances, tables and memories of one component: a guest, its adapter and the shims between them.
 pub(crate) const MAX_CORE_INSTANCES: u32 = 16;
 pub(crate) const MAX_TABLES: u32 = 8;

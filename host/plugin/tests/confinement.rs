@@ -13,7 +13,11 @@ fn compiler() -> PathBuf {
 
 fn spawn(size: usize) -> Child {
     let mut command = Command::new(compiler());
-    command.arg(size.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg(size.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.spawn().expect("the compiler starts")
 }
 
@@ -38,7 +42,11 @@ fn it_gives_up_privileges_before_it_reads() {
     let limits = read("limits");
     let line = |name: &str| {
         let line = limits.lines().find(|line| line.starts_with(name)).expect(name);
-        line[name.len()..].split_whitespace().next().expect("a limit").to_owned()
+        line[name.len()..]
+            .split_whitespace()
+            .next()
+            .expect("a limit")
+            .to_owned()
     };
     assert_eq!(line("Max cpu time"), "50");
     assert_eq!(line("Max address space"), ((1_u64 << 30) + (300 << 20)).to_string());
@@ -55,7 +63,9 @@ fn it_gives_up_privileges_before_it_reads() {
 }
 
 fn is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status").expect("proc").contains("Uid:\t0\t")
+    std::fs::read_to_string("/proc/self/status")
+        .expect("proc")
+        .contains("Uid:\t0\t")
 }
 
 #[test]

@@ -15,7 +15,14 @@ use hutch_plugin::{PluginHost, PluginHostOptions, PluginState};
 fn build() -> PathBuf {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../guest");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "hutch-plugin-storage-dir", "-p", "hutch-plugin-storage-overlay"])
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "hutch-plugin-storage-dir",
+            "-p",
+            "hutch-plugin-storage-overlay",
+        ])
         .args(["--profile", "plugin", "--target", "wasm32-wasip2", "--target-dir"])
         .arg(&target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -40,9 +47,17 @@ async fn machine() -> Machine {
     }
     let (events, _) = tokio::sync::broadcast::channel(16);
     let runtime = hutch_container::Runtime::new("/nonexistent", state.path().join("run")).expect("a runtime");
-    let config = HostBrokerConfig { state_dir: state.path().to_owned(), runtime, events: events.clone() };
+    let config = HostBrokerConfig {
+        state_dir: state.path().to_owned(),
+        runtime,
+        events: events.clone(),
+    };
     let broker = HostBroker::new(config).await.expect("a broker");
-    let options = PluginHostOptions { bundled: Some(bundled), plugins: None, ..common::options(state.path()) };
+    let options = PluginHostOptions {
+        bundled: Some(bundled),
+        plugins: None,
+        ..common::options(state.path())
+    };
     let host = PluginHost::start(options, Arc::new(broker), events).expect("a host");
     host.settled().await;
     for plugin in host.plugins() {
@@ -52,7 +67,12 @@ async fn machine() -> Machine {
 }
 
 fn volume(kind: &str, name: &str) -> VolumeRef {
-    VolumeRef { kind: kind.into(), name: name.into(), content: "filesystem".into(), config: Options::new() }
+    VolumeRef {
+        kind: kind.into(),
+        name: name.into(),
+        content: "filesystem".into(),
+        config: Options::new(),
+    }
 }
 
 /// Makes an image volume with one file in it, a container from it, a snapshot and a copy, and takes all of it away.
@@ -61,9 +81,17 @@ async fn life(machine: &Machine, driver: &dyn StorageDriver) {
     let root = machine.state.path().join(format!("pool-{name}"));
     std::fs::create_dir(&root).expect("made");
     let mut call = Call::new("default", &name);
-    call.roots.push(Root { id: "pool".into(), path: root.clone(), writable: true });
+    call.roots.push(Root {
+        id: "pool".into(),
+        path: root.clone(),
+        writable: true,
+    });
     let config = driver.validate(&call, &Options::new()).await.expect("validate");
-    let pool = PoolRef { name: name.clone(), root: "pool".into(), config };
+    let pool = PoolRef {
+        name: name.clone(),
+        root: "pool".into(),
+        config,
+    };
     driver.create_pool(&call, &pool).await.expect("create pool");
     driver.create_pool(&call, &pool).await.expect("create pool again");
     driver.open_pool(&call, &pool).await.expect("open pool");
@@ -75,12 +103,21 @@ async fn life(machine: &Machine, driver: &dyn StorageDriver) {
     driver.end_fill(&call, &pool, &image).await.expect("end fill");
 
     let container = volume("container", "default_c1");
-    driver.create_from_image(&call, &pool, &image, &container, false).await.expect("create from image");
+    driver
+        .create_from_image(&call, &pool, &image, &container, false)
+        .await
+        .expect("create from image");
     let plan = driver.mount(&call, &pool, &container).await.expect("mount");
     assert!(layers_hold(&root, &plan, "hello"), "{plan:?}");
-    driver.snapshot_create(&call, &pool, &container, "s1", false).await.expect("snapshot");
+    driver
+        .snapshot_create(&call, &pool, &container, "s1", false)
+        .await
+        .expect("snapshot");
     let copy = volume("container", "default_c2");
-    driver.copy(&call, &pool, &container, Some("s1"), &copy, false, false).await.expect("copy");
+    driver
+        .copy(&call, &pool, &container, Some("s1"), &copy, false, false)
+        .await
+        .expect("copy");
     let plan = driver.mount(&call, &pool, &copy).await.expect("mount the copy");
     assert!(layers_hold(&root, &plan, "hello"), "{plan:?}");
 
@@ -103,7 +140,9 @@ async fn life(machine: &Machine, driver: &dyn StorageDriver) {
 }
 
 fn layers_hold(root: &Path, plan: &hutch_driver::MountPlan, file: &str) -> bool {
-    plan.layers.iter().any(|layer| root.join(&layer.path).join(file).exists())
+    plan.layers
+        .iter()
+        .any(|layer| root.join(&layer.path).join(file).exists())
 }
 
 #[tokio::test(flavor = "multi_thread")]
