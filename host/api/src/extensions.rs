@@ -36,8 +36,6 @@ pub const EXTENSIONS: &[&str] = &[
     "entity_description",
     // Links by the files endpoint.
     "file_symlinks",
-    // An image that was fetched is kept, and can be removed.
-    "storage_images_delete",
     // /1.0/resources.
     "resources",
     // /1.0/instances/NAME/console.
@@ -58,16 +56,12 @@ pub const EXTENSIONS: &[&str] = &[
     "container_full",
     // Resources by socket.
     "resources_cpu_socket",
-    // Memory by NUMA node.
-    "resources_numa",
     // What the kernel can do, in the server's environment.
     "kernel_features",
     // Events name the member that they happened on.
     "event_location",
     // Who a command runs as, and where.
     "container_exec_user_group_cwd",
-    // What the container runtime can do, in the server's environment.
-    "lxc_features",
     // /1.0/instances.
     "instances",
     // Images say what type of instance they are for.
@@ -82,12 +76,8 @@ pub const EXTENSIONS: &[&str] = &[
     "api_os",
     // Usage of objects is listed by paths throughout.
     "usedby_consistency",
-    // Bridges and bonds in the state of networks.
-    "network_state_bond_bridge",
     // Changing the state of all instances with one request.
     "instance_bulk_state_change",
-    // VLANs in the state of networks.
-    "network_state_vlan",
     // Errors and drops among an interface's counters.
     "network_counters_errors_dropped",
     // Which storage drivers there are, in the server's environment.
@@ -102,8 +92,6 @@ pub const EXTENSIONS: &[&str] = &[
     "event_project",
     // HEAD on files.
     "instance_file_head",
-    // The total of memory in the state of instances.
-    "instances_state_total",
     // `all-projects` on operations.
     "operations_get_query_all_projects",
     // Name and project in lifecycle events.
@@ -120,8 +108,6 @@ pub const EXTENSIONS: &[&str] = &[
     "networks_all_projects",
     // The machine's load among its resources.
     "resources_load",
-    // What processors can do, among the machine's resources.
-    "resources_cpu_flags",
 ];
 
 #[cfg(test)]
