@@ -54,7 +54,7 @@ pub struct Daemon {
 }
 
 /// The name of the pool, of the network and of the image's alias that [`Daemon::start`] makes.
-pub const POOL: &str = "default";
+pub const POOL: &str = "testpool";
 /// See [`POOL`].
 pub const IMAGE: &str = "busybox";
 
@@ -105,7 +105,6 @@ impl Daemon {
         let additions = daemon.options.configuration.clone().unwrap_or_default();
         daemon.configure(&additions)?;
         daemon.launch(&[])?;
-        compiled::keep(&daemon.state_dir())?;
         if !daemon.options.bare {
             daemon.set_up()?;
         }
@@ -309,6 +308,10 @@ impl Daemon {
 
     fn set_up(&mut self) -> Result<()> {
         let mut client = self.client();
+        if matches!(self.kind, Kind::Hutch(_)) {
+            self.wait_until_prepared()?;
+            compiled::keep(&self.state_dir())?;
+        }
         let usual = if matches!(self.kind, Kind::Hutch(_)) {
             "overlay"
         } else {
@@ -319,19 +322,8 @@ impl Daemon {
         } else {
             self.options.storage
         };
-        let have = |list: &Value, name: &str| {
-            list.as_array().is_some_and(|all| {
-                all.iter()
-                    .any(|url| url.as_str().is_some_and(|url| url.ends_with(name)))
-            })
-        };
-        if !have(&client.get("/1.0/storage-pools")?, &format!("/{POOL}")) {
-            client.sync(
-                "POST",
-                "/1.0/storage-pools",
-                &json!({ "name": POOL, "driver": storage, "config": {} }),
-            )?;
-        }
+        let pool = json!({ "name": POOL, "driver": storage, "config": {} });
+        client.sync("POST", "/1.0/storage-pools", &pool)?;
         let network = self.network();
         let subnet = format!("{}/20", self.gateway());
         let config = json!({ "ipv4.address": subnet, "ipv4.nat": "true", "ipv6.address": "none" });
@@ -351,6 +343,25 @@ impl Daemon {
         )?;
         client.import_image(shared_busybox()?, Some(IMAGE))?;
         Ok(())
+    }
+
+    /// Waits until a new daemon has made its first pool and network, so that what a test does meets nothing half made.
+    fn wait_until_prepared(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut client = self.client();
+        loop {
+            let devices = client.get("/1.0/profiles/default")?["devices"].take();
+            if devices["root"].is_object() && devices["eth0"].is_object() {
+                return Ok(());
+            }
+            if begun.elapsed() > START {
+                bail!(
+                    "the daemon made no first pool and network: {devices}: {}",
+                    tail(&self.log())
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Removes the instances and the networks: on the machine's own network nothing else would. Goes on after an error.

@@ -105,7 +105,7 @@ fn a_pool_whose_plugin_is_gone_is_shown_unavailable() -> Result<()> {
     daemon.launch(&[])?;
     ensure!(daemon.status("c1")? == "Running", "a container needs no plugin to run");
     ensure!(daemon.shell("c1", "echo alive")? == "alive");
-    let pool = daemon.client().get("/1.0/storage-pools/default")?;
+    let pool = daemon.client().get("/1.0/storage-pools/testpool")?;
     ensure!(pool["status"] != "Created", "{pool}");
     let (_, message) = daemon
         .client()
@@ -114,7 +114,7 @@ fn a_pool_whose_plugin_is_gone_is_shown_unavailable() -> Result<()> {
     daemon.stop()?;
     daemon.configure("")?;
     daemon.launch(&[])?;
-    ensure!(daemon.client().get("/1.0/storage-pools/default")?["status"] == "Created");
+    ensure!(daemon.client().get("/1.0/storage-pools/testpool")?["status"] == "Created");
     daemon
         .client()
         .run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))

@@ -62,7 +62,7 @@ pub(crate) fn figures(contest: &mut Contest) -> Result<Vec<Row>> {
 fn measure(daemon: &mut Daemon, side: Side, count: usize, rows: &mut Rows) -> Result<()> {
     rows.launch.of(side).push(launch_rate(daemon, count)?);
     listing(daemon, side, count, rows)?;
-    let keepers = keepers(daemon, side)?;
+    let keepers = keepers(daemon)?;
     ensure!(
         keepers.len() >= count,
         "{} keepers for {count} containers",
@@ -126,39 +126,27 @@ fn listing(daemon: &Daemon, side: Side, count: usize, rows: &mut Rows) -> Result
     Ok(())
 }
 
-/// The processes that hold containers: `hutch-keeper`, and Incus's `[lxc monitor]`.
-fn keepers(daemon: &Daemon, side: Side) -> Result<Vec<i32>> {
+/// The processes that hold containers: the parents of their PID 1, whatever they are called.
+fn keepers(daemon: &Daemon) -> Result<Vec<i32>> {
+    let listed = daemon.client().get("/1.0/instances?recursion=2")?;
     let mut found = Vec::new();
-    for pid in daemon.sandbox().processes() {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let is_keeper = match side {
-            Side::Hutch => is_container_keeper(pid, &line),
-            Side::Peer => line.starts_with("[lxc monitor]"),
-        };
-        if is_keeper {
-            found.push(pid);
+    for instance in listed.as_array().into_iter().flatten() {
+        let pid = instance["state"]["pid"].as_i64().unwrap_or_default();
+        if pid > 0 {
+            found.push(parent(pid)?);
         }
     }
     Ok(found)
 }
 
-/// Whether a process is a keeper that holds a container: one with a child that is PID 1 of another PID namespace.
-fn is_container_keeper(pid: i32, line: &str) -> bool {
-    let name = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let program = name.file_name().unwrap_or_default().to_string_lossy();
-    if !program.starts_with("hutch-keeper") && !line.contains("hutch-keeper") {
-        return false;
-    }
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().any(|child| {
-        std::fs::read_to_string(format!("/proc/{child}/status")).is_ok_and(|status| {
-            status.lines().any(|line| {
-                line.strip_prefix("NSpid:")
-                    .is_some_and(|pids| pids.split_whitespace().count() > 1 && pids.trim_end().ends_with("\t1"))
-            })
-        })
-    })
+/// The parent of a process: proc_pid_status(5).
+fn parent(pid: i64) -> Result<i32> {
+    let file = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("can't read {file}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .and_then(|number| number.trim().parse().ok())
+        .with_context(|| format!("{file} has no PPid"))
 }
 
 /// Proportional set size, in mebibytes: proc_pid_smaps(5), `smaps_rollup`.
