@@ -337,3 +337,6 @@ pub(crate) async fn splice<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, fd:
     // The client's end goes with this function; saying so first costs nothing.
     let _ = stream.shutdown().await;
 }
+
+#[cfg(test)]
+mod tests;
