@@ -1,15 +1,17 @@
 //! The process that reads an archive: confined, with the archive as its standard input and its answers on its standard
 //! output, one JSON object a line.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskTree;
@@ -18,10 +20,12 @@ use crate::error::{Errno, Error, Result};
 use crate::jail::{self, Purpose};
 use crate::layout::Content;
 use crate::limits::{Budget, Limits};
-use crate::pack::{Packer, Placed};
+use crate::metadata::ImageMetadata;
+use crate::pack::{Packer, Placed, place_metadata};
 use crate::squashfs::SquashfsReader;
 use crate::stream::{Format, Stream};
 use crate::tar::reader::TarReader;
+use crate::tree::TreeReader;
 use crate::walk::{self, Inspection, Meter, Progress, Report};
 
 /// The first argument of a program that makes it the process that reads an archive.
@@ -47,6 +51,13 @@ pub(crate) enum Job {
     /// Write the tree, with more placed in it, as another archive. That goes to the standard output, and the answers then
     /// to the standard error.
     Repack { placed: Vec<Placed>, time: i64 },
+    /// Write a tree, which is a directory or several as layers of an overlay, as a unified archive to the standard output. The
+    /// standard input is not used.
+    Pack {
+        layers: Vec<PathBuf>,
+        metadata: ImageMetadata,
+        templates: BTreeMap<String, String>,
+    },
 }
 
 /// What the process answers: any number of `Progress`, then one of the others.
@@ -76,8 +87,9 @@ fn unpack_child_main(task: &OsStr) -> ExitCode {
     let task = task.and_then(|task| {
         serde_json::from_slice::<Task>(&task).map_err(|e| Error::Process(format!("its task is invalid: {e}")))
     });
-    let repacks = task.as_ref().is_ok_and(|task| matches!(task.job, Job::Repack { .. }));
-    let answers = if repacks {
+    let writes = |task: &Task| matches!(task.job, Job::Repack { .. } | Job::Pack { .. });
+    let writes = task.as_ref().is_ok_and(writes);
+    let answers = if writes {
         own(std::io::stderr().as_fd())
     } else {
         own(std::io::stdout().as_fd())
@@ -98,13 +110,24 @@ fn unpack_child_main(task: &OsStr) -> ExitCode {
 
 fn run(task: Task, mut archive: File, answers: &mut File) -> Result<Message> {
     let Task { content, limits, job } = task;
+    let (depth, memory) = (limits.depth, limits.decoder_memory);
+    let read = Arc::new(AtomicU64::new(0));
+    let mut tell = |progress| send(answers, &Message::Progress(progress));
+    let meter = Meter::new(Budget::new(limits, Arc::clone(&read)), &mut tell);
+    if let Job::Pack {
+        layers,
+        metadata,
+        templates,
+    } = job
+    {
+        jail::enter(Purpose::Pack(&layers))?;
+        return pack(meter, depth, read, &metadata, &templates);
+    }
     jail::enter(if matches!(job, Job::Unpack { .. }) {
         Purpose::Unpack
     } else {
         Purpose::Inspect
     })?;
-    let (depth, memory) = (limits.depth, limits.decoder_memory);
-    let read = Arc::new(AtomicU64::new(0));
     let mut source: Box<dyn Source> = match Format::of(&mut archive)? {
         Format::Tar(compression) => {
             let stream = Stream::open(archive, compression, memory, Arc::clone(&read))?;
@@ -112,24 +135,56 @@ fn run(task: Task, mut archive: File, answers: &mut File) -> Result<Message> {
         }
         Format::Squashfs => Box::new(SquashfsReader::open(archive, depth, Arc::clone(&read))?),
     };
-    let mut tell = |progress| send(answers, &Message::Progress(progress));
-    let meter = Meter::new(Budget::new(limits, read), &mut tell);
     match job {
-        Job::Inspect => Ok(Message::Inspected(Box::new(walk::inspect(
+        Job::Unpack { sync } => unpack(source.as_mut(), content, meter, sync),
+        Job::Repack { placed, time } => repack(source.as_mut(), content, meter, depth, &placed, time),
+        Job::Inspect | Job::Pack { .. } => Ok(Message::Inspected(Box::new(walk::inspect(
             source.as_mut(),
             content,
             meter,
         )?))),
-        Job::Unpack { sync } => unpack(source.as_mut(), content, meter, sync),
-        Job::Repack { placed, time } => repack(source.as_mut(), content, meter, depth, &placed, time),
     }
 }
 
-fn unpack(source: &mut dyn Source, content: Content, meter: Meter<'_>, sync: bool) -> Result<Message> {
+/// The directory that this process works in.
+fn working_directory() -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root =
-        rustix::fs::openat(rustix::fs::CWD, ".", flags, Mode::empty()).map_err(|e| Error::tree("open", b".", e))?;
-    let mut tree = DiskTree::new(root);
+    // By openat2, which the jail of every job that has a directory lets through.
+    rustix::fs::openat2(rustix::fs::CWD, ".", flags, Mode::empty(), ResolveFlags::empty())
+        .map_err(|e| Error::tree("open", b".", e))
+}
+
+fn standard_output() -> Result<File> {
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    Ok(File::from(out.map_err(|e| Error::Write(Errno::from(&e)))?))
+}
+
+fn pack(
+    meter: Meter<'_>,
+    depth: usize,
+    read: Arc<AtomicU64>,
+    metadata: &ImageMetadata,
+    templates: &BTreeMap<String, String>,
+) -> Result<Message> {
+    // One component more than in the tree: the directory that it has in the archive.
+    let mut packer = Packer::new(standard_output()?, depth + 1)?;
+    place_metadata(
+        &mut packer,
+        metadata,
+        templates,
+        Time {
+            seconds: metadata.creation_date,
+            nanoseconds: 0,
+        },
+    )?;
+    let mut source = TreeReader::new(working_directory()?, depth, read);
+    let report = walk::pack(&mut source, meter, &mut packer)?;
+    packer.finish()?;
+    Ok(Message::Unpacked(report))
+}
+
+fn unpack(source: &mut dyn Source, content: Content, meter: Meter<'_>, sync: bool) -> Result<Message> {
+    let mut tree = DiskTree::new(working_directory()?);
     let report = walk::unpack(source, content, meter, &mut tree)?;
     tree.finish(sync)?;
     Ok(Message::Unpacked(report))
@@ -143,11 +198,7 @@ fn repack(
     placed: &[Placed],
     time: i64,
 ) -> Result<Message> {
-    let out = std::io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|e| Error::Write(Errno::from(&e)))?;
-    let mut packer = Packer::new(File::from(out), depth)?;
+    let mut packer = Packer::new(standard_output()?, depth)?;
     let report = walk::unpack(source, content, meter, &mut packer)?;
     for placed in placed {
         packer.place(

@@ -1,5 +1,6 @@
 //! Starts the process that reads an archive and listens to it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
@@ -13,6 +14,7 @@ use crate::child::{Job, Message, SUBCOMMAND, Task};
 use crate::error::{Errno, Error, Result};
 use crate::layout::Content;
 use crate::limits::Limits;
+use crate::metadata::ImageMetadata;
 use crate::pack::Placed;
 use crate::walk::{Inspection, Progress, Report};
 
@@ -88,6 +90,29 @@ impl Unpacker {
             time: i64::try_from(now).unwrap_or_default(),
         };
         match self.run(Content::Rootfs, job, archive, Aim::File(out), watch)? {
+            Message::Unpacked(report) => Ok(report),
+            _ => Err(Error::Process("its answer is not one to this question".to_owned())),
+        }
+    }
+
+    /// Writes a root file system as a unified image into `out`, as zstd-compressed tar. `layers` is the directory that it is
+    /// in, or, uppermost first, the directories that an overlay shows it of; nobody changes them meanwhile. After an error
+    /// `out` holds some of it, and the caller discards it.
+    pub fn pack(
+        &self,
+        layers: &[PathBuf],
+        metadata: &ImageMetadata,
+        templates: &BTreeMap<String, String>,
+        out: &File,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Report> {
+        let job = Job::Pack {
+            layers: layers.to_vec(),
+            metadata: metadata.clone(),
+            templates: templates.clone(),
+        };
+        let nothing = File::open("/dev/null").map_err(|e| Error::Read(Errno::from(&e)))?;
+        match self.run(Content::Unified, job, &nothing, Aim::File(out), watch)? {
             Message::Unpacked(report) => Ok(report),
             _ => Err(Error::Process("its answer is not one to this question".to_owned())),
         }

@@ -70,6 +70,15 @@ impl EntryPath {
         }
     }
 
+    /// This path below `prefix`, one component.
+    pub(crate) fn under(&self, prefix: &[u8]) -> Self {
+        if self.is_root() {
+            Self(prefix.to_vec())
+        } else {
+            Self([prefix, b"/", &self.0].concat())
+        }
+    }
+
     /// This path with one more component, which a directory of the archive holds.
     pub(crate) fn join(&self, name: &[u8], depth: usize) -> Result<Self, Refusal> {
         if name.contains(&b'/') || matches!(name, b"." | b".." | b"") {

@@ -2,9 +2,12 @@
 //! empty namespaces, the target directory as root and nothing above it, limits, few capabilities and few system calls.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ffi::CString;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -29,17 +32,23 @@ const TO_UNPACK: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::SETFCAP);
 
+/// What is needed to read all files of a tree.
+const TO_READ: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
+
 /// What the process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum Purpose<'a> {
     /// Reading only: no file can be opened.
     Inspect,
     /// Writing below the working directory, which becomes the root directory.
     Unpack,
+    /// Reading a tree, which becomes the root directory: the first of these directories with all others below it as layers of
+    /// an overlay, uppermost first.
+    Pack(&'a [PathBuf]),
 }
 
 /// Confines this process, which has one thread. There is no way back.
-pub(crate) fn enter(purpose: Purpose) -> Result<()> {
+pub(crate) fn enter(purpose: Purpose<'_>) -> Result<()> {
     limit(Resource::Data, MEMORY)?;
     limit(Resource::Cpu, CPU_SECONDS)?;
     limit(Resource::Nofile, FILES)?;
@@ -47,20 +56,26 @@ pub(crate) fn enter(purpose: Purpose) -> Result<()> {
     let namespaces =
         CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     nix::sched::unshare(namespaces).map_err(|e| failed("namespaces", Errno(e as i32)))?;
-    if purpose == Purpose::Unpack {
-        make_cwd_the_root().map_err(|e| failed("changing the root directory", e.into()))?;
-    } else {
-        become_nobody().map_err(|e| failed("changing the user", Errno(e as i32)))?;
-    }
-    drop_capabilities(if purpose == Purpose::Unpack {
-        TO_UNPACK
-    } else {
-        CapabilitySet::empty()
-    })
-    .map_err(|e| failed("capabilities", e.into()))?;
+    let root = |e: rustix::io::Errno| failed("changing the root directory", e.into());
+    let (keep, calls) = match purpose {
+        Purpose::Inspect => {
+            become_nobody().map_err(|e| failed("changing the user", Errno(e as i32)))?;
+            (CapabilitySet::empty(), &[][..])
+        }
+        Purpose::Unpack => {
+            make_cwd_the_root(MountFlags::empty()).map_err(root)?;
+            (TO_UNPACK, UNPACKING)
+        }
+        Purpose::Pack(layers) => {
+            enter_layers(layers).map_err(root)?;
+            make_cwd_the_root(MountFlags::RDONLY).map_err(root)?;
+            (TO_READ, PACKING)
+        }
+    };
+    drop_capabilities(keep).map_err(|e| failed("capabilities", e.into()))?;
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("no_new_privs", e.into()))?;
     // The second would not let the first be installed.
-    for filter in [no_clone3(), filter(purpose)] {
+    for filter in [no_clone3(), filter(calls)] {
         let filter = filter.map_err(|e| Error::Process(format!("its system call filter is invalid: {e}")))?;
         seccompiler::apply_filter(&filter)
             .map_err(|e| Error::Process(format!("its system call filter is refused: {e}")))?;
@@ -86,17 +101,44 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
 /// Makes the working directory the root of the mount namespace, without devices and set-uid programs, and leaves nothing
 /// else mounted. The working directory is bound onto itself because pivot_root(2) wants a mount point; stacking the old
 /// root onto the new one saves a directory to put it into (its section "pivot_root(".", ".")").
-fn make_cwd_the_root() -> rustix::io::Result<()> {
+fn make_cwd_the_root(more: MountFlags) -> rustix::io::Result<()> {
     let here = rustix::process::getcwd(Vec::new())?;
+    // Nothing that is mounted here may appear elsewhere; what enter_layers mounted is in the same namespace already.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
     rustix::mount::mount_bind(".", here.as_c_str())?;
-    let flags = MountFlags::BIND | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    let flags = MountFlags::BIND | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | more;
     rustix::mount::mount_remount(here.as_c_str(), flags, "")?;
     rustix::process::chdir(here.as_c_str())?;
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir(Path::new("/"))
+}
+
+/// Goes into the tree that layers make up, uppermost first. Several are mounted as a read-only overlay on top of the first,
+/// where nobody but this process sees it. They are named by descriptors, because their own names may hold what separates
+/// layers, or be too many for the one page that options may take (mount(2)).
+fn enter_layers(layers: &[PathBuf]) -> rustix::io::Result<()> {
+    let [top, below @ ..] = layers else {
+        return Err(rustix::io::Errno::INVAL);
+    };
+    if !below.is_empty() {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |layer: &PathBuf| rustix::fs::open(layer, flags, Mode::empty());
+        let fds = layers.iter().map(open).collect::<rustix::io::Result<Vec<_>>>()?;
+        let names: Vec<String> = fds
+            .iter()
+            .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
+            .collect();
+        // The marks of deleted directories are those of unprivileged overlays (overlayfs.rst, "userxattr").
+        let options =
+            CString::new(format!("lowerdir={},userxattr", names.join(":"))).map_err(|_| rustix::io::Errno::INVAL)?;
+        let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+        rustix::mount::mount(c"overlay", top, c"overlay", flags, options.as_c_str())?;
+    }
+    rustix::process::chdir(top)
 }
 
 /// The user "nobody" of every distribution (the kernel's overflow id).
@@ -158,7 +200,7 @@ const READING: &[libc::c_long] = &[
 ];
 
 /// System calls that writing a tree takes beyond them.
-const WRITING: &[libc::c_long] = &[
+const UNPACKING: &[libc::c_long] = &[
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_mkdirat,
@@ -179,11 +221,20 @@ const WRITING: &[libc::c_long] = &[
     libc::SYS_syncfs,
 ];
 
+/// System calls that reading a tree takes beyond them.
+const PACKING: &[libc::c_long] = &[
+    libc::SYS_openat2,
+    libc::SYS_getdents64,
+    libc::SYS_newfstatat,
+    libc::SYS_readlinkat,
+    libc::SYS_flistxattr,
+    libc::SYS_fgetxattr,
+];
+
 /// Everything that is not listed fails with EPERM; what no part of the C library tries is not worth a signal.
-fn filter(purpose: Purpose) -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(more: &[libc::c_long]) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let writing: &[libc::c_long] = if purpose == Purpose::Unpack { WRITING } else { &[] };
-    for &call in READING.iter().chain(writing) {
+    for &call in READING.iter().chain(more) {
         rules.insert(call, Vec::new());
     }
     // A thread, but no process and no namespace.

@@ -27,6 +27,7 @@ mod pack;
 mod squashfs;
 mod stream;
 mod tar;
+mod tree;
 mod walk;
 
 pub use child::{SUBCOMMAND, run_if_asked};

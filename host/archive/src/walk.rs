@@ -112,6 +112,14 @@ impl<'a> Meter<'a> {
         Ok(())
     }
 
+    /// Leaves out extended attributes that are no part of an image.
+    fn filter_xattrs(&mut self, entry: &mut Entry) {
+        let before = entry.xattrs.len();
+        let kind = entry.kind.clone();
+        entry.xattrs.retain(|(name, _)| keeps_xattr(name, &kind));
+        self.report.xattrs_dropped += (before - entry.xattrs.len()) as u64;
+    }
+
     fn finish(self) -> Report {
         Report {
             entries: self.budget.entries(),
@@ -182,6 +190,33 @@ pub(crate) fn unpack(
     Ok(meter.finish())
 }
 
+/// Puts a root file system into an archive, below the directory that it has in a unified image. Devices and sockets are left
+/// out: a container's host makes the first, and the second mean nothing without who listens.
+pub(crate) fn pack(source: &mut dyn Source, mut meter: Meter<'_>, tree: &mut dyn Tree) -> Result<Report> {
+    while let Some(mut entry) = source.next_entry()? {
+        meter.entry(&entry)?;
+        match &entry.kind {
+            Kind::Device => {
+                meter.report.devices_skipped += 1;
+                continue;
+            }
+            Kind::Socket => continue,
+            Kind::Hardlink(target) => entry.kind = Kind::Hardlink(target.under(ROOTFS_DIR.as_bytes())),
+            _ => {}
+        }
+        meter.filter_xattrs(&mut entry);
+        entry.path = entry.path.under(ROOTFS_DIR.as_bytes());
+        tree.add(
+            &entry,
+            &mut Metered {
+                source,
+                meter: &mut meter,
+            },
+        )?;
+    }
+    Ok(meter.finish())
+}
+
 /// Reads all of an archive, so that everything that unpacking would refuse is refused now.
 pub(crate) fn inspect(source: &mut dyn Source, content: Content, mut meter: Meter<'_>) -> Result<Inspection> {
     let mut found = Inspection::default();
@@ -237,10 +272,7 @@ fn add(source: &mut dyn Source, meter: &mut Meter<'_>, tree: &mut dyn Tree, entr
         meter.report.devices_skipped += 1;
         return Ok(());
     }
-    let before = entry.xattrs.len();
-    let kind = entry.kind.clone();
-    entry.xattrs.retain(|(name, _)| keeps_xattr(name, &kind));
-    meter.report.xattrs_dropped += (before - entry.xattrs.len()) as u64;
+    meter.filter_xattrs(entry);
     tree.add(entry, &mut Metered { source, meter })
 }
 

@@ -129,3 +129,53 @@ fn other_programs_read_it() {
         &[&made, &target],
     );
 }
+
+/// What an overlay shows: files of a lower layer, without what an upper one has deleted.
+#[test]
+fn a_tree_becomes_a_unified_image() {
+    let work = tempfile::tempdir().unwrap();
+    let script = "cd $1 && mkdir -p up,per/etc lower/etc/gone lower/old && printf new > up,per/etc/x && printf old > lower/etc/x \
+        && printf kept > lower/kept && ln lower/kept lower/twin && touch lower/etc/gone/a lower/old/a && mknod up,per/etc/gone c 0 0 \
+        && mkdir up,per/old && touch up,per/old/b && setfattr -n user.overlay.opaque -v y up,per/old \
+        && mknod lower/null c 1 3 && chown 5:6 lower/kept && chmod 4711 lower/kept && chmod 000 up,per/etc/x";
+    let status = Command::new("sh")
+        .args(["-c", script, "sh", work.path().to_str().unwrap()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "the package attr is needed");
+    let metadata = ImageMetadata {
+        templates: BTreeMap::new(),
+        ..ImageMetadata::parse(METADATA).unwrap()
+    };
+    let layers = [work.path().join("up,per"), work.path().join("lower")];
+    let out = tempfile::tempfile().unwrap();
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let report = unpacker()
+        .pack(&layers, &metadata, &BTreeMap::new(), &out, go_on)
+        .unwrap();
+    assert_eq!(report.devices_skipped, 1);
+    let target = tempfile::tempdir().unwrap();
+    assert_eq!(
+        inspect(&out, Content::Unified).unwrap().metadata,
+        Some(metadata.clone())
+    );
+    unpack(&out, Content::Unified, target.path()).unwrap();
+    let at = |name: &str| target.path().join(name);
+    assert_eq!(std::fs::read_to_string(at("etc/x")).unwrap(), "new");
+    assert!(!at("etc/gone").exists() && !at("old/a").exists() && at("old/b").exists() && !at("null").exists());
+    let kept = at("kept").metadata().unwrap();
+    assert_eq!(
+        (kept.uid(), kept.gid(), kept.mode() & 0o7777, kept.nlink()),
+        (5, 6, 0o4711, 2)
+    );
+    // One directory alone, and the layers are as they were.
+    let out = tempfile::tempfile().unwrap();
+    unpacker()
+        .pack(&layers[1..], &metadata, &BTreeMap::new(), &out, go_on)
+        .unwrap();
+    let target = tempfile::tempdir().unwrap();
+    unpack(&out, Content::Unified, target.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(target.path().join("etc/x")).unwrap(), "old");
+    let gone = unpacker().pack(&[work.path().join("missing")], &metadata, &BTreeMap::new(), &out, go_on);
+    assert!(matches!(gone, Err(Error::Jail { .. })), "{gone:?}");
+}
