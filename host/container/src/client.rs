@@ -24,9 +24,30 @@ struct Told {
     gone: bool,
 }
 
-/// A connection to a keeper and what it has told.
+/// A connection to a keeper and the task that receives on it, which ends, and closes the connection, with the last handle.
 #[derive(Debug)]
 pub(crate) struct Link {
+    shared: Arc<Shared>,
+    receiver: tokio::task::AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.receiver.abort();
+    }
+}
+
+impl std::ops::Deref for Link {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// What handles and receiver share.
+#[derive(Debug)]
+pub(crate) struct Shared {
     id: String,
     pid: u32,
     process: OwnedFd,
@@ -91,7 +112,7 @@ impl Link {
         }
         let process = fds.remove(0);
         let container = container.unwrap_or(ContainerState::Created);
-        let link = Arc::new(Self {
+        let shared = Arc::new(Shared {
             id: theirs,
             pid,
             process,
@@ -106,10 +127,12 @@ impl Link {
             released: OnceLock::new(),
             record,
         });
-        tokio::spawn(receive(Arc::clone(&link), buffer));
-        Ok((link, fds))
+        let receiver = tokio::spawn(receive(Arc::clone(&shared), buffer)).abort_handle();
+        Ok((Arc::new(Self { shared, receiver }), fds))
     }
+}
 
+impl Shared {
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
@@ -134,7 +157,7 @@ impl Link {
             .ok_or_else(|| self.connection.lost())
     }
 
-    /// Waits until the keeper's process has ended, and reaps it when it is this process's child.
+    /// Waits until the keeper's process has ended.
     pub(crate) async fn gone(&self) {
         let mut told = self.told.subscribe();
         // An error means that the sender is gone, which it is not while `self` is borrowed.
@@ -174,7 +197,7 @@ impl Link {
 }
 
 /// Receives until the connection ends, then until the process has.
-async fn receive(link: Arc<Link>, mut buffer: Vec<u8>) {
+async fn receive(link: Arc<Shared>, mut buffer: Vec<u8>) {
     loop {
         match link.connection.receive(&mut buffer).await {
             Ok(Some(Received { reply, fds })) => match reply {

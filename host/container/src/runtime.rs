@@ -126,10 +126,12 @@ impl Runtime {
         });
         match adopted {
             Ok(keeper) => AdoptOutcome::Adopted(keeper),
-            Err(Error::Lost { .. }) => match self.bury(Role::Container, id).await {
-                Ok(()) => AdoptOutcome::Dead,
-                Err(error) => AdoptOutcome::Failed(error),
-            },
+            Err(Error::Lost { .. }) if self.is_dead(Role::Container, id) => {
+                match self.bury(Role::Container, id).await {
+                    Ok(()) => AdoptOutcome::Dead,
+                    Err(error) => AdoptOutcome::Failed(error),
+                }
+            }
             Err(error) => AdoptOutcome::Failed(error),
         }
     }
@@ -169,9 +171,12 @@ impl Runtime {
     /// Kills and removes what is left of a container whose keeper was lost ([`crate::ContainerState::Lost`]).
     ///
     /// # Errors
-    /// [`Error::Io`] when something can't be removed.
+    /// [`Error::Exists`] when its keeper lives, [`Error::Io`] when something can't be removed.
     pub async fn clean_lost(&self, id: &str) -> Result<(), Error> {
         check_file_name("id", id)?;
+        if !self.is_dead(Role::Container, id) {
+            return Err(Error::Exists { id: id.to_owned() });
+        }
         self.bury(Role::Container, id).await
     }
 
@@ -225,7 +230,9 @@ impl Runtime {
         };
         match opened {
             Ok((link, _)) => Ok(Some(Service { link })),
-            Err(Error::Lost { .. }) => self.bury(Role::Service, id).await.map(|()| None),
+            Err(Error::Lost { .. }) if self.is_dead(Role::Service, id) => {
+                self.bury(Role::Service, id).await.map(|()| None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -302,6 +309,11 @@ impl Runtime {
         }
     }
 
+    /// Whether nobody listens for a keeper of this id any more. One that merely closes a connection lives.
+    fn is_dead(&self, role: Role, id: &str) -> bool {
+        matches!(self.connect(role, id), Err(Error::Lost { .. }))
+    }
+
     async fn spawn(
         &self,
         role: Role,
@@ -372,8 +384,14 @@ impl Runtime {
         }
         let mut fds = vec![(SPEC_FD, spec), (LISTEN_FD, second)];
         fds.extend(held.map(|held| (HELD_FD, held)));
-        hutch_sys::spawn::detached(&self.keeper_binary, &arguments, &fds)
-            .map_err(|error| Error::io("executing", &self.keeper_binary, error))
+        let process = hutch_sys::spawn::detached(&self.keeper_binary, &arguments, &fds)
+            .map_err(|error| Error::io("executing", &self.keeper_binary, error))?;
+        let child = process
+            .try_clone()
+            .map_err(|error| Error::io("watching the keeper of", id, error))?;
+        // Reaped whenever it ends, whether or not anybody has a handle of it then.
+        tokio::spawn(async move { ended(child.as_fd()).await });
+        Ok(process)
     }
 }
 

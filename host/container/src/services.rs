@@ -28,6 +28,10 @@ pub struct ServiceSpec {
     pub env: Vec<(String, String)>,
     /// Its working directory.
     pub dir: PathBuf,
+    /// Where it sees its working directory, an existing directory: in a mount namespace of its own `dir` is bound there. A
+    /// program that gives up root reaches its directory by this, whoever may pass through those above `dir`.
+    #[serde(default)]
+    pub appears_at: Option<PathBuf>,
     /// User and group id to run as; the keeper's own, root, when `None`.
     pub user: Option<(u32, u32)>,
     /// File to which standard output and error are appended; dropped when `None`. Cut when it passes 1 MiB at a start.
@@ -50,7 +54,8 @@ impl ServiceSpec {
         check_file_name("service id", &self.id)?;
         check_strings("arguments", self.args.iter().map(String::as_str))?;
         check_environment(&self.env)?;
-        if !self.program.is_absolute() || !self.dir.is_absolute() {
+        let appears_absolute = self.appears_at.as_ref().is_none_or(|place| place.is_absolute());
+        if !self.program.is_absolute() || !self.dir.is_absolute() || !appears_absolute {
             return Err(BadSpec(format!(
                 "program {} or its directory is not absolute",
                 self.program.display()

@@ -13,6 +13,7 @@ fn spec(lab: &Lab, id: &str, script: &str) -> ServiceSpec {
         args: vec!["-c".to_owned(), script.to_owned()],
         env: vec![("WHO".to_owned(), id.to_owned())],
         dir: lab.dir.path().to_owned(),
+        appears_at: None,
         user: None,
         log: Some(lab.dir.path().join("log")),
     }

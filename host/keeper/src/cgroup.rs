@@ -66,11 +66,21 @@ impl Cgroup {
             unified,
             legacy: Vec::new(),
         };
-        this.delegate(spec)?;
-        this.make_legacy(spec, hierarchies)?;
-        this.restrict_devices(spec)?;
-        this.set_limits(&spec.limits, &Limits::default())?;
-        Ok(this)
+        match this.fill(spec, hierarchies) {
+            Ok(()) => Ok(this),
+            Err(fault) => {
+                // Nobody is in them: that they can't be removed is not to be feared, and no reason to hide the first fault.
+                drop(this.remove());
+                Err(fault)
+            }
+        }
+    }
+
+    fn fill(&mut self, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<()> {
+        self.delegate(spec)?;
+        self.make_legacy(spec, hierarchies)?;
+        self.restrict_devices(spec)?;
+        self.set_limits(&spec.limits, &Limits::default())
     }
 
     /// Gives the tree to the container's root (the kernel's `admin-guide/cgroup-v2`, "Model of Delegation"): the directory to make

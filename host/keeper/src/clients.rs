@@ -14,7 +14,7 @@ use crate::wire;
 
 /// Connections at a time, and packets that wait for a daemon which does not read. One over either is closed: state is told
 /// anew at the next introduction.
-const MOST_CLIENTS: usize = 8;
+const MOST_CLIENTS: usize = 64;
 const MOST_WAITING: usize = 256;
 
 struct Client {

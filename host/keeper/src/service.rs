@@ -314,6 +314,19 @@ fn enter(cgroup: &OwnedFd) -> Result<()> {
         .at("entering", "the cgroup of the service")
 }
 
+/// The service's directory as the program is to see it. What is bound for that is in a namespace of the program's own; mounts
+/// that are made outside later still reach it.
+fn place(spec: &ServiceSpec) -> Result<&std::path::Path> {
+    use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+    let Some(place) = &spec.appears_at else { return Ok(&spec.dir) };
+    // SAFETY: this process has one thread, and no descriptor table or memory is unshared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.at("making", "a mount namespace")?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", slave).at("separating", "the mount namespace")?;
+    mount_bind(&spec.dir, place).at("binding", place)?;
+    Ok(place)
+}
+
 /// The program's process up to its execution.
 fn execute(spec: &ServiceSpec, log: &OwnedFd, report: &OwnedFd) -> Result<std::convert::Infallible> {
     process::default_signals();
@@ -326,7 +339,8 @@ fn execute(spec: &ServiceSpec, log: &OwnedFd, report: &OwnedFd) -> Result<std::c
             return Err(std::io::Error::last_os_error()).at("opening", "the log");
         }
     }
-    rustix::process::chdir(&spec.dir).at("entering", &spec.dir)?;
+    let dir = place(spec)?;
+    rustix::process::chdir(dir).at("entering", dir)?;
     if let Some((uid, gid)) = spec.user {
         security::become_user(uid, gid, &[])?;
     }

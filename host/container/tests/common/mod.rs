@@ -11,8 +11,8 @@ pub mod sftp;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use hutch_container::{ContainerSpec, ExecSpec, ExecStdio, ExitStatus, IdMap, Keeper, RootFs, Runtime};
@@ -40,6 +40,7 @@ pub fn keeper_binary() -> PathBuf {
 pub struct Lab {
     pub dir: tempfile::TempDir,
     pub runtime: Runtime,
+    keepers: Mutex<Vec<u32>>,
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -48,7 +49,11 @@ impl Lab {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("hutch-container-").tempdir().unwrap();
         let runtime = Runtime::new(keeper_binary(), dir.path().join("run")).unwrap();
-        Self { dir, runtime }
+        Self {
+            dir,
+            runtime,
+            keepers: Mutex::default(),
+        }
     }
 
     /// An id that no other test uses, on this machine and in this run.
@@ -158,6 +163,32 @@ impl Lab {
         keeper.kill().await.unwrap();
         keeper.release().await.unwrap();
         keeper.gone().await;
+    }
+}
+
+/// Whatever a failed test leaves behind.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for keeper in self.keepers.lock().unwrap().drain(..) {
+            // Its own process, still, unless it has gone; another one with that number has another name.
+            let name = std::fs::read_to_string(format!("/proc/{keeper}/comm")).unwrap_or_default();
+            if let (true, Ok(raw)) = (name.starts_with("hutch:test-"), i32::try_from(keeper)) {
+                let pid = rustix::process::Pid::from_raw(raw).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        for entry in std::fs::read_dir(self.dir.path().join("run"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let spec = std::fs::read(entry.path())
+                .ok()
+                .filter(|_| entry.path().extension().is_some_and(|e| e == "json"));
+            if let Some(Ok(spec)) = spec.map(|text| serde_json::from_slice::<ContainerSpec>(&text)) {
+                drop(hutch_sys::cgroup::Hierarchies::find().kill_and_remove("hutch", &spec.cgroup));
+            }
+        }
     }
 }
 
