@@ -17,7 +17,7 @@ mod snapshots;
 mod storage;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -42,12 +42,12 @@ pub(crate) fn router(app: App) -> Router {
         .merge(plugins::routes())
         .fallback(|| async { Failure::not_found() })
         .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn_with_state(app.clone(), admit))
+        .layer(middleware::from_fn(admit))
         .with_state(app)
 }
 
 /// The one gate: who asks may do so.
-async fn admit(State(_): State<App>, request: Request, next: Next) -> Response {
+async fn admit(request: Request, next: Next) -> Response {
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         // Connections put it there; without it nobody knows who asks.
         return Failure::new(StatusCode::FORBIDDEN, "not authorized").into_response();
@@ -84,12 +84,20 @@ async fn not_allowed(method: Method) -> Failure {
 
 /// Text as one segment of a path (RFC 3986, section 3.3).
 pub(crate) fn segment(text: &str) -> String {
+    escape(text, b"-._~:@!$'()*,;=")
+}
+
+/// Text with everything but letters, digits and the marks `kept` escaped.
+fn escape(text: &str, kept: &[u8]) -> String {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~:@!$'()*,;=".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || kept.contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            out.extend(['%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
     }
     out
@@ -101,11 +109,7 @@ pub(crate) fn path(collection: &str, name: &str, in_project: &str) -> String {
     if in_project == project::DEFAULT || in_project.is_empty() {
         format!("{collection}/{name}")
     } else {
-        let project: String = segment(in_project)
-            .replace('&', "%26")
-            .replace('+', "%2B")
-            .replace('=', "%3D");
-        format!("{collection}/{name}?project={project}")
+        format!("{collection}/{name}?project={}", escape(in_project, b"-._~"))
     }
 }
 
@@ -122,8 +126,8 @@ mod tests {
     fn names_are_escaped_in_paths() {
         assert_eq!(path("/1.0/instances", "c1", "default"), "/1.0/instances/c1");
         assert_eq!(
-            path("/1.0/images/aliases", "debian/12", "p 1"),
-            "/1.0/images/aliases/debian%2F12?project=p%201"
+            path("/1.0/images/aliases", "debian/12", "p 1&x=ü"),
+            "/1.0/images/aliases/debian%2F12?project=p%201%26x%3D%C3%BC"
         );
     }
 }
