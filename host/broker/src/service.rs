@@ -15,6 +15,9 @@ use crate::{CallContext, Request, Response, ServiceStatus};
 
 /// Where programs are looked for: the directories of the distribution, nobody's home.
 pub(crate) const PROGRAM_PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// Where every service sees its directory, in a mount namespace of its own: programs that give up root could not pass through
+/// a state directory that lies in somebody's home.
+const PLACE: &str = "/run/hutch/service";
 /// Most arguments of a service, and most bytes of them together.
 const MAX_ARGS: usize = 1024;
 const MAX_ARG_BYTES: usize = 64 << 10;
@@ -72,8 +75,7 @@ impl Services {
     /// `io` where the directory can't be made.
     pub(crate) fn new(state_dir: &Path, runtime: Runtime) -> Result<Self, DriverError> {
         let dir = state_dir.join("services");
-        // Passed through by programs that have given up root, listed by nobody.
-        make_dir(&dir, 0o711)?;
+        make_dir(&dir, 0o700)?;
         Ok(Self { dir, runtime })
     }
 
@@ -136,14 +138,14 @@ impl Services {
             ));
         }
         let dir = self.dir(&service);
-        let place = dir
-            .to_str()
-            .ok_or_else(|| internal("the state directory's path is not UTF-8"))?;
-        let args = args.iter().map(|arg| arg.replace("{dir}", place)).collect();
+        let args = args.iter().map(|arg| arg.replace("{dir}", PLACE)).collect();
         let program = find_program(program)?;
         let prepared = dir.clone();
         let user = blocking(move || {
             make_dir(&prepared, 0o755)?;
+            let place = Path::new(PLACE);
+            make_dir(place.parent().unwrap_or(place), 0o755)?;
+            make_dir(place, 0o755)?;
             let user = user.as_deref().map(account).transpose()?;
             if let Some((uid, gid)) = user {
                 // It may make files of its own here.
@@ -161,6 +163,7 @@ impl Services {
             args,
             env: Vec::new(),
             dir,
+            appears_at: Some(PLACE.into()),
             user,
             log,
         };
