@@ -163,13 +163,20 @@ impl Core {
         self.image_used(&record).await
     }
 
-    /// Makes an image of what a request describes: a copy of one at an image server.
+    /// Makes an image of what a request describes: a copy of one at an image server, an instance or a snapshot.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a source that can't be, [`Error::NotFound`] for the project.
     pub async fn image_create(self: &Arc<Self>, project: &str, post: ImagesPost) -> Result<Arc<Operation>> {
+        let of_instance = project;
         let project = self.scope(project, Feature::Images)?;
         let source = post.source.unwrap_or_default();
+        if !matches!(post.compression_algorithm.as_str(), "" | "zstd") {
+            let asked = &post.compression_algorithm;
+            return Err(Error::invalid(format!(
+                "Images are compressed with zstd here, not with {asked:.32?}"
+            )));
+        }
         check_properties(&post.properties)?;
         self.check_new_aliases(&project, &post.aliases)?;
         let profiles = self.check_image_profiles(&project, post.profiles)?;
@@ -198,6 +205,7 @@ impl Core {
                 };
                 self.operations.begin(about, work).await
             }
+            "instance" | "container" | "snapshot" => self.publish(of_instance, project, &source, fetching).await,
             other => Err(Error::invalid(format!(
                 "Images can't be made from a source of type {other:?}"
             ))),

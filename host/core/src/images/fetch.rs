@@ -130,7 +130,7 @@ impl Core {
                 tracing::warn!(image = record.fingerprint, %error, "the image's source can't be reached; using what it gave last");
                 Ok(record)
             }
-            _ => Err(Error::Driver { action, source: error }),
+            _ => Err(Error::driver(action)(error)),
         }
     }
 

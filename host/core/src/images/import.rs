@@ -358,11 +358,16 @@ pub(super) fn watch<'a>(
         if last.replace(percent) != Some(percent) {
             operation.set_metadata(key, format!("{what}: {percent}%").into());
         }
-        if operation.cancel_flag().is_cancelled() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        go_on(operation)
+    }
+}
+
+/// Whether the work for an operation goes on.
+pub(super) fn go_on(operation: &Operation) -> ControlFlow<()> {
+    if operation.cancel_flag().is_cancelled() {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
     }
 }
 
@@ -419,7 +424,7 @@ pub(super) fn archive_error(action: &str) -> impl FnOnce(hutch_archive::Error) -
         hutch_archive::Error::Cancelled => Error::Cancelled,
         hutch_archive::Error::NoSpace { .. } => {
             let error = hutch_driver::DriverError::new("no-space", with_causes(&source));
-            Error::Driver { action, source: error }
+            Error::driver(action)(error)
         }
         _ if source.is_archive_fault() => Error::invalid(format!("Invalid image: {}", with_causes(&source))),
         _ => Error::io(action)(std::io::Error::other(source)),

@@ -19,6 +19,7 @@ mod choose;
 mod fetch;
 mod files;
 mod import;
+mod publish;
 mod record;
 mod volume;
 
