@@ -299,6 +299,8 @@ impl Container {
                 if let Some(asker) = booting.asker {
                     clients.answer(reactor, asker, Ok((Answer::Nothing, Vec::new())));
                 }
+                // From here on the keeper waits, for years perhaps, and needs little of itself for that.
+                hutch_sys::memory::forget_code();
                 return;
             }
             (Some(fault), _) => fault,

@@ -215,7 +215,10 @@ impl Execs {
             return;
         }
         match &self.guest {
-            Some(guest) if guest.waiting.is_empty() => self.retire(reactor),
+            Some(guest) if guest.waiting.is_empty() => {
+                self.retire(reactor);
+                hutch_sys::memory::forget_code();
+            }
             Some(_) => drop(self.timer.set(IDLE)),
             None => {}
         }

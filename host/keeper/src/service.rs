@@ -318,7 +318,9 @@ fn enter(cgroup: &OwnedFd) -> Result<()> {
 /// that are made outside later still reach it.
 fn place(spec: &ServiceSpec) -> Result<&std::path::Path> {
     use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
-    let Some(place) = &spec.appears_at else { return Ok(&spec.dir) };
+    let Some(place) = &spec.appears_at else {
+        return Ok(&spec.dir);
+    };
     // SAFETY: this process has one thread, and no descriptor table or memory is unshared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.at("making", "a mount namespace")?;
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;

@@ -166,7 +166,11 @@ pub fn set_controlling_terminal(terminal: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// Those of `close_range(2)`, such as `ENOSYS` before Linux 5.9.
 pub fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|fd| *fd > 2).collect();
+    let mut numbers: Vec<u32> = keep
+        .iter()
+        .map(|fd| fd.as_raw_fd().cast_unsigned())
+        .filter(|fd| *fd > 2)
+        .collect();
     numbers.sort_unstable();
     let mut first = 3;
     for last in numbers.into_iter().map(|fd| fd.checked_sub(1)).chain([Some(u32::MAX)]) {
