@@ -45,7 +45,7 @@ pub enum Error {
         action: String,
         /// Why, with the plugin and its version.
         #[source]
-        source: DriverError,
+        source: Box<DriverError>,
     },
     /// The state database failed.
     #[error(transparent)]
@@ -114,7 +114,10 @@ impl Error {
     /// A driver's failure during `action`.
     pub fn driver(action: impl Into<String>) -> impl FnOnce(DriverError) -> Self {
         let action = action.into();
-        move |source| Self::Driver { action, source }
+        move |source| Self::Driver {
+            action,
+            source: Box::new(source),
+        }
     }
 
     /// A keeper's failure during `action`.

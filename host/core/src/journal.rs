@@ -247,6 +247,14 @@ impl Journal {
 }
 
 impl Entry {
+    /// Whether it is about a pool or a network, which others need.
+    pub fn is_infrastructure(&self) -> bool {
+        matches!(
+            self,
+            Self::PoolCreate { .. } | Self::PoolDelete { .. } | Self::NetworkCreate { .. } | Self::NetworkDelete { .. }
+        )
+    }
+
     /// The entry's kind as the store and the tests have it.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -117,10 +117,9 @@ impl Core {
     }
 
     /// Brings a network up after a start of the daemon, and removes what belongs to no instance.
-    pub(crate) async fn bring_up_network(self: &Arc<Self>, project: &str, name: &str) {
-        let Some(network) = self.networks.get(&(project.to_owned(), name.to_owned())) else {
-            return;
-        };
+    pub(crate) async fn bring_up_network(self: &Arc<Self>, network: &Network) {
+        let record = network.record();
+        let (project, name) = (record.project.as_str(), record.name.as_str());
         let _turn = network.turn.lock().await;
         let result = async {
             let open = self.network_with_driver(network.record())?;
@@ -313,18 +312,18 @@ impl Core {
             .validate(&open.call(), &reference(&record), Some(current))
             .await
             .map_err(Error::driver(&action))?;
-        if record.config != *current {
-            if let Err(error) = open.driver.update(&open.call(), &reference(&record), current).await {
-                // The network is what its record says: back to that.
-                if let Err(error) = open
-                    .driver
-                    .update(&open.call(), &open.reference(), &record.config)
-                    .await
-                {
-                    tracing::error!(network = name, %error, "the old configuration could not be brought back");
-                }
-                return Err(Error::driver(&action)(error));
+        if record.config != *current
+            && let Err(error) = open.driver.update(&open.call(), &reference(&record), current).await
+        {
+            // The network is what its record says: back to that.
+            if let Err(error) = open
+                .driver
+                .update(&open.call(), &open.reference(), &record.config)
+                .await
+            {
+                tracing::error!(network = name, %error, "the old configuration could not be brought back");
             }
+            return Err(Error::driver(&action)(error));
         }
         self.store
             .commit(Transaction::new().put(key::network(&record.project, name), &record)?)

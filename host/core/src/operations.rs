@@ -463,7 +463,7 @@ impl Operations {
     pub async fn restore(self: &Arc<Self>, resumed: &[String]) -> Result<()> {
         let mut change = Transaction::new();
         let mut old: Vec<(String, Stored)> = hutch_store::load(self.store.as_ref(), "operation/").await?;
-        old.sort_by(|a, b| a.1.operation.updated_at.cmp(&b.1.operation.updated_at));
+        old.sort_by_key(|a| a.1.operation.updated_at);
         let excess = old.len().saturating_sub(KEPT);
         for (id, _) in old.drain(..excess) {
             change = change.delete(key::operation(&id));

@@ -123,7 +123,7 @@ impl OpenPool {
         );
         Err(Error::Driver {
             action: format!("using pool {}", self.record.name),
-            source: error.from_plugin(&info.plugin, &info.version),
+            source: Box::new(error.from_plugin(&info.plugin, &info.version)),
         })
     }
 
@@ -136,7 +136,7 @@ impl OpenPool {
                 DriverError::new("internal", format!("the mount plan {why}")).from_plugin(&info.plugin, &info.version);
             Error::Driver {
                 action: format!("mounting from pool {}", self.record.name),
-                source: error,
+                source: Box::new(error),
             }
         };
         let path = |tree: &TreePath| {
@@ -176,7 +176,7 @@ impl OpenPool {
         );
         Err(Error::Driver {
             action: format!("using pool {}", self.record.name),
-            source: error.from_plugin(&info.plugin, &info.version),
+            source: Box::new(error.from_plugin(&info.plugin, &info.version)),
         })
     }
 }
@@ -236,10 +236,9 @@ impl Core {
 
     /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there, but for what
     /// `unfinished` changes may have left under a new name.
-    pub(crate) async fn bring_up_pool(self: &Arc<Self>, name: &str, unfinished: &[Entry]) {
-        let Some(pool) = self.pools.get(&name.to_owned()) else {
-            return;
-        };
+    pub(crate) async fn bring_up_pool(self: &Arc<Self>, pool: &Pool, unfinished: &[Entry]) {
+        let record = pool.record();
+        let name = record.name.as_str();
         let result = async {
             let open = self.pool_with_driver(pool.record())?;
             let call = open.call(None);

@@ -1,6 +1,6 @@
 //! The first pool, network and profile, so that a new daemon can launch something without any set-up.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use hutch_api::network::NetworksPost;
 use hutch_api::profile::ProfilePut;
@@ -17,20 +17,17 @@ const POOL: &str = "default";
 const BRIDGES: std::ops::Range<u32> = 0..64;
 
 impl Core {
+    /// Whether the first pool, network and profile were made, in this run or an earlier one.
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.server.read().unwrap_or_else(PoisonError::into_inner).prepared
+    }
+
     /// Makes what a new daemon begins with, by the drivers that the operator's configuration puts first. Once; what the
     /// operator removes stays removed.
     ///
     /// # Errors
     /// The store's. A pool or network that can't be made is left out and logged: the daemon is of use without.
     pub(crate) async fn prepare(self: &Arc<Self>) -> Result<()> {
-        let record = self
-            .server
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone();
-        if record.prepared {
-            return Ok(());
-        }
         // Which driver comes first is known only when all have been looked at.
         self.drivers.settled().await;
         let pool = self.first_pool().await;
@@ -57,10 +54,10 @@ impl Core {
             .await?;
         let record = crate::records::ServerRecord {
             prepared: pool && network.is_some(),
-            ..record
+            ..self.server.read().unwrap_or_else(PoisonError::into_inner).clone()
         };
         self.store.commit(Transaction::new().put(key::SERVER, &record)?).await?;
-        *self.server.write().unwrap_or_else(std::sync::PoisonError::into_inner) = record;
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = record;
         Ok(())
     }
 

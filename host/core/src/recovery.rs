@@ -14,7 +14,9 @@ use crate::instances::owner::Owner;
 use crate::instances::spec::host_id;
 use crate::instances::{Instance, start};
 use crate::journal::{Entry, Open};
+use crate::networks::Network;
 use crate::operations::NewOperation;
+use crate::pools::Pool;
 use crate::records::{NetworkRecord, PoolRecord, RECORD_VERSION, key};
 use crate::{images, settings};
 
@@ -41,10 +43,74 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
             .ask(move |owner| Box::pin(async move { owner.adopt(keeper) }))
             .await?;
     }
-    let interrupted = core.journal.interrupted().await?;
+    // Pools and networks that were not finished must be gone before the others are brought up.
+    let (infrastructure, rest): (Vec<_>, Vec<_>) = core
+        .journal
+        .interrupted()
+        .await?
+        .into_iter()
+        .partition(|(_, _, entry)| entry.is_infrastructure());
+    let mut work = Unfinished {
+        infrastructure,
+        rest,
+        pools: core.pools.list(),
+        networks: core.networks.list(),
+    };
+    if !core.is_prepared() {
+        // A new daemon answers once it has what clients take for granted.
+        work.bring_up(core).await;
+        if let Err(error) = core.prepare().await {
+            tracing::error!(error = error.report(), "the first pool and network could not be made");
+        }
+    }
     let core = Arc::clone(core);
-    tokio::spawn(async move { finish(&core, interrupted).await });
+    tokio::spawn(async move { work.finish(&core).await });
     Ok(())
+}
+
+/// What is done while requests are answered already: everything that needs drivers.
+struct Unfinished {
+    infrastructure: Vec<(Open, String, Entry)>,
+    rest: Vec<(Open, String, Entry)>,
+    /// Those that the store had. What a request makes meanwhile is ready from the beginning.
+    pools: Vec<Arc<Pool>>,
+    networks: Vec<Arc<Network>>,
+}
+
+impl Unfinished {
+    async fn bring_up(&mut self, core: &Arc<Core>) {
+        for (open, _, entry) in self.infrastructure.drain(..) {
+            report(entry.clone(), infrastructure(core, &open, &entry).await);
+        }
+        let unfinished: Arc<[Entry]> = self.rest.iter().map(|(_, _, entry)| entry.clone()).collect();
+        // What was deleted just now needs nothing any more.
+        self.pools.retain(|pool| core.pools.get(&pool.record().name).is_some());
+        self.networks.retain(|network| {
+            let record = network.record();
+            core.networks
+                .get(&(record.project.clone(), record.name.clone()))
+                .is_some()
+        });
+        let mut up = tokio::task::JoinSet::new();
+        for pool in self.pools.drain(..) {
+            let (core, unfinished) = (Arc::clone(core), Arc::clone(&unfinished));
+            up.spawn(async move { core.bring_up_pool(&pool, &unfinished).await });
+        }
+        for network in self.networks.drain(..) {
+            let core = Arc::clone(core);
+            up.spawn(async move { core.bring_up_network(&network).await });
+        }
+        while up.join_next().await.is_some() {}
+    }
+
+    async fn finish(mut self, core: &Arc<Core>) {
+        self.bring_up(core).await;
+        for (open, _, entry) in self.rest {
+            report(entry.clone(), object(core, &open, &entry).await);
+        }
+        autostart(core).await;
+        follow_drivers(core).await;
+    }
 }
 
 /// Keepers of this daemon's instances, by the instances' names.
@@ -76,7 +142,7 @@ async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instan
                 }
             }
             (_, AdoptOutcome::Dead) => {
-                tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up")
+                tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up");
             }
             (_, AdoptOutcome::Failed(error)) => {
                 tracing::error!(id, %error, "a keeper can't be talked to; its container is left alone");
@@ -85,42 +151,6 @@ async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instan
         }
     }
     Ok(adopted)
-}
-
-/// The slow part: everything that needs drivers.
-async fn finish(core: &Arc<Core>, interrupted: Vec<(Open, String, Entry)>) {
-    // Pools and networks that were not finished must be gone before the others are brought up.
-    let (first, rest): (Vec<_>, Vec<_>) = interrupted.into_iter().partition(|(_, _, entry)| {
-        matches!(
-            entry,
-            Entry::PoolCreate { .. }
-                | Entry::PoolDelete { .. }
-                | Entry::NetworkCreate { .. }
-                | Entry::NetworkDelete { .. }
-        )
-    });
-    for (open, _, entry) in first {
-        report(entry.clone(), infrastructure(core, &open, &entry).await);
-    }
-    if let Err(error) = core.prepare().await {
-        tracing::error!(error = error.report(), "the first pool and network could not be made");
-    }
-    let unfinished: Arc<[Entry]> = rest.iter().map(|(_, _, entry)| entry.clone()).collect();
-    let mut up = tokio::task::JoinSet::new();
-    for pool in core.pools() {
-        let (core, unfinished) = (Arc::clone(core), Arc::clone(&unfinished));
-        up.spawn(async move { core.bring_up_pool(&pool.name, &unfinished).await });
-    }
-    for network in core.networks.list() {
-        let (core, record) = (Arc::clone(core), network.record());
-        up.spawn(async move { core.bring_up_network(&record.project, &record.name).await });
-    }
-    while up.join_next().await.is_some() {}
-    for (open, _, entry) in rest {
-        report(entry.clone(), object(core, &open, &entry).await);
-    }
-    autostart(core).await;
-    follow_drivers(core).await;
 }
 
 fn report(entry: Entry, result: Result<()>) {

@@ -44,7 +44,7 @@ const FREE: &[&str] = &["user.", "image.", "volatile.", "environment."];
 pub fn check(config: &Config) -> Result<()> {
     for (key, value) in config {
         if key.len() > 512 || value.len() > 1024 * 1024 {
-            return Err(Error::invalid(format!("Configuration key {:.64?} is too long", key)));
+            return Err(Error::invalid(format!("Configuration key {key:.64?} is too long")));
         }
         if let Some(prefix) = FREE.iter().find(|prefix| key.starts_with(**prefix)) {
             if key.len() == prefix.len() {

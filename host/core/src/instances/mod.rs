@@ -267,7 +267,7 @@ pub(crate) async fn load(core: &Arc<Core>) -> Result<()> {
     for (_, record) in hutch_store::load::<InstanceRecord>(core.store.as_ref(), "instance/").await? {
         let at = (record.project.clone(), record.name.clone());
         let mut own = snapshots.remove(&at).unwrap_or_default();
-        own.sort_by(|a, b| a.created_at.cmp(&b.created_at));
+        own.sort_by_key(|a| a.created_at);
         let instance = spawn(core, record, own);
         core.instances.enter(&at.0, &at.1, instance)?;
     }

@@ -176,13 +176,13 @@ impl Owner {
         self.probe = None;
         tracing::info!(instance = self.record.name, ?state, "the container has ended");
         self.events = None;
-        if state == ContainerState::Lost {
-            if let Err(error) = self.core.runtime.clean_lost(keeper.id()).await {
-                tracing::error!(instance = self.record.name, %error, "what a lost keeper left can't be cleaned up");
-                self.broken = Some(format!(
-                    "its keeper was lost, and what it left can't be cleaned up: {error}"
-                ));
-            }
+        if state == ContainerState::Lost
+            && let Err(error) = self.core.runtime.clean_lost(keeper.id()).await
+        {
+            tracing::error!(instance = self.record.name, %error, "what a lost keeper left can't be cleaned up");
+            self.broken = Some(format!(
+                "its keeper was lost, and what it left can't be cleaned up: {error}"
+            ));
         }
         self.after_end(Some(&keeper)).await;
         let restart = self.waiters.iter().any(|waiter| waiter.restart);
@@ -190,14 +190,15 @@ impl Owner {
             let _ = waiter.answer.send(());
         }
         self.tell("instance-shutdown");
-        if self.record.ephemeral && !restart {
-            if let Err(error) = self.delete("").await {
-                tracing::error!(
-                    instance = self.record.name,
-                    error = error.report(),
-                    "an ephemeral instance could not be deleted"
-                );
-            }
+        if self.record.ephemeral
+            && !restart
+            && let Err(error) = self.delete("").await
+        {
+            tracing::error!(
+                instance = self.record.name,
+                error = error.report(),
+                "an ephemeral instance could not be deleted"
+            );
         }
     }
 }
