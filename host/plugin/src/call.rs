@@ -26,6 +26,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Bytes that a guest may pass to the host in one function, and answer with. Strings that overlap in its memory count as
 /// often as they are named.
 const MAX_TRANSFER: usize = 16 << 20;
+/// Handles of component-model resources that an instance may hold: streams and the like, of which it needs a few.
+const MAX_HANDLES: usize = 1024;
 /// Bounds of an error that a guest makes up.
 const MAX_CODE: usize = 128;
 const MAX_MESSAGE: usize = 2048;
@@ -286,6 +288,7 @@ fn new_store(engine: &wasmtime::Engine, state: CallState) -> Store<CallState> {
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(on_tick);
     store.set_hostcall_fuel(MAX_TRANSFER);
+    store.set_max_component_handles(MAX_HANDLES);
     store
 }
 

@@ -76,6 +76,25 @@ async fn faults_are_attributed_and_isolated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_that_break_the_abi_are_not_read() {
+    let bench = start(|_| {});
+    for (name, expected) in [
+        ("not-utf8", "utf-8"),
+        ("out-of-bounds", "out of bounds"),
+        ("amplified", "fuel"),
+    ] {
+        let started = Instant::now();
+        let error = fails(&bench, name, "internal").await;
+        assert!(error.message.to_lowercase().contains(expected), "{name}: {error}");
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{name}: {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_hangs_is_ended_and_others_go_on() {
     let bench = start(|_| {});
     bench.host.settled().await;

@@ -18,12 +18,19 @@ fn option<'a>(options: &'a [(String, String)], key: &str) -> &'a str {
 }
 
 fn at(path: &str) -> TreePath {
-    TreePath { root: "pool".to_owned(), path: path.to_owned() }
+    TreePath {
+        root: "pool".to_owned(),
+        path: path.to_owned(),
+    }
 }
 
 fn deeper(n: u64) -> u64 {
     let local = [n; 64];
-    if std::hint::black_box(n) == u64::MAX { 0 } else { deeper(n + 1) + std::hint::black_box(local)[3] }
+    if std::hint::black_box(n) == u64::MAX {
+        0
+    } else {
+        deeper(n + 1) + std::hint::black_box(local)[3]
+    }
 }
 
 fn eat() -> Pairs {
@@ -50,6 +57,28 @@ fn look_around() -> Pairs {
     ]
 }
 
+/// A text that is not what a `String` promises: `len` bytes from `at` on, whatever is there.
+#[allow(unsafe_code, reason = "the host must bear a guest that breaks every promise")]
+fn lie(at: *mut u8, len: usize) -> String {
+    // SAFETY: none is claimed. The text is handed to the host at once, which reads it out of the guest's memory and must
+    // not trust it; the guest itself never looks at it.
+    unsafe { String::from_raw_parts(at, len, len) }
+}
+
+/// Answers that can't be read, or that are far larger than the memory that they lie in.
+fn break_promises(fault: &str) -> Pairs {
+    let text = Box::leak(vec![0xff_u8; 1 << 20].into_boxed_slice()).as_mut_ptr();
+    let pair = |value| ("key".to_owned(), value);
+    match fault {
+        "not-utf8" => vec![pair(lie(text, 4))],
+        "out-of-bounds" => vec![pair(lie(text, 0x7fff_0000))],
+        _ => {
+            let text = Box::leak(vec![b'x'; 1 << 20].into_boxed_slice()).as_mut_ptr();
+            (0..50_000).map(|_| (lie(text, 1), lie(text, 1 << 20))).collect()
+        }
+    }
+}
+
 fn misbehave(host: &impl Host, fault: &str) -> Result<Pairs> {
     match fault {
         "trap" => panic!("deliberately"),
@@ -70,6 +99,7 @@ fn misbehave(host: &impl Host, fault: &str) -> Result<Pairs> {
             Ok(Pairs::new())
         }
         "many-options" => Ok((0..5000).map(|i| (format!("k{i}"), String::new())).collect()),
+        "not-utf8" | "out-of-bounds" | "amplified" => Ok(break_promises(fault)),
         "twice" => Ok(vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())]),
         "own-error" => Err(Error {
             code: "org.hutch.test.faulty/odd".to_owned(),
@@ -85,14 +115,20 @@ fn misbehave(host: &impl Host, fault: &str) -> Result<Pairs> {
         "blocked" => {
             let answer = host.fs_stat(&at("blocked"));
             // A function that took too long does not end the guest, which may tidy up and say why.
-            answer.map(|_| Pairs::new()).map_err(|e| Error { message: format!("gave up: {}", e.message), ..e })
+            answer.map(|_| Pairs::new()).map_err(|e| Error {
+                message: format!("gave up: {}", e.message),
+                ..e
+            })
         }
         "cancelled" => Ok(vec![("cancelled".to_owned(), host.cancelled().to_string())]),
         "event" => host.watch_changed("state").map(|()| Pairs::new()),
         "measure" => {
             host.metric_count("things", 3);
             host.metric_gauge("level", -7);
-            Ok(vec![("colour".to_owned(), host.config_get("colour").unwrap_or_default())])
+            Ok(vec![(
+                "colour".to_owned(),
+                host.config_get("colour").unwrap_or_default(),
+            )])
         }
         other => Err(Error::invalid(format!("no fault {other:?}"))),
     }
@@ -100,7 +136,11 @@ fn misbehave(host: &impl Host, fault: &str) -> Result<Pairs> {
 
 impl Pool for Faulty {
     fn validate(host: &impl Host, config: &[(String, String)]) -> Result<Pairs> {
-        host.log(Level::Info, "asked to validate", &[("options".to_owned(), config.len().to_string())]);
+        host.log(
+            Level::Info,
+            "asked to validate",
+            &[("options".to_owned(), config.len().to_string())],
+        );
         match option(config, "fault") {
             "" => Ok(config.to_vec()),
             fault => misbehave(host, fault),
@@ -120,11 +160,19 @@ impl Pool for Faulty {
     }
 
     fn space(_: &impl Host, _: &PoolRef) -> Result<PoolSpace> {
-        Ok(PoolSpace { total_bytes: 1, used_bytes: 2, total_inodes: 0, used_inodes: 0 })
+        Ok(PoolSpace {
+            total_bytes: 1,
+            used_bytes: 2,
+            total_inodes: 0,
+            used_inodes: 0,
+        })
     }
 
     fn reconcile(_: &impl Host, _: &PoolRef, valid: &[VolumeState]) -> Result<Vec<String>> {
-        Ok(valid.iter().map(|volume| format!("left {} alone", volume.name)).collect())
+        Ok(valid
+            .iter()
+            .map(|volume| format!("left {} alone", volume.name))
+            .collect())
     }
 }
 
@@ -134,7 +182,10 @@ impl Volume for Faulty {
     }
 
     fn begin_fill(_: &impl Host, _: &PoolRef, _: &VolumeRef) -> Result<TreePath> {
-        Ok(TreePath { root: "somewhere else".to_owned(), path: String::new() })
+        Ok(TreePath {
+            root: "somewhere else".to_owned(),
+            path: String::new(),
+        })
     }
 
     fn end_fill(_: &impl Host, _: &PoolRef, _: &VolumeRef) -> Result<()> {
