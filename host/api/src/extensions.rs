@@ -54,6 +54,8 @@ pub const EXTENSIONS: &[&str] = &[
     "container_protection_delete",
     // `recursion=2`: instances with state and snapshots in one answer.
     "container_full",
+    // /1.0/projects, and `project` on what is in one: instances, images, profiles, networks, operations, events.
+    "projects",
     // Resources by socket.
     "resources_cpu_socket",
     // What the kernel can do, in the server's environment.
