@@ -8,6 +8,7 @@ use hutch_api::instance::ExecControl;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::client::WebSocket;
 use crate::client::websocket::{Frame, Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::terminal::{self, Output};
@@ -112,21 +113,31 @@ pub(crate) async fn send_stdin(mut to: Sender) -> Result<()> {
     std::future::pending().await
 }
 
-/// Writes what comes in until the other side ends it. Without a reader the rest is thrown away, so that the process goes on.
+/// Writes what comes in until the other side ends it, or nobody reads it here any more.
 pub(crate) async fn receive<W>(from: &mut Receiver, output: &mut Output<W>) -> Result<()>
 where
     W: io::Write + std::os::fd::AsFd + Send + 'static,
 {
-    while let Some(frame) = from.next().await? {
-        match frame {
-            Frame::Data(bytes) => {
-                output.write(bytes).await;
-            }
-            Frame::Text(text) if text.is_empty() => break,
-            Frame::Text(text) => {
-                output.write(Bytes::from(text)).await;
-            }
-        }
+    let mut wanted = true;
+    while wanted && let Some(frame) = from.next().await? {
+        wanted = match frame {
+            Frame::Data(bytes) => output.write(bytes).await,
+            Frame::Text(text) if text.is_empty() => false,
+            Frame::Text(text) => output.write(Bytes::from(text)).await,
+        };
     }
     output.finish().await
+}
+
+/// Writes one of a process's streams. The websocket is closed at its end, which tells a process that goes on writing without a
+/// reader here, as a pipe would.
+pub(crate) async fn receive_stream<W>(socket: WebSocket, output: &mut Output<W>) -> Result<()>
+where
+    W: io::Write + std::os::fd::AsFd + Send + 'static,
+{
+    let (mut to, mut from) = socket.split();
+    let received = receive(&mut from, output).await;
+    // The daemon may have closed it, or be gone; what the process did is asked for on another connection.
+    let _ = to.close().await;
+    received
 }

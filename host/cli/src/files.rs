@@ -127,21 +127,24 @@ impl Files {
 
     /// What is at `path`, if there is something.
     pub(crate) async fn stat(&self, path: &str) -> Result<Option<Entry>> {
-        match self.client.raw(Method::HEAD, self.at(path), &[], empty_body()).await {
-            Ok(response) => entry(response.headers(), path).map(Some),
+        let mut response = self.request(Method::HEAD, path).await;
+        if matches!(&response, Err(error) if error.status() == Some(404)) {
             // A HEAD has no words: the GET tells whether it is the file that is missing or the instance.
-            Err(error) if error.status() == Some(404) => match self.get(path).await {
-                Ok(response) => entry(response.headers(), path).map(Some),
-                Err(error) if error.status() == Some(404) && !is_about_instance(&error) => Ok(None),
-                Err(error) => Err(error),
-            },
+            response = self.request(Method::GET, path).await;
+        }
+        match response {
+            Ok(response) => entry(response.headers(), path).map(Some),
+            Err(error) if error.status() == Some(404) && !is_about_instance(&error) => Ok(None),
             Err(error) => Err(self.about(path, error)),
         }
     }
 
+    async fn request(&self, method: Method, path: &str) -> Result<Response<hyper::body::Incoming>> {
+        self.client.raw(method, self.at(path), &[], empty_body()).await
+    }
+
     async fn get(&self, path: &str) -> Result<Response<hyper::body::Incoming>> {
-        self.client
-            .raw(Method::GET, self.at(path), &[], empty_body())
+        self.request(Method::GET, path)
             .await
             .map_err(|error| self.about(path, error))
     }

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-pub(crate) use operation::{Operation, Progress};
+pub(crate) use operation::{Operation, Progress, outcome};
 pub(crate) use path::{ApiPath, decode, query_string};
 pub(crate) use websocket::WebSocket;
 

@@ -86,7 +86,7 @@ impl Operation {
             tokio::select! {
                 result = &mut done => {
                     drop(display);
-                    return outcome(result?);
+                    return outcome(result.map_err(|error| self.lost(error))?);
                 }
                 () = &mut patience, if display.is_none() && progress.label.is_some() => {
                     display = Display::open(client, progress).await;
@@ -109,13 +109,29 @@ impl Operation {
         }
     }
 
-    /// Waits for its end, which something else brings about, and returns its metadata.
-    pub(crate) async fn result(&self, client: &Client) -> Result<Value> {
-        outcome(
-            client
-                .get(self.path.clone().join(["wait"]).query("timeout", "-1"))
-                .await?,
-        )
+    /// Waits for its end, which something else brings about, and returns it as it is then.
+    pub(crate) async fn ended(&self, client: &Client) -> Result<Value> {
+        let wait = self.path.clone().join(["wait"]).query("timeout", "-1");
+        match client.get(wait).await {
+            // Some daemons refuse to wait for what has failed, in words that leave its metadata out.
+            Err(error) if error.status().is_some() => client.get(self.path.clone()).await,
+            result => result,
+        }
+        .map_err(|error| self.lost(error))
+    }
+
+    /// What to do when the daemon went away meanwhile.
+    pub(crate) fn lost(&self, error: Error) -> Error {
+        match error {
+            Error::Connect { .. } | Error::Http(_) | Error::WebSocket(_) => Error::About {
+                name: format!(
+                    "`hutch operation show {}` tells what came of it once the daemon is back",
+                    self.id()
+                ),
+                source: Box::new(error),
+            },
+            other => other,
+        }
     }
 
     async fn cancel(&self, client: &Client, display: Option<&Display>) -> Result<()> {
@@ -225,8 +241,8 @@ fn progress_text(metadata: &Value) -> Option<String> {
     }
 }
 
-/// The end of an operation as a result.
-fn outcome(mut operation: Value) -> Result<Value> {
+/// The end of an operation as a result: its metadata, or why it failed.
+pub(crate) fn outcome(mut operation: Value) -> Result<Value> {
     let code = operation["status_code"].as_u64().unwrap_or_default();
     if code == u64::from(StatusCode::SUCCESS.0) {
         return Ok(operation["metadata"].take());

@@ -260,10 +260,7 @@ fn preset() -> Result<Preset> {
     let Some(text) = edit::piped_file()? else {
         return Ok(Preset::default());
     };
-    output::from_yaml(
-        &text,
-        "standard input (which is read as the instance's configuration)",
-    )
+    output::from_yaml(&text, "standard input (which is read as the instance's configuration)")
 }
 
 impl InstanceArgs {

@@ -9,10 +9,9 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::attach::{self, Control};
-use crate::client::websocket::Receiver;
-use crate::client::{Answer, ApiPath, Client, Operation, WebSocket};
+use crate::client::{Answer, ApiPath, Client, Operation, WebSocket, outcome};
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, report};
 use crate::keyvalue;
 use crate::terminal::{self, Output, RawMode};
 
@@ -110,33 +109,29 @@ async fn run(ctx: &Context, instance: &str, options: &ExecOptions, command: Vec<
         fds,
         no_stdin: options.disable_stdin,
     };
-    let outcome = if interactive {
+    let attached = if interactive {
         session.interactive().await
     } else {
         session.streams().await
     };
-    let metadata = match outcome {
-        Ok(()) => operation.result(&target.client).await,
-        Err(error) => Err(error),
-    };
-    match metadata {
-        Ok(metadata) => Ok(exit_status(&metadata)),
-        Err(error @ (Error::Connect { .. } | Error::Http(_) | Error::WebSocket(_))) => Err(Error::About {
-            name: format!(
-                "the command runs on without a connection; `hutch operation show {}` will tell its exit status",
-                operation.id()
-            ),
-            source: Box::new(error),
-        }),
-        Err(error) => Err(error.about(&target.name)),
+    attached.map_err(|error| operation.lost(error))?;
+    let ended = operation.ended(&target.client).await?;
+    let status = exit_status(&ended["metadata"]);
+    match (outcome(ended), status) {
+        (Ok(_), status) => Ok(status.unwrap_or(NO_STATUS)),
+        // A command that can't be run has a status as in a shell: 126 or 127.
+        (Err(error), Some(status)) if status != 0 => {
+            eprintln!("Error: {}", report(&error.about(&target.name)));
+            Ok(status)
+        }
+        (Err(error), _) => Err(error.about(&target.name)),
     }
 }
 
-fn exit_status(metadata: &Value) -> i32 {
+fn exit_status(metadata: &Value) -> Option<i32> {
     metadata["return"]
         .as_i64()
         .and_then(|status| i32::try_from(status).ok())
-        .unwrap_or(NO_STATUS)
 }
 
 impl ExecOptions {
@@ -214,8 +209,6 @@ impl Session<'_> {
             self.socket("control")
         )?;
         let (mut to, _ignored) = input.split();
-        let (_kept_1, mut output): (_, Receiver) = output.split();
-        let (_kept_2, mut errors): (_, Receiver) = errors.split();
         let (control, _ignored) = control.split();
         let _control = Control::start(control, false, true)?;
         let (mut stdout, mut stderr) = (Output::new(io::stdout()), Output::new(io::stderr()));
@@ -229,8 +222,8 @@ impl Session<'_> {
         };
         let output = async {
             tokio::try_join!(
-                attach::receive(&mut output, &mut stdout),
-                attach::receive(&mut errors, &mut stderr)
+                attach::receive_stream(output, &mut stdout),
+                attach::receive_stream(errors, &mut stderr)
             )
             .map(|_| ())
         };
@@ -282,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_exit_status_is_a_failure() {
-        assert_eq!(exit_status(&serde_json::json!({"return": 137})), 137);
-        assert_eq!(exit_status(&Value::Null), NO_STATUS);
+    fn the_exit_status_is_in_the_operation() {
+        assert_eq!(exit_status(&serde_json::json!({"return": 137})), Some(137));
+        assert_eq!(exit_status(&Value::Null), None);
     }
 }

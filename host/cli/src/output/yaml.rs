@@ -21,8 +21,16 @@ pub(crate) fn from_yaml<T: DeserializeOwned>(text: &str, what: &str) -> Result<T
     serde_saphyr::from_str(text).map_err(|error| {
         // The first line says all; those after it draw the place.
         let text = error.to_string();
-        let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        Error::Yaml { what: what.into(), reason }
+        let reason = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        Error::Yaml {
+            what: what.into(),
+            reason,
+        }
     })
 }
 
