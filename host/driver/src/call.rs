@@ -70,7 +70,10 @@ impl Cancel {
     /// One for a part of the work: cancelled with the whole, and by itself without it.
     #[must_use]
     pub fn child(&self) -> Self {
-        Self { own: Arc::default(), parent: Some(Arc::new(self.clone())) }
+        Self {
+            own: Arc::default(),
+            parent: Some(Arc::new(self.clone())),
+        }
     }
 
     /// Returns when the work should be given up, which may be never.
@@ -78,7 +81,11 @@ impl Cancel {
         std::future::poll_fn(|context| {
             // Registered before it is asked: whoever gives up afterwards finds the waker.
             self.register(context.waker());
-            if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
+            if self.is_cancelled() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
     }

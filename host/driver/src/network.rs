@@ -57,7 +57,12 @@ pub trait NetworkDriver: Send + Sync {
     fn info(&self) -> DriverInfo;
 
     /// `network.validate`.
-    async fn validate(&self, call: &Call, network: &NetworkRef, current: Option<&Options>) -> Result<Options, DriverError>;
+    async fn validate(
+        &self,
+        call: &Call,
+        network: &NetworkRef,
+        current: Option<&Options>,
+    ) -> Result<Options, DriverError>;
     /// `network.start`.
     async fn start(&self, call: &Call, network: &NetworkRef) -> Result<(), DriverError>;
     /// `network.update`.

@@ -80,7 +80,14 @@ pub trait StorageDriver: Send + Sync {
     /// `volume.end-fill`.
     async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError>;
     /// `volume.create-from-image`.
-    async fn create_from_image(&self, call: &Call, pool: &PoolRef, image: &VolumeRef, volume: &VolumeRef, plain: bool) -> Result<(), DriverError>;
+    async fn create_from_image(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        image: &VolumeRef,
+        volume: &VolumeRef,
+        plain: bool,
+    ) -> Result<(), DriverError>;
     /// `volume.delete`.
     async fn delete(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError>;
     /// `volume.rename`.
@@ -91,20 +98,67 @@ pub trait StorageDriver: Send + Sync {
     async fn usage(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<Option<u64>, DriverError>;
 
     /// `snapshot.create`.
-    async fn snapshot_create(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, name: &str, live: bool) -> Result<(), DriverError>;
+    async fn snapshot_create(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+        live: bool,
+    ) -> Result<(), DriverError>;
     /// `snapshot.delete`.
-    async fn snapshot_delete(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<(), DriverError>;
+    async fn snapshot_delete(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError>;
     /// `snapshot.rename`.
-    async fn snapshot_rename(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, name: &str, new_name: &str) -> Result<(), DriverError>;
+    async fn snapshot_rename(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+        new_name: &str,
+    ) -> Result<(), DriverError>;
     /// `snapshot.restore`.
-    async fn snapshot_restore(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<(), DriverError>;
+    async fn snapshot_restore(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError>;
     /// `snapshot.mount`.
-    async fn snapshot_mount(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<MountPlan, DriverError>;
+    async fn snapshot_mount(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<MountPlan, DriverError>;
 
     /// `clone.copy`.
     #[expect(clippy::too_many_arguments, reason = "mirrors the function in the WIT package")]
-    async fn copy(&self, call: &Call, pool: &PoolRef, source: &VolumeRef, snapshot: Option<&str>, target: &VolumeRef, live: bool, plain: bool) -> Result<(), DriverError>;
+    async fn copy(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        source: &VolumeRef,
+        snapshot: Option<&str>,
+        target: &VolumeRef,
+        live: bool,
+        plain: bool,
+    ) -> Result<(), DriverError>;
 
     /// `quota.set`.
-    async fn set_quota(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, bytes: Option<u64>) -> Result<(), DriverError>;
+    async fn set_quota(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        bytes: Option<u64>,
+    ) -> Result<(), DriverError>;
 }
