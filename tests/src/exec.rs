@@ -56,11 +56,12 @@ pub fn begin(client: &mut Client, instance: &str, command: &[&str], interactive:
     });
     let operation = client.begin("POST", &format!("/1.0/instances/{instance}/exec"), &body)?;
     let names: &[&str] = if interactive { &["0"] } else { &["0", "1", "2"] };
+    // The control first: the command begins when it has its streams, and may be over before another could be connected.
+    let control = attach(client, &operation, "control")?;
     let streams = names
         .iter()
         .map(|name| attach(client, &operation, name))
         .collect::<Result<_>>()?;
-    let control = attach(client, &operation, "control")?;
     Ok(Running {
         operation,
         streams,

@@ -4,6 +4,7 @@ use crate::daemon::Daemon;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Directory below each cgroup hierarchy in which Hutch's containers have theirs.
 const CGROUP_PARENT: &str = "hutch";
@@ -47,11 +48,23 @@ impl Leftovers {
         Ok(Self(found))
     }
 
-    /// Fails with every difference when something was there only before or only after.
+    /// Fails with every difference between this and what there is now. The kernel takes a network namespace apart, and the host
+    /// discards files, after the answer: that has a few seconds.
     ///
     /// # Errors
     /// When they differ.
-    pub fn compare(&self, after: &Self) -> Result<()> {
+    pub fn compare_with_now(&self, daemon: &Daemon) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let result = self.compare(&Self::look(daemon)?);
+            if result.is_ok() || begun.elapsed() > Duration::from_secs(10) {
+                return result;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn compare(&self, after: &Self) -> Result<()> {
         let new: Vec<&String> = after.0.difference(&self.0).collect();
         let gone: Vec<&String> = self.0.difference(&after.0).collect();
         if !new.is_empty() || !gone.is_empty() {

@@ -204,8 +204,8 @@ instance.snapshots.get("s1").delete(wait=True)
 instance.rename("c2", wait=True)
 client.instances.get("c2").delete(wait=True)
 assert not client.instances.exists("c2")
-assert "default" in [p.name for p in client.storage_pools.all()]
-assert client.profiles.get("default").devices["root"]["pool"] == "default"
+assert "testpool" in [p.name for p in client.storage_pools.all()]
+assert client.profiles.get("default").devices["root"]["pool"] == "testpool"
 assert any(n.managed for n in client.networks.all())
 assert client.images.get_by_alias("busybox").architecture
 try:

@@ -69,7 +69,7 @@ fn killed_at_each_step_it_is_finished_or_taken_back() -> Result<()> {
         );
         ensure!(daemon.shell("bystander", "echo alive")? == "alive");
         before
-            .compare(&Leftovers::look(&daemon)?)
+            .compare_with_now(&daemon)
             .with_context(|| format!("{action:?} killed at {point}"))?;
     }
     Ok(())

@@ -86,7 +86,7 @@ fn archives_that_reach_out_are_refused() -> Result<()> {
         ensure!(!message.is_empty(), "{name} is refused without a reason");
         ensure!(std::fs::read_dir(&outside)?.next().is_none(), "{name} wrote outside");
         ensure!(!Path::new("/var/tmp/escape").exists(), "{name} wrote outside");
-        before.compare(&Leftovers::look(&daemon)?)?;
+        before.compare_with_now(&daemon)?;
     }
     Ok(())
 }
@@ -113,7 +113,7 @@ fn broken_archives_are_refused() -> Result<()> {
         std::fs::write(&place, content)?;
         let message = refused(&mut client, &place)?;
         ensure!(!message.is_empty(), "{name} is refused without a reason");
-        before.compare(&Leftovers::look(&daemon)?)?;
+        before.compare_with_now(&daemon)?;
     }
     Ok(())
 }
@@ -154,7 +154,7 @@ fn a_bomb_fills_no_disk() -> Result<()> {
     let bomb = bomb(daemon.sandbox().path())?;
     let message = refused(&mut client, &bomb)?;
     ensure!(!message.is_empty());
-    before.compare(&Leftovers::look(&daemon)?)
+    before.compare_with_now(&daemon)
 }
 
 /// A few hundred kilobytes that say they are 400 GB.

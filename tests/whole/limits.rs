@@ -97,10 +97,9 @@ fn limits_that_make_no_sense_are_refused() -> Result<()> {
         ("security.privileged", "perhaps"),
         ("no.such.key", "1"),
     ] {
-        let (status, message) =
-            daemon
-                .client()
-                .refused("PATCH", "/1.0/instances/c1", &json!({ "config": { key: value } }))?;
+        let body = json!({ "config": { key: value } });
+        let refused = daemon.client().refused("PATCH", "/1.0/instances/c1", &body);
+        let (status, message) = refused.with_context(|| format!("{key}={value}"))?;
         ensure!(
             status == 400 && message.contains(key),
             "{key}={value}: {status} {message}"

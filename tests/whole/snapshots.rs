@@ -88,7 +88,7 @@ fn a_snapshot_becomes_an_instance_and_goes_with_its_own() -> Result<()> {
         daemon.change(name, "stop", true)?;
         client.run("DELETE", &format!("/1.0/instances/{name}"), &Value::Null)?;
     }
-    before.compare(&Leftovers::look(&daemon)?)
+    before.compare_with_now(&daemon)
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn a_pool_in_use_stays_and_an_unused_one_goes() -> Result<()> {
     daemon.change("c1", "stop", true)?;
     client.run("DELETE", "/1.0/instances/c1", &Value::Null)?;
     client.sync("DELETE", "/1.0/storage-pools/second", &Value::Null)?;
-    before.compare(&Leftovers::look(&daemon)?)
+    before.compare_with_now(&daemon)
 }
 
 #[test]
