@@ -17,7 +17,7 @@ use crate::{CallContext, Request, Response, ServiceStatus};
 pub(crate) const PROGRAM_PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// Where every service sees its directory, in a mount namespace of its own: programs that give up root could not pass through
 /// a state directory that lies in somebody's home.
-const PLACE: &str = "/run/hutch/service";
+const PLACE: &str = "/run/hutch-service";
 /// Most arguments of a service, and most bytes of them together.
 const MAX_ARGS: usize = 1024;
 const MAX_ARG_BYTES: usize = 64 << 10;
@@ -143,9 +143,7 @@ impl Services {
         let prepared = dir.clone();
         let user = blocking(move || {
             make_dir(&prepared, 0o755)?;
-            let place = Path::new(PLACE);
-            make_dir(place.parent().unwrap_or(place), 0o755)?;
-            make_dir(place, 0o755)?;
+            make_dir(Path::new(PLACE), 0o755)?;
             let user = user.as_deref().map(account).transpose()?;
             if let Some((uid, gid)) = user {
                 // It may make files of its own here.

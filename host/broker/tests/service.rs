@@ -32,7 +32,8 @@ fn ensure(args: &[&str]) -> Request {
         "--pid-file=",
         "--bind-dynamic",
         "--interface=br0",
-        "--except-interface=lo",
+        "--interface=lo",
+        "--log-facility=-",
         "--dhcp-range=10.66.0.10,10.66.0.20,1h",
         "--dhcp-leasefile={dir}/leases",
         "--dhcp-hostsdir={dir}/hosts",
@@ -58,8 +59,16 @@ async fn status(host: &Host, cx: &CallContext) -> ServiceStatus {
     }
 }
 
+/// The logs of all services.
+fn said(dir: &Path) -> String {
+    let files = std::fs::read_dir(dir.join("state/services"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+}
+
 /// Asks the server for the address of `name` (RFC 1035, 4.1) until it knows it.
-async fn resolve(name: &str) -> [u8; 4] {
+async fn resolve(state: &Path, name: &str) -> [u8; 4] {
     let socket = UdpSocket::bind("10.66.0.1:0").await.unwrap();
     let mut query = vec![
         0x12,
@@ -90,7 +99,7 @@ async fn resolve(name: &str) -> [u8; 4] {
             _ => {}
         }
     }
-    panic!("{name} is not known to the server");
+    panic!("{name} is not known to the server, which says: {}", said(state));
 }
 
 #[test]
@@ -100,6 +109,12 @@ fn a_server_that_gives_up_root_reads_its_directory_and_outlives_the_daemon() {
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
         let host = host(&dir).await;
         let cx = context(&host);
+        // What the machine sends to itself goes over the loopback interface, which is down in a new namespace.
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .unwrap();
+        assert!(up.success());
         host.call(
             &cx,
             Request::LinkEnsureBridge {
@@ -143,10 +158,10 @@ fn a_server_that_gives_up_root_reads_its_directory_and_outlives_the_daemon() {
             first.running && first.restarts == 0 && first.last_exit.is_none(),
             "{first:?}"
         );
-        assert_eq!(resolve("early").await, [10, 66, 0, 31]);
+        assert_eq!(resolve(&dir, "early").await, [10, 66, 0, 31]);
         // A file that is written later is read by the program as nobody, without a restart.
         host.call(&cx, file("names/b", "10.66.0.32 late\n")).await.unwrap();
-        assert_eq!(resolve("late").await, [10, 66, 0, 32]);
+        assert_eq!(resolve(&dir, "late").await, [10, 66, 0, 32]);
         let owner = std::fs::read_to_string(format!("/proc/{}/status", first.pid.unwrap())).unwrap();
         assert!(!owner.contains("Uid:\t0\t"), "{owner}");
         host.call(&cx, ensure(&[])).await.unwrap();
@@ -167,7 +182,7 @@ fn a_server_that_gives_up_root_reads_its_directory_and_outlives_the_daemon() {
         // Other arguments are another program.
         host.call(&cx, ensure(&["--domain=example"])).await.unwrap();
         assert_ne!(status(&host, &cx).await.pid, first.pid);
-        assert_eq!(resolve("late").await, [10, 66, 0, 32]);
+        assert_eq!(resolve(&dir, "late").await, [10, 66, 0, 32]);
         let Response::Bytes(leases) = host
             .call(
                 &cx,
