@@ -1,6 +1,6 @@
-//! Measures what a container costs: `cargo run --release -p hutch-container --example measure -- KEEPER ROOT [COUNT]`, as root, with the
-//! keeper's program and the directory of a root file system that has `/bin/true` and `/bin/sleep`. Prints milliseconds (median, worst)
-//! and the keeper's memory in KiB.
+//! Measures what a container costs: `cargo run --release -p hutch-container --example measure -- KEEPER ROOT [COUNT [ID]]`, as root, with
+//! the keeper's program, the directory of a root file system that has `/bin/true` and `/bin/sleep`, and the first of the ids that it may use.
+//! Prints milliseconds (median, worst) and the keeper's memory in KiB.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -13,10 +13,11 @@ type Failure = Box<dyn std::error::Error>;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
-    let usage = "usage: measure KEEPER ROOT [COUNT]";
+    let usage = "usage: measure KEEPER ROOT [COUNT [ID]]";
     let keeper = PathBuf::from(arguments.next().ok_or(usage)?);
     let root = PathBuf::from(arguments.next().ok_or(usage)?);
     let count: u32 = arguments.next().unwrap_or_else(|| "20".to_owned()).parse()?;
+    let ids: u32 = arguments.next().unwrap_or_else(|| "1700000000".to_owned()).parse()?;
     let dir = std::env::temp_dir().join(format!("hutch-measure-{}", std::process::id()));
     let runtime = Runtime::new(keeper, dir.join("run"))?;
     let (mut create, mut start, mut first, mut exec, mut kill, mut pss) = Default::default();
@@ -25,7 +26,7 @@ async fn main() -> Result<(), Failure> {
         let (upper, work) = (own.join("upper"), own.join("work"));
         std::fs::create_dir_all(&upper)?;
         std::fs::create_dir_all(&work)?;
-        let idmap = IdMap::contiguous(1_700_000_000 + number * 65_536, 65_536);
+        let idmap = IdMap::contiguous(ids + number * 65_536, 65_536);
         let overlay = RootFs::Overlay {
             layers: vec![root.clone()],
             upper,

@@ -418,11 +418,11 @@ async fn limits_hold_and_change_while_it_runs() {
     assert_ne!(run(&keeper, dd).await.0, OK);
     assert_eq!(keeper.stats().memory_limit, Some(20 << 20));
 
-    let forks = "i=0; while [ $i -lt 30 ]; do sleep 5 & i=$((i+1)); done; echo all; kill $(jobs -p)";
+    let forks = "i=0; while [ $i -lt 30 ]; do sleep 5 & i=$((i+1)); done; echo all; kill $(jobs -p); wait";
     assert!(run(&keeper, &["sh", "-c", forks]).await.1.contains("all"));
     keeper
         .set_limits(&Limits {
-            processes: Some(12),
+            processes: Some(20),
             ..Limits::default()
         })
         .await
@@ -820,4 +820,25 @@ async fn settings_and_resource_limits_of_the_container() {
     let error = keeper.start().await.unwrap_err();
     assert!(error.to_string().contains("/proc/sys/net/no/such"), "{error}");
     keeper.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_keepers_program_is_out_of_a_privileged_containers_reach() {
+    let lab = Lab::new();
+    let mut spec = lab.busybox("sealed");
+    spec.idmap = None;
+    let keeper = lab.start(&spec).await;
+    let exe = std::fs::read_link(format!("/proc/{}/exe", keeper.keeper_pid())).unwrap();
+    assert!(exe.to_string_lossy().starts_with("/memfd:"), "{}", exe.display());
+    // A process of the keeper's that the container sees: its file server.
+    let _stream = keeper.sftp().await.unwrap();
+    let script =
+        "pid=$(grep -l hutch-sftp /proc/[0-9]*/comm | head -1 | cut -d/ -f3); echo found $pid; echo x > /proc/$pid/exe";
+    let (_, text) = run(&keeper, &["sh", "-c", script]).await;
+    assert!(
+        text.contains("found")
+            && (text.contains("Text file busy") || text.contains("not permitted") || text.contains("denied")),
+        "{text}"
+    );
+    lab.stop(&keeper).await;
 }

@@ -124,7 +124,11 @@ impl Cgroup {
             mknod: rule.mknod,
         };
         let rules: Vec<_> = DeviceRule::DEFAULTS.iter().chain(&spec.devices).map(rule).collect();
-        bpf::restrict_devices(self.directory.as_fd(), &rules).at("restricting the devices of", &self.unified)
+        match bpf::restrict_devices(self.directory.as_fd(), &rules) {
+            // Inside another container no node can be made, and none be opened that its keeper does not allow.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && in_user_namespace() => Ok(()),
+            done => done.at("restricting the devices of", &self.unified),
+        }
     }
 
     /// The directory for `CLONE_INTO_CGROUP`.
@@ -338,6 +342,12 @@ fn pids_settings(limits: &Limits, _legacy: bool) -> Vec<Setting> {
         "pids.max",
         limits.processes.map_or("max".to_owned(), |count| count.to_string()),
     )]
+}
+
+/// Whether this is not the machine's own user namespace, which has all ids.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 fn make_directory(path: &Path) -> Result<()> {

@@ -19,6 +19,7 @@ mod guest;
 mod hold;
 mod namespaces;
 mod reactor;
+mod sealed;
 mod service;
 mod sftp;
 mod wire;
@@ -37,12 +38,21 @@ fn main() {
         eprintln!("hutch-keeper is started by hutchd, which hands it what it holds on descriptors 3 and 4");
         std::process::exit(2);
     }
-    // SAFETY: both are open, close-on-exec is set next, and nothing else in this process owns them.
+    // SAFETY: both are open, and nothing else in this process owns them.
     let (spec, socket) = unsafe { (OwnedFd::from_raw_fd(SPEC_FD), OwnedFd::from_raw_fd(LISTEN_FD)) };
-    for fd in [&spec, &socket] {
-        // It can't fail on an open descriptor.
-        let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+    let mut spec = std::fs::File::from(spec);
+    let mut text = Vec::new();
+    let read = spec.read_to_end(&mut text);
+    if role == "container"
+        && sealed::is_needed(&text)
+        && let Err(error) = sealed::execute_copy(&mut spec)
+    {
+        eprintln!("hutch-keeper can't protect itself from a privileged container: {error}");
+        std::process::exit(1);
     }
+    // It can't fail on an open descriptor.
+    let _ = rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC);
+    drop(spec);
     if is_open(HELD_FD) {
         // SAFETY: it is open, and as a borrowed descriptor it stays so until this process ends, which is its purpose.
         let held = unsafe { std::os::fd::BorrowedFd::borrow_raw(HELD_FD) };
@@ -59,8 +69,6 @@ fn main() {
     unsafe { libc::syscall(libc::SYS_close_range, HELD_FD + 1, u32::MAX, 0) };
     // What is made here and by programs inside is not to depend on how the daemon was started.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let mut text = Vec::new();
-    let read = std::fs::File::from(spec).read_to_end(&mut text);
     let code = match (read, role.as_str()) {
         (Ok(_), "container") => hold::container(&text, socket),
         (Ok(_), "service") => hold::service(&text, &arguments.next().unwrap_or_default(), socket),

@@ -53,10 +53,10 @@ impl Sftp {
         );
         assert_eq!(handle.0, 102, "{path}: {handle:?}");
         let handle = string(&handle.1[4..]);
-        assert_eq!(
-            self.ask(6, &[&handle, &0_u64.to_be_bytes(), &string(data)]).1[..4],
-            [0; 4]
-        );
+        for (number, block) in (0_u64..).zip(data.chunks(1 << 17)) {
+            let offset = (number << 17).to_be_bytes();
+            assert_eq!(self.ask(6, &[&handle, &offset, &string(block)]).1[..4], [0; 4]);
+        }
         assert_eq!(self.ask(4, &[&handle]).1[..4], [0; 4]);
     }
 

@@ -48,25 +48,36 @@ const DENIED: u16 = 13;
 
 /// Refused in every container: handles that lead out of it (the answer is as from a kernel without them, so that programs have
 /// another way), the machine's kernel, and unmounting by force, which breaks the host's mounts of the same file system.
-const ALWAYS: [(&str, u16, Option<(u32, u32)>); 7] = [
-    ("open_by_handle_at", MISSING, None),
-    ("init_module", MISSING, None),
-    ("finit_module", MISSING, None),
-    ("delete_module", MISSING, None),
-    ("kexec_load", MISSING, None),
-    ("kexec_file_load", MISSING, None),
+const ALWAYS: [Refusal; 7] = [
+    refusal("open_by_handle_at", MISSING),
+    refusal("init_module", MISSING),
+    refusal("finit_module", MISSING),
+    refusal("delete_module", MISSING),
+    refusal("kexec_load", MISSING),
+    refusal("kexec_file_load", MISSING),
     // MNT_FORCE (umount(2)).
-    ("umount2", DENIED, Some((1, 1))),
+    Refusal {
+        bits: Some((1, 1)),
+        ..refusal("umount2", DENIED)
+    },
 ];
 
+const fn refusal(call: &'static str, errno: u16) -> Refusal {
+    Refusal {
+        call,
+        errno,
+        bits: None,
+    }
+}
+
 /// Refused in privileged ones besides, where no user namespace keeps them from the host.
-const PRIVILEGED: [(&str, u16); 6] = [
-    ("acct", REFUSED),
-    ("lookup_dcookie", REFUSED),
-    ("perf_event_open", REFUSED),
-    ("quotactl", REFUSED),
-    ("swapoff", REFUSED),
-    ("swapon", REFUSED),
+const PRIVILEGED: [Refusal; 6] = [
+    refusal("acct", REFUSED),
+    refusal("lookup_dcookie", REFUSED),
+    refusal("perf_event_open", REFUSED),
+    refusal("quotactl", REFUSED),
+    refusal("swapoff", REFUSED),
+    refusal("swapon", REFUSED),
 ];
 
 fn filter(policy: &SeccompPolicy, privileged: bool) -> Result<Vec<Instruction>> {
@@ -88,13 +99,8 @@ fn filter(policy: &SeccompPolicy, privileged: bool) -> Result<Vec<Instruction>> 
         });
     }
     if !policy.without_defaults {
-        refusals.extend(ALWAYS.map(|(call, errno, bits)| Refusal { call, errno, bits }));
-        let more = PRIVILEGED.map(|(call, errno)| Refusal {
-            call,
-            errno,
-            bits: None,
-        });
-        refusals.extend(more.into_iter().filter(|_| privileged));
+        refusals.extend(ALWAYS);
+        refusals.extend(PRIVILEGED.into_iter().filter(|_| privileged));
     }
     let mut seen = HashSet::new();
     refusals.retain(|refusal| seen.insert(refusal.call));
@@ -107,9 +113,8 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_number() {
-        let names = ALWAYS.iter().map(|one| one.0).chain(PRIVILEGED.iter().map(|one| one.0));
-        for name in names {
-            assert!(seccomp::call_name(name).is_some(), "{name}");
+        for refusal in ALWAYS.iter().chain(&PRIVILEGED) {
+            assert!(seccomp::call_name(refusal.call).is_some(), "{}", refusal.call);
         }
         let policy = SeccompPolicy {
             without_defaults: false,

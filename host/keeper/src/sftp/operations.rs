@@ -325,7 +325,7 @@ impl Server {
             stat.f_favail,
             stat.f_fsid,
             // Read-only and without set-user-id, as POSIX numbers them.
-            u64::from(stat.f_flag.bits() as u32 & 3),
+            stat.f_flag.bits() & 3,
             stat.f_namemax,
         ])
     }
