@@ -13,7 +13,7 @@ use crate::commands::profile::ProfileCommand;
 use crate::commands::project::ProjectCommand;
 use crate::commands::remote::RemoteCommand;
 use crate::commands::storage::StorageCommand;
-use crate::commands::{console, create, documents, exec, info, list, monitor, relocate, snapshot, state};
+use crate::commands::{console, create, documents, exec, info, list, monitor, publish, relocate, snapshot, state};
 use crate::context::{Context, GlobalArgs};
 use crate::error::Result;
 
@@ -100,6 +100,8 @@ pub(crate) enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Make an image of an instance or a snapshot
+    Publish(publish::PublishArgs),
     /// Show an instance, the daemon or the machine
     Info(info::InfoArgs),
     /// Watch and cancel what the daemon is doing
@@ -155,6 +157,7 @@ impl Command {
             Self::Storage(command) => command.run(ctx).await,
             Self::Project(command) => command.run(ctx).await,
             Self::Image(command) => command.run(ctx).await,
+            Self::Publish(args) => publish::publish(ctx, args).await,
             Self::Info(args) => info::info(ctx, args).await,
             Self::Operation(command) => command.run(ctx).await,
             Self::Monitor(args) => monitor::monitor(ctx, args).await,

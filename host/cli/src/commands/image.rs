@@ -1,7 +1,7 @@
 //! `image`.
 
 mod alias;
-mod transfer;
+pub(crate) mod transfer;
 
 use clap::{Args, Subcommand};
 use hutch_api::Timestamp;

@@ -19,6 +19,7 @@ pub(crate) mod operation;
 pub(crate) mod plugin;
 pub(crate) mod profile;
 pub(crate) mod project;
+pub(crate) mod publish;
 pub(crate) mod relocate;
 pub(crate) mod remote;
 pub(crate) mod snapshot;

@@ -206,7 +206,7 @@ fn in_directory(directory: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
 }
 
 /// Gives an image names; those of others are moved if `reuse`.
-async fn give_names(client: &Client, fingerprint: &str, names: &[String], reuse: bool) -> Result<()> {
+pub(crate) async fn give_names(client: &Client, fingerprint: &str, names: &[String], reuse: bool) -> Result<()> {
     for name in names {
         let path = ApiPath::new(["images", "aliases", name]);
         match client.get::<ImageAliasesEntry>(path.clone()).await {
