@@ -33,9 +33,9 @@ impl Timestamp {
         self.0.is_none()
     }
 
-    /// From seconds since 1970; out of the calendar's range is "never".
+    /// From seconds since 1970; a year that RFC 3339 can't write, or Go's zero, is "never".
     pub fn from_unix(seconds: i64) -> Self {
-        Self(OffsetDateTime::from_unix_timestamp(seconds).ok())
+        OffsetDateTime::from_unix_timestamp(seconds).map_or(Self::NEVER, Self::from)
     }
 
     /// Reads RFC 3339 text; Go's zero time and empty text are "never".
@@ -43,21 +43,32 @@ impl Timestamp {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        let at = OffsetDateTime::parse(text, &Rfc3339)?;
-        // Year 1 in any zone: some clients write the zero time in local time.
-        Ok(Self((at.to_offset(time::UtcOffset::UTC).year() > 1).then_some(at)))
+        OffsetDateTime::parse(text, &Rfc3339).map(Self::from)
     }
 }
 
 impl From<OffsetDateTime> for Timestamp {
+    /// Kept in UTC. Year 1 in any zone is "never", because some clients write the zero time in local time, and so is a year
+    /// that RFC 3339 can't write.
     fn from(at: OffsetDateTime) -> Self {
-        Self(Some(at))
+        let at = at.checked_to_offset(time::UtcOffset::UTC);
+        Self(at.filter(|at| (2..=9999).contains(&at.year())))
     }
 }
 
 impl From<std::time::SystemTime> for Timestamp {
+    /// A file's owner can set its times to anything, so what no calendar has is "never" rather than a panic.
     fn from(at: std::time::SystemTime) -> Self {
-        Self(Some(at.into()))
+        let epoch = OffsetDateTime::UNIX_EPOCH;
+        let at = match at.duration_since(std::time::UNIX_EPOCH) {
+            Ok(since) => since.try_into().ok().and_then(|since| epoch.checked_add(since)),
+            Err(before) => before
+                .duration()
+                .try_into()
+                .ok()
+                .and_then(|before| epoch.checked_sub(before)),
+        };
+        at.map_or(Self::NEVER, Self::from)
     }
 }
 
@@ -111,6 +122,15 @@ mod tests {
             serde_json::to_string(&Timestamp::NEVER).unwrap(),
             "\"0001-01-01T00:00:00Z\""
         );
+    }
+
+    #[test]
+    fn no_file_time_is_too_strange() {
+        use std::time::{Duration, UNIX_EPOCH};
+        assert!(Timestamp::from(UNIX_EPOCH + Duration::from_secs(1 << 60)).is_never());
+        assert!(Timestamp::from(UNIX_EPOCH - Duration::from_secs(1 << 60)).is_never());
+        let before = Timestamp::from(UNIX_EPOCH - Duration::from_millis(1500));
+        assert_eq!(before.to_string(), "1969-12-31T23:59:58.5Z");
     }
 
     #[test]
