@@ -101,8 +101,8 @@ impl Plugin {
         T: ComponentType + Lift + Send + Sync + 'static,
     {
         let limits = &self.manifest.limits;
+        let ready = self.ready().await.map_err(Failure::plain)?;
         let deadline = Instant::now() + limits.call_timeout.0;
-        let ready = self.ready(deadline).await.map_err(Failure::plain)?;
         let export = pick(&ready.exports).ok_or_else(|| {
             let message = format!("{} has no such ability", self.id());
             Failure::plain(DriverError::new("unsupported", message))

@@ -57,6 +57,7 @@ pub struct PluginHost {
     entries: Vec<Entry>,
     refused: Vec<Refused>,
     events: broadcast::Sender<DriverEvent>,
+    loader: Arc<Loader>,
 }
 
 impl PluginHost {
@@ -88,22 +89,23 @@ impl PluginHost {
             instances: Semaphore::new(MAX_INSTANCES as usize),
             quarantine: options.quarantine,
         });
-        let mut host = Self {
-            entries: Vec::new(),
-            refused: Vec::new(),
-            events,
-        };
-        for candidate in candidates(&options, &files) {
-            host.take(candidate, &shared);
-        }
         let loader = Arc::new(Loader {
             files,
             cache,
             linker,
             compilers: Semaphore::new(COMPILERS),
         });
+        let mut host = Self {
+            entries: Vec::new(),
+            refused: Vec::new(),
+            events,
+            loader,
+        };
+        for candidate in candidates(&options, &host.loader.files) {
+            host.take(candidate, &shared);
+        }
         for entry in &host.entries {
-            tokio::spawn(Arc::clone(&loader).load(Arc::clone(&entry.plugin)));
+            tokio::spawn(Arc::clone(&host.loader).load(Arc::clone(&entry.plugin)));
         }
         Ok(Arc::new(host))
     }
@@ -212,7 +214,8 @@ impl PluginHost {
             .map(|entry| entry.plugin.log.lines())
     }
 
-    /// Takes a plugin out of quarantine.
+    /// Takes a plugin out of quarantine, and loads one again whose code could not be compiled or mapped (a full disk, a
+    /// machine without memory). Must be called within the runtime.
     ///
     /// # Errors
     /// `not-found`, where there is no such plugin.
@@ -222,7 +225,18 @@ impl PluginHost {
             .iter()
             .find(|entry| entry.plugin.id() == id)
             .ok_or_else(|| DriverError::new("not-found", format!("there is no plugin {id:?}")))?;
-        entry.plugin.health.lift();
+        let plugin = &entry.plugin;
+        plugin.health.lift();
+        let again = plugin.phase.send_if_modified(|phase| {
+            let failed = matches!(phase, Phase::Failed(_));
+            if failed {
+                *phase = Phase::Loading;
+            }
+            failed
+        });
+        if again {
+            tokio::spawn(Arc::clone(&self.loader).load(Arc::clone(plugin)));
+        }
         Ok(())
     }
 

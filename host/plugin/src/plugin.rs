@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hutch_broker::{Broker, Subject};
 use hutch_driver::{DriverError, DriverInfo};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
 use wasmtime::component::InstancePre;
 
 use crate::engine::Runtime;
@@ -74,8 +73,8 @@ impl Plugin {
         }
     }
 
-    /// The plugin's code, once it is there.
-    pub(crate) async fn ready(&self, deadline: Instant) -> Result<Arc<Ready>, DriverError> {
+    /// The plugin's code, once it is there. Loading comes to an end by itself: the compiler has a time of its own.
+    pub(crate) async fn ready(&self) -> Result<Arc<Ready>, DriverError> {
         if let Some(reason) = self.health.quarantined() {
             return Err(self.unavailable(&format!(
                 "it is in quarantine ({reason}); `hutch plugin enable {}` takes it back into service",
@@ -83,18 +82,11 @@ impl Plugin {
             )));
         }
         let mut phase = self.phase.subscribe();
-        let loaded = phase.wait_for(|phase| !matches!(phase, Phase::Loading));
-        match tokio::time::timeout_at(deadline, loaded).await {
-            Ok(Ok(phase)) => match &*phase {
-                Phase::Ready(ready) => Ok(Arc::clone(ready)),
-                Phase::Failed(reason) => Err(self.unavailable(reason)),
-                Phase::Loading => Err(self.unavailable("it is still being compiled")),
-            },
-            Ok(Err(_)) => Err(self.unavailable("the plugin host is going down")),
-            Err(_) => Err(DriverError {
-                retryable: true,
-                ..self.unavailable("it is still being compiled")
-            }),
+        let loaded = phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await;
+        match loaded.as_deref() {
+            Ok(Phase::Ready(ready)) => Ok(Arc::clone(ready)),
+            Ok(Phase::Failed(reason)) => Err(self.unavailable(reason)),
+            Ok(Phase::Loading) | Err(_) => Err(self.unavailable("the plugin host is going down")),
         }
     }
 

@@ -53,7 +53,7 @@ async fn faults_are_attributed_and_isolated() {
     let started = Instant::now();
     let error = fails(&bench, "loop", "timeout").await;
     assert!(error.message.contains("after running for 0.3 s"), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 
     fails(&bench, "recursion", "trap").await;
     let error = fails(&bench, "memory", "limit").await;
@@ -110,7 +110,7 @@ async fn a_guest_that_hangs_is_ended_and_others_go_on() {
         let started = Instant::now();
         validate(&bench, &Options::new()).await.expect("served beside them");
         assert!(
-            started.elapsed() < Duration::from_millis(500),
+            started.elapsed() < Duration::from_millis(1500),
             "{:?}",
             started.elapsed()
         );

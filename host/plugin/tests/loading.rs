@@ -195,8 +195,11 @@ async fn settings_are_held_against_the_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compiler_that_fails_makes_the_plugin_unavailable() {
-    let bench = start_in(fresh(), |options| options.compiler.program = "/bin/false".into());
+async fn a_compiler_that_fails_makes_the_plugin_unavailable_until_it_works() {
+    let tools = fresh();
+    let compiler = tools.path().join("compiler");
+    std::os::unix::fs::symlink("/bin/false", &compiler).expect("linked");
+    let bench = start_in(fresh(), |options| options.compiler.program = compiler.clone());
     bench.host.settled().await;
     let status = bench.host.plugins().remove(0);
     assert_eq!(status.state, PluginState::Failed);
@@ -208,6 +211,12 @@ async fn a_compiler_that_fails_makes_the_plugin_unavailable() {
     let error = bench.host.storage("faulty").err().expect("not usable");
     assert_eq!((error.code.as_str(), error.plugin.as_str()), ("unavailable", ID));
     assert!(cached(bench.state.path()).is_empty(), "nothing is left behind");
+
+    std::fs::remove_file(&compiler).expect("removed");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_compile-plugin"), &compiler).expect("linked");
+    bench.host.enable(ID).expect("known");
+    let driver = bench.host.storage("faulty").expect("loading again");
+    driver.validate(&call(), &Options::new()).await.expect("called");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ async fn a_function_that_takes_too_long_is_answered_to_the_guest_and_goes_on() {
     let error = validate(&bench, &call(), &fault("blocked"))
         .await
         .expect_err("it takes too long");
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert_eq!(error.code, "timeout");
     assert_eq!(
         error.message,
