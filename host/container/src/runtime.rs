@@ -121,8 +121,8 @@ impl Runtime {
             Err(error) => Err(error),
         };
         let adopted = opened.and_then(|(link, fds)| {
-            let spec: ContainerSpec = self.read_spec(Role::Container, id)?;
-            Keeper::new(link, fds, &spec.cgroup)
+            let Kept { cgroup } = self.read_spec(Role::Container, id)?;
+            Keeper::new(link, fds, &cgroup)
         });
         match adopted {
             Ok(keeper) => AdoptOutcome::Adopted(keeper),
@@ -139,8 +139,8 @@ impl Runtime {
     /// Kills and removes what a dead keeper has left.
     async fn bury(&self, role: Role, id: &str) -> Result<(), Error> {
         let cgroup = match role {
-            Role::Container => match self.read_spec::<ContainerSpec>(role, id) {
-                Ok(spec) => Some(spec.cgroup),
+            Role::Container => match self.read_spec::<Kept>(role, id) {
+                Ok(Kept { cgroup }) => Some(cgroup),
                 // There is none, or a power failure has cut it short: nothing runs then.
                 Err(_) => None,
             },
@@ -393,6 +393,12 @@ impl Runtime {
         tokio::spawn(async move { ended(child.as_fd()).await });
         Ok(process)
     }
+}
+
+/// What a daemon reads of a specification that another one wrote, which may be of another version.
+#[derive(serde::Deserialize)]
+struct Kept {
+    cgroup: String,
 }
 
 /// What the run directory has of a keeper: its socket and its specification.

@@ -62,9 +62,9 @@ pub enum RootFs {
     Overlay {
         /// Read-only directories, uppermost first; 1 to 500.
         layers: Vec<PathBuf>,
-        /// The writable directory.
+        /// The writable directory. Its own name must not have `,`, `:` or `\\`, which mount options give a meaning.
         upper: PathBuf,
-        /// An empty directory on the file system of `upper`.
+        /// An empty directory beside `upper`, with such a name.
         work: PathBuf,
     },
 }
@@ -119,10 +119,11 @@ pub struct Rlimit {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeccompPolicy {
-    /// Leaves out the built-in list: kernel modules, kexec, `open_by_handle_at`, swap, and in privileged containers
-    /// what reaches the host (see `docs`). Only for instances whose operator says so.
+    /// Leaves out the built-in list: kernel modules, kexec, `open_by_handle_at`, unmounting by force, and in privileged containers also
+    /// swap, quota, process accounting and performance events. Only for instances whose operator says so.
     pub without_defaults: bool,
-    /// Further system calls to refuse with `ENOSYS`, by their x86-64 or generic name; an unknown one is an error.
+    /// Further system calls to refuse with `ENOSYS`, by their name in `syscalls(2)`, of those that `hutch_sys::seccomp` knows; another one
+    /// is an error at the start.
     pub deny: Vec<String>,
 }
 
@@ -288,10 +289,26 @@ impl ContainerSpec {
                 layers
                     .iter()
                     .chain([upper, work])
-                    .try_for_each(|path| check_path("overlay directory", path))
+                    .try_for_each(|path| check_path("overlay directory", path))?;
+                check_overlay_pair(upper, work)
             }
         }
     }
+}
+
+/// Both directories have to be reached through one mount, which the keeper makes of the directory that they are in.
+fn check_overlay_pair(upper: &Path, work: &Path) -> Result<(), BadSpec> {
+    let plain = |path: &Path| {
+        let name = path.file_name().map(|name| name.as_encoded_bytes());
+        name.is_some_and(|name| !name.iter().any(|byte| b",:\\".contains(byte)))
+    };
+    if upper.parent() != work.parent() || upper == work || !plain(upper) || !plain(work) {
+        let (upper, work) = (upper.display(), work.display());
+        return Err(BadSpec(format!(
+            "overlay directories {upper} and {work} are not two plain names in one directory"
+        )));
+    }
+    Ok(())
 }
 
 /// A name that can be a file's: 1 to 64 bytes of letters, digits, `.`, `_` and `-`, not starting with a dot.
@@ -368,7 +385,17 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         type Change = fn(&mut ContainerSpec);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 9] = [
+            (
+                |s| {
+                    s.root = RootFs::Overlay {
+                        layers: vec!["/l".into()],
+                        upper: "/a/u".into(),
+                        work: "/b/w".into(),
+                    }
+                },
+                "one directory",
+            ),
             (|s| s.version = 9, "version 9"),
             (|s| s.id = "../x".into(), "id `../x`"),
             (|s| s.cgroup = String::new(), "cgroup"),
@@ -379,6 +406,9 @@ mod tests {
             (|s| s.console.log_bytes = 1, "console log"),
         ];
         assert_eq!(spec().check(), Ok(()));
+        let pair = |upper: &str, work: &str| check_overlay_pair(upper.as_ref(), work.as_ref());
+        assert_eq!(pair("/p/v/fs", "/p/v/work"), Ok(()));
+        assert!(pair("/p/fs", "/p/fs").is_err() && pair("/p/a,b", "/p/w").is_err() && pair("/", "/").is_err());
         for (change, text) in cases {
             let mut spec = spec();
             change(&mut spec);

@@ -124,14 +124,19 @@ pub(crate) fn protect(stage: &OwnedFd) -> Result<()> {
     let devices = clone_tree("/sys/devices/virtual/net", false).at("opening", "/sys/devices/virtual/net")?;
     let sysfs =
         rustix::mount::open_tree(CWD, "/sys", rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC).at("opening", "/sys")?;
-    let empty = new_mount(
-        "tmpfs",
-        &[("size", "4k"), ("mode", "0555")],
-        MountAttrFlags::MOUNT_ATTR_RDONLY,
-    )?;
+    let mut covered: Option<&str> = None;
     for path in MASKED_DIRECTORIES.iter().filter(|path| Path::new(path).is_dir()) {
-        let cover = super::root::detached_copy(&empty)?;
+        let cover = match covered {
+            None => new_mount(
+                "tmpfs",
+                &[("size", "4k"), ("mode", "0555")],
+                MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )?,
+            // Of one that is attached: kernels before 6.15 copy no others.
+            Some(first) => clone_tree(first, false).at("opening", first)?,
+        };
         attach(&cover, CWD, path).at("covering", path)?;
+        covered = Some(path);
     }
     for path in MASKED_FILES.iter().filter(|path| Path::new(path).exists()) {
         let cover = clone_tree("/dev/null", false).at("opening", "/dev/null")?;
