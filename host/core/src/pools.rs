@@ -4,22 +4,25 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hutch_api::Config;
 use hutch_api::storage::{
     ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch,
-    StoragePoolPut, StoragePoolsPost, StorageVolume,
+    StoragePoolPut, StoragePoolsPost,
 };
-use hutch_container::RootFs;
-use hutch_driver::storage::{PoolRef, StorageDriver, VolumeRef, VolumeState};
-use hutch_driver::{Call, DriverError, MountPlan, Progress, Root, TreePath};
+use hutch_driver::Call;
 use hutch_store::Transaction;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::journal::Entry;
 use crate::profiles::with_project;
-use crate::records::{InstanceRecord, PoolRecord, RECORD_VERSION, key, volume_name};
-use crate::{Core, Operation, Tagged, check_etag, etag, names};
+use crate::records::{PoolRecord, RECORD_VERSION, key};
+use crate::{Core, Tagged, check_etag, etag, names};
+
+mod open;
+mod volumes;
+
+pub(crate) use open::OpenPool;
+pub(crate) use volumes::{image_volume, instance_volume};
 
 /// The id under which a driver sees its pool's tree.
 pub(crate) const ROOT: &str = "pool";
@@ -75,129 +78,6 @@ impl Pool {
 
     pub(crate) fn readiness(&self) -> Readiness {
         self.readiness.borrow().clone()
-    }
-}
-
-/// A pool with its driver, ready for calls.
-pub(crate) struct OpenPool {
-    pub(crate) record: Arc<PoolRecord>,
-    pub(crate) driver: Arc<dyn StorageDriver>,
-    root: PathBuf,
-}
-
-impl OpenPool {
-    /// The pool as a driver sees it.
-    pub(crate) fn reference(&self) -> PoolRef {
-        PoolRef {
-            name: self.record.name.clone(),
-            root: ROOT.to_owned(),
-            config: self.record.config.clone(),
-        }
-    }
-
-    /// A call on the pool for `operation`, which sees its progress and can cancel it.
-    pub(crate) fn call(&self, operation: Option<&Arc<Operation>>) -> Call {
-        let mut call = Call::new(crate::DEFAULT_PROJECT, &self.record.name);
-        call.roots = vec![Root {
-            id: ROOT.to_owned(),
-            path: self.root.clone(),
-            writable: true,
-        }];
-        if let Some(operation) = operation {
-            call.operation = operation.id().to_owned();
-            call.progress = Arc::clone(operation) as Arc<dyn Progress>;
-            call.cancel = operation.cancel_flag();
-        }
-        call
-    }
-
-    /// Refuses an ability that the driver does not export.
-    pub(crate) fn require(&self, ability: &str) -> Result<()> {
-        let info = self.driver.info();
-        if info.can(ability) {
-            return Ok(());
-        }
-        let error = DriverError::new(
-            "unsupported",
-            format!("storage driver {} has no interface {ability}", info.name),
-        );
-        Err(Error::Driver {
-            action: format!("using pool {}", self.record.name),
-            source: Box::new(error.from_plugin(&info.plugin, &info.version)),
-        })
-    }
-
-    /// A plan's paths as the host has them. The broker has already kept the driver inside its roots; here a plan that the
-    /// host can't carry out is refused, by name.
-    pub(crate) fn root_fs(&self, plan: &MountPlan) -> Result<RootFs> {
-        let bad = |why: &str| {
-            let info = self.driver.info();
-            let error =
-                DriverError::new("internal", format!("the mount plan {why}")).from_plugin(&info.plugin, &info.version);
-            Error::Driver {
-                action: format!("mounting from pool {}", self.record.name),
-                source: Box::new(error),
-            }
-        };
-        let path = |tree: &TreePath| {
-            if tree.root == ROOT {
-                Ok(self.root.join(&tree.path))
-            } else {
-                Err(bad("leaves the pool"))
-            }
-        };
-        match (plan.kind.as_str(), plan.layers.as_slice(), &plan.upper, &plan.work) {
-            ("bind", [tree], None, None) => Ok(RootFs::Bind { path: path(tree)? }),
-            ("overlay", [_, ..], Some(upper), Some(work)) => Ok(RootFs::Overlay {
-                layers: plan.layers.iter().map(path).collect::<Result<_>>()?,
-                upper: path(upper)?,
-                work: path(work)?,
-            }),
-            _ => Err(bad("is of no kind that the host knows")),
-        }
-    }
-
-    /// Where a tree of the pool is on the host.
-    pub(crate) fn path(&self, tree: &TreePath) -> Result<PathBuf> {
-        if tree.root == ROOT
-            && Path::new(&tree.path)
-                .components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)))
-        {
-            return Ok(self.root.join(&tree.path));
-        }
-        let info = self.driver.info();
-        let error = DriverError::new(
-            "internal",
-            format!(
-                "the answer names {}:{}, which is outside the pool",
-                tree.root, tree.path
-            ),
-        );
-        Err(Error::Driver {
-            action: format!("using pool {}", self.record.name),
-            source: Box::new(error.from_plugin(&info.plugin, &info.version)),
-        })
-    }
-}
-
-/// An instance's root volume as a driver sees it.
-pub(crate) fn instance_volume(record: &InstanceRecord) -> VolumeRef {
-    VolumeRef {
-        kind: record.kind.clone(),
-        name: volume_name(&record.project, &record.name),
-        content: "filesystem".to_owned(),
-        config: Config::new(),
-    }
-}
-
-/// An image's volume as a driver sees it.
-pub(crate) fn image_volume(fingerprint: &str) -> VolumeRef {
-    VolumeRef {
-        kind: "image".to_owned(),
-        name: fingerprint.to_owned(),
-        content: "filesystem".to_owned(),
-        config: Config::new(),
     }
 }
 
@@ -263,43 +143,6 @@ impl Core {
                 pool.set_ready(Readiness::Unavailable(error.report()));
             }
         }
-    }
-
-    fn valid_volumes(&self, pool: &str, unfinished: &[Entry]) -> Vec<VolumeState> {
-        let mut valid = self.instances.volumes(pool);
-        for entry in unfinished {
-            // A renaming is finished after the cleaning up: until then either name may be the one that is there.
-            match entry {
-                Entry::InstanceRename {
-                    project,
-                    name,
-                    new_name,
-                } => {
-                    let (old, new) = (volume_name(project, name), volume_name(project, new_name));
-                    if let Some(volume) = valid.iter().find(|volume| volume.name == old).cloned() {
-                        valid.push(VolumeState { name: new, ..volume });
-                    }
-                }
-                Entry::SnapshotRename {
-                    project,
-                    name,
-                    new_name,
-                    ..
-                } => {
-                    let owner = volume_name(project, name);
-                    for volume in valid.iter_mut().filter(|volume| volume.name == owner) {
-                        volume.snapshots.push(new_name.clone());
-                    }
-                }
-                _ => {}
-            }
-        }
-        valid.extend(self.images.volumes(pool).into_iter().map(|fingerprint| VolumeState {
-            kind: "image".to_owned(),
-            name: fingerprint,
-            snapshots: Vec::new(),
-        }));
-        valid
     }
 
     /// All pools.
@@ -566,58 +409,6 @@ impl Core {
                 used: space.used_inodes,
                 total: space.total_inodes,
             },
-        })
-    }
-
-    /// The volumes of a pool: those of instances and of images.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub fn volumes(&self, pool: &str, project: Option<&str>) -> Result<Vec<StorageVolume>> {
-        self.pools
-            .get(&pool.to_owned())
-            .ok_or(Error::NotFound("Storage pool"))?;
-        let mut volumes: Vec<StorageVolume> = self
-            .instances
-            .in_pool(pool)
-            .into_iter()
-            .filter(|(owner, ..)| project.is_none_or(|project| project == owner))
-            .map(|(project, name, kind, created_at)| StorageVolume {
-                used_by: vec![with_project(format!("/1.0/instances/{name}"), &project)],
-                name,
-                kind,
-                content_type: "filesystem".to_owned(),
-                location: "none".to_owned(),
-                project,
-                created_at,
-                ..StorageVolume::default()
-            })
-            .collect();
-        volumes.extend(self.images.volumes(pool).into_iter().map(|fingerprint| StorageVolume {
-            used_by: vec![format!("/1.0/images/{fingerprint}")],
-            name: fingerprint,
-            kind: "image".to_owned(),
-            content_type: "filesystem".to_owned(),
-            location: "none".to_owned(),
-            project: crate::DEFAULT_PROJECT.to_owned(),
-            ..StorageVolume::default()
-        }));
-        Ok(volumes)
-    }
-
-    /// One volume of a pool.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub fn volume(&self, pool: &str, project: &str, kind: &str, name: &str) -> Result<Tagged<StorageVolume>> {
-        let value = self
-            .volumes(pool, Some(project).filter(|_| kind != "image"))?
-            .into_iter()
-            .find(|volume| volume.kind == kind && volume.name == name)
-            .ok_or(Error::NotFound("Storage volume"))?;
-        Ok(Tagged {
-            etag: etag(&value.etag_parts()),
-            value,
         })
     }
 

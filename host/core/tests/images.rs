@@ -33,11 +33,14 @@ use sha2::{Digest, Sha256};
 
 type Answer<T> = Result<T, DriverError>;
 
+/// A split image: metadata and root file system.
+type Split = (Vec<u8>, Vec<u8>);
+
 /// What the drivers have been asked, and what they have.
 #[derive(Default)]
 struct World {
     /// Images at the source by alias: metadata and root file system.
-    served: Mutex<BTreeMap<String, (Vec<u8>, Vec<u8>)>>,
+    served: Mutex<BTreeMap<String, Split>>,
     fills: AtomicUsize,
     downloads: AtomicUsize,
     builds: AtomicUsize,
@@ -538,7 +541,7 @@ fn unified(content: &[u8]) -> Vec<u8> {
     ])
 }
 
-fn split(content: &[u8]) -> (Vec<u8>, Vec<u8>) {
+fn split(content: &[u8]) -> Split {
     let yaml = metadata("split");
     (
         tar(&[("metadata.yaml", yaml.as_bytes()), ("templates/h.tpl", b"x")]),
@@ -568,7 +571,7 @@ fn an_uploaded_image_is_used_exported_and_deleted() {
     let fingerprint = hex::encode(Sha256::digest(&archive));
     place.life(|bench| an_uploaded_image_is_used(bench, archive));
     place.life(|bench| async move {
-        assert_eq!(bench.volumes(), [fingerprint.clone()]);
+        assert_eq!(bench.volumes(), std::slice::from_ref(&fingerprint));
         bench.launch("later", by_alias("test/1")).await.unwrap();
         assert_eq!(bench.world.fills.load(Ordering::SeqCst), 1);
         finished(&bench.core.image_delete("default", &fingerprint).await.unwrap())
@@ -597,7 +600,7 @@ async fn an_uploaded_image_is_used(bench: Bench, archive: Vec<u8>) {
     );
     assert_eq!(
         (image.aliases[0].name.as_str(), image.size, image.public),
-        ("test/1", archive.len() as i64, true)
+        ("test/1", i64::try_from(archive.len()).unwrap(), true)
     );
     assert_eq!(
         bench.files(),
@@ -620,7 +623,7 @@ async fn an_uploaded_image_is_used(bench: Bench, archive: Vec<u8>) {
     });
     futures_util::future::join_all(launches).await;
     assert_eq!(bench.world.fills.load(Ordering::SeqCst), 1);
-    assert_eq!(bench.volumes(), [image.fingerprint.clone()]);
+    assert_eq!(bench.volumes(), std::slice::from_ref(&image.fingerprint));
     let marker = bench.dir.join("storage-pools/default/container/c3/marker");
     assert_eq!(std::fs::read(marker).unwrap(), b"one");
     let config = &bench.core.instance("default", "c3").unwrap().value.config;

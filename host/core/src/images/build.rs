@@ -90,7 +90,7 @@ impl Core {
         let total = archive.metadata().map_err(Error::io(action))?.len();
         let (unpacker, operation, what) = (self.images.unpacker.clone(), Arc::clone(operation), action.to_owned());
         let work = move || {
-            let watch = &mut watch(&operation, "build_image_progress", "Packing image", total);
+            let watch = &mut watch(&operation, "Packing image", total);
             unpacker
                 .repack(&archive, &placed, rootfs.file(), watch)
                 .map_err(archive_error(&what))?;

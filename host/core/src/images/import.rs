@@ -288,28 +288,44 @@ impl Core {
             origin: new.origin,
             source_aliases: new.source_aliases,
         };
-        self.journal
-            .done(entry, Transaction::new().put(record.key(), &record)?)
-            .await?;
+        // The names come with the image or not at all.
+        let aliases = alias_records(&record.project, &record.fingerprint, &new.aliases);
+        let change = put_aliases(Transaction::new().put(record.key(), &record)?, &aliases)?;
+        self.journal.done(entry, change).await?;
         let at = (record.project.clone(), record.fingerprint.clone());
         self.images.records.insert(at, Arc::new(record.clone()));
         let path = format!("/1.0/images/{}", record.fingerprint);
         self.events
             .lifecycle(&record.project, "image-created", &path, None, serde_json::Map::new());
-        self.add_aliases(&record.project, &record.fingerprint, &new.aliases)
-            .await?;
+        self.show_aliases(aliases);
         Ok(record)
     }
 
+    /// Gives an image names, which are free.
     pub(super) async fn add_aliases(&self, project: &str, fingerprint: &str, aliases: &[ImageAlias]) -> Result<()> {
-        for alias in aliases {
-            self.put_alias(AliasRecord::new(project, &alias.name, &alias.description, fingerprint))
-                .await?;
-            let path = format!("/1.0/images/aliases/{}", alias.name);
-            self.events
-                .lifecycle(project, "image-alias-created", &path, None, serde_json::Map::new());
+        if aliases.is_empty() {
+            return Ok(());
         }
+        let aliases = alias_records(project, fingerprint, aliases);
+        self.store.commit(put_aliases(Transaction::new(), &aliases)?).await?;
+        self.show_aliases(aliases);
         Ok(())
+    }
+
+    fn show_aliases(&self, aliases: Vec<AliasRecord>) {
+        for alias in aliases {
+            let path = format!("/1.0/images/aliases/{}", alias.name);
+            self.events.lifecycle(
+                &alias.project,
+                "image-alias-created",
+                &path,
+                None,
+                serde_json::Map::new(),
+            );
+            self.images
+                .aliases
+                .insert((alias.project.clone(), alias.name.clone()), Arc::new(alias));
+        }
     }
 
     /// The templates of an image.
@@ -326,6 +342,22 @@ impl Core {
         }
     }
 }
+
+fn alias_records(project: &str, fingerprint: &str, aliases: &[ImageAlias]) -> Vec<AliasRecord> {
+    let record = |alias: &ImageAlias| AliasRecord::new(project, &alias.name, &alias.description, fingerprint);
+    aliases.iter().map(record).collect()
+}
+
+fn put_aliases(mut change: Transaction, aliases: &[AliasRecord]) -> Result<Transaction> {
+    for alias in aliases {
+        change = change.put(alias.key(), alias)?;
+    }
+    Ok(change)
+}
+
+/// The key of an operation's metadata under which work on images says how far it is. Clients show every key that ends in
+/// `_progress`, so the steps share one and follow each other; it is the one that downloads report under.
+pub(super) const PROGRESS: &str = "download_progress";
 
 /// An operation on images that can be cancelled; which image it is about may turn out later.
 pub(super) fn image_operation(project: &str, description: &str) -> NewOperation {
@@ -348,7 +380,6 @@ fn told(operation: &Operation, record: &ImageRecord) {
 /// Says how far the reading of an archive is, in the operation's metadata, and stops it when the operation is cancelled.
 pub(super) fn watch<'a>(
     operation: &'a Operation,
-    key: &'a str,
     what: &'a str,
     total: u64,
 ) -> impl FnMut(Progress) -> ControlFlow<()> + 'a {
@@ -356,7 +387,7 @@ pub(super) fn watch<'a>(
     move |progress| {
         let percent = progress.read.min(total) * 100 / total.max(1);
         if last.replace(percent) != Some(percent) {
-            operation.set_metadata(key, format!("{what}: {percent}%").into());
+            operation.set_metadata(PROGRESS, format!("{what}: {percent}%").into());
         }
         go_on(operation)
     }
@@ -377,22 +408,17 @@ fn inspect(unpacker: &Unpacker, new: &NewImage, operation: &Operation) -> Result
     let both: Vec<&File> = [Some(main), rootfs].into_iter().flatten().collect();
     let fingerprint = hutch_archive::fingerprint(&both).map_err(archive_error("reading the image"))?;
     let length = |file: &File| file.metadata().map(|m| m.len()).map_err(Error::io("reading the image"));
-    let key = "import_image_progress";
     let content = if rootfs.is_some() {
         Content::Metadata
     } else {
         Content::Unified
     };
-    let seen = unpacker.inspect(
-        main,
-        content,
-        &mut watch(operation, key, "Checking image", length(main)?),
-    );
+    let seen = unpacker.inspect(main, content, &mut watch(operation, "Checking image", length(main)?));
     let seen = seen.map_err(archive_error("checking the image"))?;
     let mut size = length(main)?;
     if let Some(rootfs) = rootfs {
         size += length(rootfs)?;
-        let watch = &mut watch(operation, key, "Checking image", length(rootfs)?);
+        let watch = &mut watch(operation, "Checking image", length(rootfs)?);
         unpacker
             .inspect(rootfs, Content::Rootfs, watch)
             .map_err(archive_error("checking the image's root file system"))?;

@@ -137,8 +137,8 @@ impl Owner {
                 if megabytes >= told + 8 {
                     told = megabytes;
                     operation.set_metadata(
-                        "create_image_from_container_pack_progress",
-                        format!("Image pack: {megabytes}MB").into(),
+                        super::import::PROGRESS,
+                        format!("Packing image: {megabytes} MiB").into(),
                     );
                 }
                 super::import::go_on(&operation)

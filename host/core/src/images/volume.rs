@@ -156,8 +156,7 @@ impl Core {
         let total = archive.metadata().map_err(Error::io(action))?.len();
         let (unpacker, operation, what) = (self.images.unpacker.clone(), Arc::clone(operation), action.to_owned());
         let work = move || {
-            let key = "create_instance_from_image_unpack_progress";
-            let watch = &mut watch(&operation, key, "Unpacking image", total);
+            let watch = &mut watch(&operation, "Unpacking image", total);
             unpacker
                 .unpack(&archive, content, &target, true, watch)
                 .map_err(archive_error(&what))
