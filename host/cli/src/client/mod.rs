@@ -4,8 +4,10 @@ mod operation;
 mod path;
 pub(crate) mod websocket;
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -16,6 +18,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, ETAG, HOST, IF_MATCH, USER_AGENT};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -26,6 +29,12 @@ pub(crate) use path::{ApiPath, decode, query_string};
 pub(crate) use websocket::WebSocket;
 
 use crate::error::{Error, Result};
+
+/// The bytes that a socket's address has room for, with the zero at its end (unix(7)).
+const SUN_PATH: usize = 108;
+
+/// How long a connection may have waited to be used again: a daemon closes those that wait for long, as while the user edits.
+const MAX_IDLE: Duration = Duration::from_secs(2);
 
 /// The body of a request: whole, or streamed from a file.
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
@@ -63,11 +72,17 @@ pub(crate) enum Answer {
     Operation(Operation),
 }
 
+/// A connection that waits for the next request.
+struct Idle {
+    sender: SendRequest<Body>,
+    since: Instant,
+}
+
 /// One daemon, in one project.
 pub(crate) struct Client {
     socket: PathBuf,
     project: String,
-    idle: Mutex<Option<SendRequest<Body>>>,
+    idle: Mutex<Option<Idle>>,
 }
 
 impl Client {
@@ -91,17 +106,29 @@ impl Client {
     }
 
     async fn stream(&self) -> Result<UnixStream> {
-        UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| Error::Connect {
-                path: self.socket.clone(),
-                source,
-            })
+        let failed = |source| Error::Connect {
+            path: self.socket.clone(),
+            source,
+        };
+        if self.socket.as_os_str().len() < SUN_PATH {
+            return UnixStream::connect(&self.socket).await.map_err(failed);
+        }
+        // A longer path is reached by a short one through the directory's descriptor.
+        let (Some(directory), Some(name)) = (self.socket.parent(), self.socket.file_name()) else {
+            return Err(failed(std::io::ErrorKind::InvalidInput.into()));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let path = Path::new("/proc/self/fd")
+            .join(directory.as_raw_fd().to_string())
+            .join(name);
+        UnixStream::connect(path).await.map_err(failed)
     }
 
     async fn sender(&self) -> Result<SendRequest<Body>> {
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.take());
-        if let Some(mut sender) = idle
+        if let Some(Idle { mut sender, since }) = idle
+            && since.elapsed() < MAX_IDLE
             && sender.ready().await.is_ok()
         {
             return Ok(sender);
@@ -180,7 +207,8 @@ impl Client {
             .map(str::to_owned);
         let bytes = response.into_body().collect().await?.to_bytes();
         if let Ok(mut idle) = self.idle.lock() {
-            *idle = Some(sender);
+            let since = Instant::now();
+            *idle = Some(Idle { sender, since });
         }
         if status.is_client_error() || status.is_server_error() {
             return Err(refusal(status.as_u16(), &bytes));
@@ -289,33 +317,4 @@ fn refusal(status: u16, body: &[u8]) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_project_is_added_where_none_is_named() {
-        let client = Client::new("/x".into(), "p 1".into());
-        assert_eq!(
-            client.in_project(ApiPath::new(["images"])).to_string(),
-            "/1.0/images?project=p%201"
-        );
-        assert_eq!(
-            client
-                .in_project(ApiPath::new(["images"]).query("project", "q"))
-                .to_string(),
-            "/1.0/images?project=q"
-        );
-        let client = Client::new("/x".into(), "default".into());
-        assert_eq!(client.in_project(ApiPath::new(["images"])).to_string(), "/1.0/images");
-    }
-
-    #[test]
-    fn a_refusal_without_an_envelope_still_says_something() {
-        assert_eq!(
-            refusal(502, b"<html>").to_string(),
-            "the daemon answered with HTTP status 502"
-        );
-        let body = br#"{"type":"error","error_code":404,"error":"Instance not found"}"#;
-        assert_eq!(refusal(404, body).to_string(), "Instance not found");
-    }
-}
+mod tests;
