@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use hutch_sdk::host::Level;
 use hutch_sdk::network::{Network, NetworkRef, NicRef};
 use hutch_sdk::{Host, Result};
 
@@ -13,11 +14,32 @@ fn pair(key: &str, value: bool) -> (String, String) {
     (key.to_owned(), if value { "1" } else { "0" }.to_owned())
 }
 
+/// Switches IPv6 on or off for the bridge, and says whether it is on. A kernel without IPv6 has no such setting.
+fn switch_ipv6(host: &impl Host, name: &str, wanted: bool) -> Result<bool> {
+    match host.link_set_options(name, &[pair("ipv6.disable", !wanted)]) {
+        Ok(()) => Ok(wanted),
+        Err(error) if error.is("not-found") => {
+            if wanted {
+                host.log(
+                    Level::Warn,
+                    &format!("the kernel has no IPv6: network {name} goes without its IPv6 subnet"),
+                    &[],
+                );
+            }
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The bridge and its addresses. Duplicate address detection is off, because on a bridge without ports it never ends, and
-/// dnsmasq can't listen on an address before.
-fn apply_link(host: &impl Host, name: &str, config: &Config) -> Result<()> {
+/// dnsmasq can't listen on an address before. IPv6 is taken out of the configuration where the kernel has none.
+fn apply_link(host: &impl Host, name: &str, config: &mut Config) -> Result<()> {
     host.link_ensure_bridge(name, config.hwaddr.as_deref(), config.mtu)?;
-    let mut options = vec![pair("ipv6.disable", config.v6.is_none())];
+    if !switch_ipv6(host, name, config.v6.is_some())? {
+        config.v6 = None;
+    }
+    let mut options = Vec::new();
     if config.v6.is_some() {
         options.extend([
             pair("ipv6.autoconf", false),
@@ -38,8 +60,8 @@ fn apply_link(host: &impl Host, name: &str, config: &Config) -> Result<()> {
 
 /// Makes everything what the configuration says. Each step leaves alone what is so already.
 fn apply(host: &impl Host, network: &NetworkRef) -> Result<()> {
-    let config = Config::read(&network.config)?;
-    apply_link(host, &network.name, &config)?;
+    let mut config = Config::read(&network.config)?;
+    apply_link(host, &network.name, &mut config)?;
     firewall::apply(host, &network.name, &config)?;
     dnsmasq::apply(host, &network.name, &config)
 }

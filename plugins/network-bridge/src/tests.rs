@@ -172,6 +172,24 @@ fn starting_makes_bridge_addresses_filter_and_dnsmasq_and_again_changes_nothing(
 }
 
 #[test]
+fn a_kernel_without_ipv6_gets_the_rest() {
+    let host = FakeHost::new(&[]);
+    host.state().lacks_ipv6 = true;
+    Bridge::start(&host, &network(&CONFIG)).unwrap();
+    let state = host.state();
+    assert_eq!(state.links.get("br0").unwrap().addresses, ["10.1.2.1/24"]);
+    assert!(state.log.iter().any(|(_, line)| line.contains("no IPv6")));
+    assert!(
+        !state
+            .services
+            .get("dnsmasq")
+            .unwrap()
+            .args
+            .contains(&"--enable-ra".to_owned())
+    );
+}
+
+#[test]
 fn an_update_restarts_dnsmasq_only_where_it_must() {
     let host = started();
     let mut config = CONFIG.to_vec();

@@ -89,25 +89,43 @@ impl Machine {
     }
 }
 
-/// Runs `test` with the drivers of these crates, on a thread with a mount and a network namespace of its own, so that nothing
-/// it mounts or makes outlives it.
+/// The network that a test is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// One of its own, with loopback alone.
+    Own,
+    /// The machine's.
+    Machine,
+}
+
+/// Runs `test` with the drivers of these crates, on a thread with a mount and perhaps a network namespace of its own, so that
+/// nothing it mounts or makes outlives it.
 pub fn with_drivers<F: Future<Output = ()>>(
     crates: &'static [&'static str],
     compiler: &str,
+    network: Network,
     test: impl FnOnce(Machine) -> F + Send + 'static,
 ) {
     let (drivers, keeper, compiler) = (drivers(), keeper(), PathBuf::from(compiler));
     let thread = std::thread::spawn(move || {
+        let own = network == Network::Own;
+        let namespaces = if own {
+            UnshareFlags::NEWNS | UnshareFlags::NEWNET
+        } else {
+            UnshareFlags::NEWNS
+        };
         #[allow(
             deprecated,
             reason = "the safe form: the flags that its successor is unsafe for are not used here"
         )]
-        rustix::thread::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET).expect("root is needed");
+        rustix::thread::unshare(namespaces).expect("root is needed");
         let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).expect("mounts of its own");
-        // Nothing in it is the machine's.
-        run("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"]);
-        run("ip", &["link", "set", "lo", "up"]);
+        if own {
+            run("ip", &["link", "set", "lo", "up"]);
+            // Nothing in it is the machine's, which may have the addresses of its name servers there.
+            run("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"]);
+        }
         let directory = tempfile::Builder::new()
             .prefix("hutch-drivers-")
             .tempdir()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hutch_driver::image::ImageRequest;
 use hutch_driver::{Drivers as _, Options, TreePath};
-use hutch_plugin_tests::{Machine, run, with_drivers};
+use hutch_plugin_tests::{Machine, Network, run, with_drivers};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -103,19 +103,13 @@ async fn resolves(machine: Machine) {
 
 #[test]
 fn a_tree_of_simplestreams_is_read_from_the_server_that_was_named() {
-    with_drivers(&["hutch-plugin-image-simplestreams"], COMPILER, resolves);
+    with_drivers(&["hutch-plugin-image-simplestreams"], COMPILER, Network::Own, resolves);
 }
 
 async fn builds(machine: Machine) {
     let driver = machine.host.image("debian").unwrap();
     let call = machine.call("debian", "scratch");
-    let mut wanted = request("", "bookworm");
-    wanted.options = std::iter::once((
-        "mirror".to_owned(),
-        std::env::var("HUTCH_TEST_MIRROR").unwrap_or_default(),
-    ))
-    .collect();
-    wanted.options.retain(|_, mirror| !mirror.is_empty());
+    let wanted = request("", "bookworm");
     assert!(driver.resolve(&call, &wanted).await.unwrap().build_key.is_some());
     let scratch = TreePath {
         root: "scratch".into(),
@@ -136,9 +130,8 @@ async fn builds(machine: Machine) {
     );
 }
 
-/// In the host's network namespace there is a mirror; in that of a test there is none, so this one is asked for by name.
 #[test]
-#[ignore = "downloads and installs packages for a minute; run with --ignored in a network that reaches a mirror"]
+#[ignore = "downloads and installs packages for a minute, from the archive of the machine's own apt"]
 fn a_release_is_built_with_the_machines_own_archive() {
-    with_drivers(&["hutch-plugin-image-debian"], COMPILER, builds);
+    with_drivers(&["hutch-plugin-image-debian"], COMPILER, Network::Machine, builds);
 }

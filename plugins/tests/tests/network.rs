@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hutch_driver::network::{NetworkDriver, NetworkRef, NicRef};
 use hutch_driver::{Call, Drivers as _, NetnsHandle, Options};
-use hutch_plugin_tests::{Machine, run, with_drivers};
+use hutch_plugin_tests::{Machine, Network, run, with_drivers};
 
 const COMPILER: &str = env!("CARGO_BIN_EXE_compile-drivers");
 
@@ -178,5 +178,5 @@ async fn serves(machine: Machine) {
 
 #[test]
 fn a_bridge_gives_addresses_names_and_nat() {
-    with_drivers(&["hutch-plugin-network-bridge"], COMPILER, serves);
+    with_drivers(&["hutch-plugin-network-bridge"], COMPILER, Network::Own, serves);
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hutch_driver::storage::{PoolRef, StorageDriver, VolumeRef, VolumeState};
 use hutch_driver::{Call, Drivers as _, MountPlan, Options, TreePath};
-use hutch_plugin_tests::{Machine, run, with_drivers};
+use hutch_plugin_tests::{Machine, Network, run, with_drivers};
 
 const COMPILER: &str = env!("CARGO_BIN_EXE_compile-drivers");
 
@@ -221,5 +221,5 @@ async fn life(machine: Machine) {
 
 #[test]
 fn overlay_volumes_live_and_die_on_a_real_file_system() {
-    with_drivers(&["hutch-plugin-storage-overlay"], COMPILER, life);
+    with_drivers(&["hutch-plugin-storage-overlay"], COMPILER, Network::Own, life);
 }

@@ -260,6 +260,11 @@ impl Host for FakeHost {
     }
 
     fn link_set_options(&self, name: &str, options: &[(String, String)]) -> Result<()> {
+        if self.state().lacks_ipv6 && options.iter().any(|(key, _)| key.starts_with("ipv6.")) {
+            return self.call(format!("link.set-options {name}"), |_| {
+                Err(Error::not_found("there is no IPv6"))
+            });
+        }
         self.change_link("set-options", name, |link| link.options.extend(map(options)))
     }
 

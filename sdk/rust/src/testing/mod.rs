@@ -87,6 +87,8 @@ pub struct State {
     pub features: Vec<String>,
     /// Limits by place.
     pub quotas: BTreeMap<(String, String), u64>,
+    /// The kernel has no IPv6: settings of it fail with `not-found`.
+    pub lacks_ipv6: bool,
     /// Interfaces by name.
     pub links: BTreeMap<String, FakeLink>,
     /// What `link.subnets-in-use` answers, beside the addresses of `links`.
