@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::listener::Listener;
+use crate::pace::{Pace, Paced};
 
 /// Connections that are served at one time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 8192;
@@ -97,8 +98,11 @@ async fn connection(stream: UnixStream, router: Router, mut stop: watch::Receive
         }
     };
     let router = TowerToHyperService::new(router);
+    let pace = Pace::default();
+    let stream = Paced::new(stream, pace.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(pace.clone());
         router.call(request)
     });
     let mut http = http1::Builder::new();

@@ -9,6 +9,7 @@
 mod budget;
 mod connection;
 mod listener;
+mod pace;
 mod pump;
 mod reply;
 mod request;

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
 use hutch_api::instance::ExecControl;
 use hutch_core::Socket;
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::websocket::{WebSocket, close, send};
+use crate::websocket::{WebSocket, close};
 
 /// Bytes that are read from a descriptor, and sent, at one time: what a pipe holds (pipe(7)).
 const BLOCK: usize = 64 << 10;
@@ -168,17 +168,20 @@ pub(crate) async fn run(socket: WebSocket, end: Socket) {
 /// What a client's message means to what it is written to.
 enum Input {
     Bytes(Bytes),
-    /// The end of what the client has to say, by the empty text or by going away.
+    /// The end of what the client has to say: the empty text.
     End,
+    /// The client goes, or is gone.
+    Gone,
 }
 
 async fn next(stream: &mut SplitStream<WebSocket>) -> Input {
     loop {
         return match stream.next().await {
             Some(Ok(Message::Binary(bytes))) => Input::Bytes(bytes),
-            Some(Ok(Message::Text(text))) if !text.is_empty() => Input::Bytes(text.into()),
+            Some(Ok(Message::Text(text))) if text.is_empty() => Input::End,
+            Some(Ok(Message::Text(text))) => Input::Bytes(text.into()),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-            Some(Ok(Message::Text(_) | Message::Close(_)) | Err(_)) | None => Input::End,
+            Some(Ok(Message::Close(_)) | Err(_)) | None => Input::Gone,
         };
     }
 }
@@ -202,7 +205,7 @@ async fn input(socket: WebSocket, fd: OwnedFd) -> io::Result<()> {
                     break;
                 }
             }
-            Input::End => break,
+            Input::End | Input::Gone => break,
         }
     }
     drop(fd);
@@ -228,10 +231,14 @@ async fn both(socket: WebSocket, fd: OwnedFd, over: Option<watch::Receiver<bool>
     let fd = Descriptor::new(fd)?;
     let (mut sink, mut stream) = socket.split();
     let receive = async {
-        while let Input::Bytes(bytes) = next(&mut stream).await {
-            fd.write_all(&bytes).await?;
+        loop {
+            match next(&mut stream).await {
+                Input::Bytes(bytes) => fd.write_all(&bytes).await?,
+                // Whoever has no more to say may still want to listen.
+                Input::End => {}
+                Input::Gone => return io::Result::Ok(()),
+            }
         }
-        io::Result::Ok(())
     };
     tokio::select! {
         result = send_all(&fd, &mut sink, over) => result?,
@@ -270,9 +277,10 @@ async fn send_all(
             break;
         }
         let message = Message::Binary(Bytes::copy_from_slice(&block[..length]));
-        send(sink, message).await.map_err(io::Error::other)?;
+        // For as long as the client likes: people page through what commands say.
+        sink.send(message).await.map_err(io::Error::other)?;
     }
-    send(sink, Message::Text("".into())).await.map_err(io::Error::other)
+    sink.send(Message::Text("".into())).await.map_err(io::Error::other)
 }
 
 /// Returns once a process is over; never without one.

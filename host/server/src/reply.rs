@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::Full;
 use hutch_api::envelope::Envelope;
 use hutch_core::Operation;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -16,6 +14,9 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::budget::{Budget, Busy};
+
+/// Bytes of a listing that the connection takes at one time.
+const PIECE: usize = 64 << 10;
 
 /// What handlers return.
 pub(crate) type Result<T = Response, E = Failure> = std::result::Result<T, E>;
@@ -113,13 +114,13 @@ pub(crate) fn operation(operation: &Operation) -> Response {
     response
 }
 
-/// A listing: put together in its turn, and counted until the client has read it.
+/// A listing, which counts until the client has read it.
 pub(crate) async fn list<T: Serialize + ?Sized>(budget: &Budget, value: &T) -> Result {
     let body = encode(&Envelope::sync(value)).map_err(Failure::internal)?;
     let permit = budget.answer(body.len()).await?;
     let body = Counted {
-        inner: Full::new(body),
-        _permit: Arc::new(permit),
+        left: body,
+        _permit: permit,
     };
     Ok(with_type(StatusCode::OK, Body::new(body)))
 }
@@ -156,28 +157,26 @@ fn with_type(status: StatusCode, body: Body) -> Response {
     response
 }
 
-/// A body that holds its part of the budget until it is written or given up.
+/// A body that holds its part of the budget until the connection has taken it, piece by piece.
 struct Counted {
-    inner: Full<Bytes>,
-    _permit: Arc<OwnedSemaphorePermit>,
+    left: Bytes,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl HttpBody for Counted {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let length = self.left.len().min(PIECE);
+        Poll::Ready((length > 0).then(|| Ok(Frame::data(self.left.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.left.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        SizeHint::with_exact(self.left.len() as u64)
     }
 }

@@ -18,6 +18,7 @@ mod storage;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +26,7 @@ use hutch_api::project;
 use hutch_core::auth::{Access, Caller, authorize};
 
 use crate::App;
+use crate::pace::Pace;
 use crate::reply::{Failure, Result};
 
 /// The whole API.
@@ -48,8 +50,9 @@ pub(crate) fn router(app: App) -> Router {
 
 /// The one gate: who asks may do so.
 async fn admit(request: Request, next: Next) -> Response {
-    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-        // Connections put it there; without it nobody knows who asks.
+    let extensions = request.extensions();
+    let (Some(caller), Some(pace)) = (extensions.get::<Caller>().cloned(), extensions.get::<Pace>().cloned()) else {
+        // Connections put them there; without them nobody knows who asks.
         return Failure::new(StatusCode::FORBIDDEN, "not authorized").into_response();
     };
     let access = if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -71,6 +74,13 @@ async fn admit(request: Request, next: Next) -> Response {
             uid = caller.uid,
             pid = caller.pid
         );
+    }
+    if response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/json")
+    {
+        return response.map(|body| pace.hurry(body));
     }
     response
 }

@@ -14,7 +14,7 @@ use crate::request::{Json, if_match};
 pub(super) fn routes(all: &str) -> Router<App> {
     Router::new().route(all, get(list).post(create)).route(
         &format!("{all}/{{snapshot}}"),
-        get(show).put(update).patch(update).post(rename).delete(delete),
+        get(show).put(update).patch(patch).post(rename).delete(delete),
     )
 }
 
@@ -42,6 +42,13 @@ async fn update(State(app): State<App>, at: At, headers: HeaderMap, Json(put): J
         .snapshot_update(&at.project, &at.name, snapshot, put, if_match(&headers))
         .await?;
     Ok(reply::operation(&operation))
+}
+
+/// A PATCH that names no expiry leaves it.
+async fn patch(State(app): State<App>, at: At, headers: HeaderMap, Json(mut put): Json<InstanceSnapshotPut>) -> Result {
+    let current = app.core.snapshot(&at.project, &at.name, at.part("snapshot"))?;
+    put.expires_at.get_or_insert(current.value.expires_at);
+    update(State(app), at, headers, Json(put)).await
 }
 
 async fn rename(State(app): State<App>, at: At, Json(post): Json<InstanceSnapshotPost>) -> Result {
