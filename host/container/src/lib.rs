@@ -12,8 +12,10 @@ mod client;
 mod connection;
 mod error;
 mod exec;
+mod files;
 mod idmap;
 mod limits;
+mod link;
 pub mod protocol;
 mod runtime;
 mod services;
@@ -24,9 +26,10 @@ mod stats;
 pub use client::{Exec, Keeper};
 pub use error::{Error, Fault, FaultKind};
 pub use exec::{ExecSpec, ExecStdio, MAX_EXEC_BYTES};
+pub use files::FilesHandle;
 pub use idmap::{IdMap, IdRange};
 pub use limits::{BadCpuSet, CpuQuota, CpuSet, Limits};
-pub use runtime::{AdoptOutcome, FilesHandle, Runtime};
+pub use runtime::{AdoptOutcome, Runtime};
 pub use services::{Service, ServiceSpec, ServiceState};
 pub use spec::{
     BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, Rlimit, RootFs, SPEC_VERSION, SeccompPolicy,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::Link;
 use crate::error::Error;
+use crate::link::Link;
 use crate::protocol::Request;
 use crate::spec::{BadSpec, check_environment, check_file_name, check_strings};
 use crate::state::ExitStatus;

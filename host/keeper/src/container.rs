@@ -1,24 +1,22 @@
-//! One container: what it does, and what changes that.
+//! One container: what it is asked for. What happens to it is in [`lifecycle`].
+
+mod lifecycle;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use hutch_container::protocol::{Answer, Hello, PROTOCOL_VERSION, Reply, Request};
-use hutch_container::{
-    ContainerSpec, ContainerState, Exit, ExitKind, ExitStatus, Fault, FaultKind, KeeperEvent, Limits,
-};
-use hutch_sys::process::{self, End, Forked};
+use hutch_container::protocol::{Answer, Hello, PROTOCOL_VERSION, Request};
+use hutch_container::{ContainerSpec, ContainerState, Exit, ExitStatus, Fault, FaultKind, Limits};
+use hutch_sys::process::{self, End};
 use rustix::event::epoll::EventFlags;
 
-use crate::boot::{self, Boot, Report};
 use crate::cgroup::Cgroup;
-use crate::clients::{Asker, Clients};
+use crate::clients::Asker;
 use crate::console::Console;
 use crate::exec::Execs;
 use crate::fault::{At, Result};
 use crate::namespaces::Namespaces;
 use crate::reactor::{Reactor, Source};
-use crate::wire;
 
 /// Signals that ask a PID 1 to halt, in the order of preference: systemd's `SIGRTMIN+3` (`systemd(1)`, glibc's numbers, whatever this
 /// program is linked with), and `SIGPWR` of all others.
@@ -187,243 +185,6 @@ impl Container {
         self.boot(reactor, Some(asker))
     }
 
-    /// Forks the preparer of a boot, the first or one more.
-    fn boot(&mut self, reactor: &Reactor, asker: Option<Asker>) -> Result<()> {
-        let (ours, theirs) = wire::pair().at("making", "a socket")?;
-        // A reboot's preparer goes there by itself: kernels up to 6.18 at least kill whatever is forked into a cgroup that
-        // `cgroup.kill` was used on before (`cgroup_css_set_fork` compares with the parent's count of kills).
-        let first = self.state == ContainerState::Created;
-        // SAFETY: the keeper has a single thread.
-        let forked = unsafe { process::fork(0, first.then(|| self.cgroup.directory())) };
-        match forked.at("forking into", format!("the cgroup {}", self.spec.cgroup))? {
-            Forked::Child => {
-                drop(ours);
-                boot::prepare(Boot {
-                    spec: &self.spec,
-                    userns: self.namespaces.user.as_ref().map(AsFd::as_fd),
-                    netns: self.namespaces.network.as_fd(),
-                    cgroup: &self.cgroup,
-                    inside: first,
-                    root: self.root.take(),
-                    socket: theirs,
-                })
-            }
-            Forked::Parent { pidfd, .. } => {
-                drop(theirs);
-                reactor
-                    .add(&ours, Source::Boot, 0, EventFlags::IN)
-                    .at("watching", "the boot")?;
-                reactor
-                    .add(&pidfd, Source::Preparer, 0, EventFlags::IN)
-                    .at("watching", "the boot")?;
-                let preparer = Some(pidfd);
-                self.booting = Some(Booting {
-                    socket: ours,
-                    preparer,
-                    executing: false,
-                    fault: None,
-                    asker,
-                });
-                Ok(())
-            }
-        }
-    }
-
-    /// Takes a report of the boot, or its end.
-    pub(crate) fn boot_ready(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let Some(booting) = &mut self.booting else { return };
-        let incoming = wire::receive(&booting.socket).ok().flatten();
-        let Some(mut incoming) = incoming else {
-            return self.boot_ended(reactor, clients);
-        };
-        let taken = match wire::parse::<Report>(&incoming.bytes) {
-            Ok(Report::Init { pid }) => match incoming.fds.pop() {
-                Some(pidfd) => {
-                    let added = reactor
-                        .add(&pidfd, Source::Init, 0, EventFlags::IN)
-                        .at("watching", "PID 1");
-                    self.init = Some(Init { pid, pidfd });
-                    added
-                }
-                None => Ok(()),
-            },
-            Ok(Report::Root) => {
-                self.root = incoming.fds.pop();
-                Ok(())
-            }
-            Ok(Report::Console) => match <[OwnedFd; 3]>::try_from(incoming.fds) {
-                Ok([master, slave, directory]) => {
-                    self.terminals = Some(directory);
-                    self.console.attach(reactor, master, slave)
-                }
-                Err(_) => Ok(()),
-            },
-            Ok(Report::Executing) => {
-                booting.executing = true;
-                Ok(())
-            }
-            Ok(Report::Failed(fault)) => Err(fault),
-            Err(error) => Err(error).at("reading", "a report"),
-        };
-        if let (Err(fault), Some(booting)) = (taken, &mut self.booting) {
-            booting.fault.get_or_insert(fault);
-        }
-    }
-
-    fn boot_ended(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let Some(booting) = self.booting.take() else { return };
-        reactor.remove(&booting.socket);
-        if let Some(preparer) = &booting.preparer {
-            reactor.remove(preparer);
-            // It has exited or is about to: its end of the socket is closed.
-            wait_for(preparer);
-        }
-        let reboots = match self.state {
-            ContainerState::Running { reboots, .. } => reboots + 1,
-            _ => 0,
-        };
-        let fault = match (booting.fault, &self.init) {
-            (None, Some(init)) if booting.executing => {
-                self.state = ContainerState::Running {
-                    pid: init.pid,
-                    reboots,
-                    frozen: false,
-                };
-                let pid = init.pid;
-                let event = if reboots == 0 {
-                    KeeperEvent::Started { pid }
-                } else {
-                    KeeperEvent::Rebooted { pid }
-                };
-                clients.tell(reactor, &Reply::Event(event));
-                if let Some(asker) = booting.asker {
-                    clients.answer(reactor, asker, Ok((Answer::Nothing, Vec::new())));
-                }
-                // From here on the keeper waits, for years perhaps, and needs little of itself for that.
-                hutch_sys::memory::forget_code();
-                return;
-            }
-            (Some(fault), _) => fault,
-            (None, _) => refuse("starting", "PID 1 was killed before it executed its program"),
-        };
-        self.next = Some(match self.state {
-            ContainerState::Running { .. } => Next::End(Exit {
-                kind: ExitKind::Crashed,
-                status: ExitStatus::Code(1),
-            }),
-            _ => Next::Fail(fault, booting.asker),
-        });
-        self.clean_up(reactor, clients);
-    }
-
-    /// The preparer has ended.
-    pub(crate) fn preparer_ready(&mut self, reactor: &Reactor) {
-        if let Some(pidfd) = self.booting.as_mut().and_then(|booting| booting.preparer.take()) {
-            reactor.remove(&pidfd);
-            wait_for(&pidfd);
-        }
-    }
-
-    /// PID 1 has ended.
-    pub(crate) fn init_ready(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let Some(init) = &self.init else { return };
-        let Ok(Some(end)) = process::reap(&init.pidfd) else {
-            return;
-        };
-        reactor.remove(&init.pidfd);
-        self.init = None;
-        if self.booting.is_some() || self.next.is_some() {
-            // The boot's own end says what went wrong.
-            return;
-        }
-        // A PID namespace tells how it was ended by the signal that its PID 1 seems to die of (reboot(2)).
-        self.next = Some(match end {
-            End::Signal(libc::SIGHUP) if !self.killed => Next::Reboot,
-            _ => Next::End(Exit {
-                kind: self.exit_kind(end),
-                status: status(end),
-            }),
-        });
-        self.clean_up(reactor, clients);
-    }
-
-    fn exit_kind(&self, end: End) -> ExitKind {
-        match end {
-            _ if self.killed => ExitKind::Killed,
-            End::Signal(libc::SIGINT) | End::Code(0) => ExitKind::Halted,
-            _ => ExitKind::Crashed,
-        }
-    }
-
-    /// Ends what is left of a boot; [`Container::cgroup_ready`] goes on.
-    fn clean_up(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        self.console.detach(reactor);
-        self.execs.retire(reactor);
-        // That can only fail when the cgroup is gone, and then it is empty.
-        drop(self.cgroup.kill());
-        self.cgroup_ready(reactor, clients);
-    }
-
-    /// Something in `cgroup.events` may have changed.
-    pub(crate) fn cgroup_ready(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let (populated, frozen) = self.read_events();
-        for (asker, _) in self.freezing.extract_if(.., |(_, want)| *want == frozen || !populated) {
-            clients.answer(reactor, asker, Ok((Answer::Nothing, Vec::new())));
-        }
-        if let ContainerState::Running { frozen: shown, .. } = &mut self.state {
-            *shown = frozen;
-        }
-        if populated || self.next.is_none() {
-            return;
-        }
-        if let Some(init) = self.init.take() {
-            reactor.remove(&init.pidfd);
-            wait_for(&init.pidfd);
-        }
-        self.execs.reap(reactor, clients);
-        match self.next.take() {
-            Some(Next::Reboot) if !self.killed => {
-                let booted = self.cgroup.clear(&self.spec).and_then(|()| self.boot(reactor, None));
-                if booted.is_err() {
-                    self.end(
-                        reactor,
-                        clients,
-                        Exit {
-                            kind: ExitKind::Crashed,
-                            status: ExitStatus::Code(1),
-                        },
-                    );
-                }
-            }
-            Some(Next::Reboot) => {
-                self.end(
-                    reactor,
-                    clients,
-                    Exit {
-                        kind: ExitKind::Killed,
-                        status: ExitStatus::Signal(libc::SIGKILL),
-                    },
-                );
-            }
-            Some(Next::End(exit)) => self.end(reactor, clients, exit),
-            Some(Next::Fail(fault, Some(asker))) => clients.answer(reactor, asker, Err(fault)),
-            Some(Next::Fail(_, None)) | None => {}
-        }
-    }
-
-    fn end(&mut self, reactor: &Reactor, clients: &mut Clients, exit: Exit) {
-        self.state = ContainerState::Ended(exit);
-        self.console.close_streams(reactor);
-        clients.tell(reactor, &Reply::Event(KeeperEvent::Exited(exit)));
-    }
-
-    fn read_events(&self) -> (bool, bool) {
-        let mut buffer = [0; 128];
-        let length = std::os::unix::fs::FileExt::read_at(&self.cgroup_events, &mut buffer, 0).unwrap_or(0);
-        let has = |line: &[u8]| buffer[..length].split(|byte| *byte == b'\n').any(|have| have == line);
-        (has(b"populated 1"), has(b"frozen 1"))
-    }
-
     fn kill(&mut self) -> Result<()> {
         self.killed = true;
         if matches!(self.state, ContainerState::Ended(_)) {
@@ -531,14 +292,6 @@ impl Container {
     pub(crate) fn execs(&mut self) -> &mut Execs {
         &mut self.execs
     }
-}
-
-/// Waits for a process that has ended or is about to.
-fn wait_for(pidfd: &OwnedFd) {
-    use rustix::event::{PollFd, PollFlags, poll};
-    // Neither can fail on a child's descriptor.
-    let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None);
-    drop(process::reap(pidfd));
 }
 
 pub(crate) fn status(end: End) -> ExitStatus {

@@ -129,7 +129,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Waits until no process is in the cgroup or below it: `cgroup.events` signals each change (the kernel's
-/// `admin-guide/cgroup-v2`, "[Un]populated Notification").
+/// `admin-guide/cgroup-v2`, "populated notification").
 fn wait_empty(dir: &Path) -> io::Result<()> {
     let mut events = match fs::File::open(dir.join("cgroup.events")) {
         Ok(file) => file,
