@@ -1,5 +1,6 @@
-//! Compiling ahead: in a child process with little memory, little time and no privileges, because compiling a stranger's
-//! file is where a compiler's own faults and its appetite would hurt, and never while anybody waits for the daemon to start.
+//! Compiling ahead: in a child process with little memory, little time, no network and no privileges, because compiling a
+//! stranger's file is where a compiler's own faults and its appetite would hurt, and never while anybody waits for the
+//! daemon to start.
 //!
 //! The child is this same program, called with [`SUBCOMMAND`]. It reads the component from its standard input and writes
 //! machine code to its standard output, and touches nothing else.
@@ -275,6 +276,8 @@ fn confine(size: u64) -> std::io::Result<()> {
     setrlimit(Resource::Core, limit(0))?;
     rustix::thread::set_no_new_privs(true)?;
     if rustix::process::geteuid().is_root() {
+        // A network namespace of its own has no interface that is up.
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET | nix::sched::CloneFlags::CLONE_NEWIPC)?;
         nix::unistd::setgroups(&[])?;
         nix::unistd::setresgid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;
         nix::unistd::setresuid(NOBODY.into(), NOBODY.into(), NOBODY.into())?;

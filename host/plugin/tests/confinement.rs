@@ -56,6 +56,8 @@ fn it_gives_up_privileges_before_it_reads() {
         let status = read("status");
         assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"), "{status}");
         assert!(status.contains("Gid:\t65534\t65534\t65534\t65534"), "{status}");
+        let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).expect("a namespace");
+        assert_ne!(network(&child.id().to_string()), network("self"));
         assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
     }
     drop(child.stdin.take());
