@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use hutch_container::CGROUP_PARENT;
 use hutch_driver::{DriverError, Progress, TreePath};
 use hutch_sys::cgroup::Hierarchies;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::Child;
 
 use crate::error::{cancelled, internal, invalid, io};
 use crate::fs::tree::{absolute_paths, blocking};
@@ -95,50 +96,61 @@ impl Commands {
             .collect::<Result<Vec<_>, _>>()?;
         let name = format!("{}{}", self.prefix, uuid::Uuid::new_v4().simple());
         let (group, procs) = blocking(move || Group::make(name)).await?;
-        let mut command = std::process::Command::new(&path);
-        command
-            .args(args)
-            .env_clear()
-            .env("PATH", PROGRAM_PATH.join(":"))
-            .env("LANG", "C.UTF-8")
-            .envs(env)
-            .current_dir("/");
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        hutch_sys::command::confine(&mut command, procs);
-        let mut child = tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| io(format_args!("can't run {}", path.display()), &e))?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let progress = &cx.call.progress;
-        let work = async {
-            // What it leaves running in the background may hold the pipes; those end with the control group.
-            let drain = async { tokio::join!(tail(stdout, progress), tail(stderr, progress)) };
-            let mut drain = std::pin::pin!(drain);
-            let status = tokio::select! {
-                output = &mut drain => return (child.wait().await, output),
-                status = child.wait() => status,
-            };
-            let _ = group.kill();
-            (status, drain.await)
-        };
-        let (status, (stdout, stderr)) = tokio::select! {
-            done = tokio::time::timeout(grant.timeout, work) => done.map_err(|_| {
-                DriverError::new("timeout", format!("{program} did not finish within {} s and was killed", grant.timeout.as_secs()))
+        let mut child = start(&path, args, env, procs)?;
+        let (status, stdout, stderr) = tokio::select! {
+            done = tokio::time::timeout(grant.timeout, wait(&mut child, &group, &cx.call.progress)) => done.map_err(|_| {
+                let seconds = grant.timeout.as_secs();
+                DriverError::new("timeout", format!("{program} did not finish within {seconds} s and was killed"))
             })?,
             () = cx.call.cancel.cancelled() => return Err(cancelled(format_args!("{program} was killed"))),
-        };
-        let status = status.map_err(|e| io(format_args!("can't wait for {program}"), &e))?;
+        }
+        .map_err(|e| io(format_args!("can't wait for {program}"), &e))?;
         group.remove().await?;
         Ok(CommandOutput {
             status: code(status),
-            stdout: stdout.map_err(|e| io("can't read the output", &e))?,
-            stderr: stderr.map_err(|e| io("can't read the output", &e))?,
+            stdout,
+            stderr,
         })
     }
+}
+
+fn start(path: &Path, args: Vec<String>, env: Vec<(String, String)>, procs: OwnedFd) -> Result<Child, DriverError> {
+    let mut command = std::process::Command::new(path);
+    command.args(args).current_dir("/");
+    command
+        .env_clear()
+        .env("PATH", PROGRAM_PATH.join(":"))
+        .env("LANG", "C.UTF-8")
+        .envs(env);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    hutch_sys::command::confine(&mut command, procs);
+    let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();
+    child.map_err(|e| io(format_args!("can't run {}", path.display()), &e))
+}
+
+/// Waits for the program's end and reads what it says. What it leaves running in the background may hold the pipes; that
+/// ends with the control group.
+async fn wait(
+    child: &mut Child,
+    group: &Group,
+    progress: &Arc<dyn Progress>,
+) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let drain = async { tokio::try_join!(tail(stdout, progress), tail(stderr, progress)) };
+    let mut drain = std::pin::pin!(drain);
+    let status = tokio::select! {
+        output = &mut drain => {
+            let (stdout, stderr) = output?;
+            return Ok((child.wait().await?, stdout, stderr));
+        }
+        status = child.wait() => status?,
+    };
+    group.kill()?;
+    let (stdout, stderr) = drain.await?;
+    Ok((status, stdout, stderr))
 }
 
 /// The control group of one program. Dropped, it is killed and removed in the background.

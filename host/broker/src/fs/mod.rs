@@ -95,14 +95,7 @@ impl Trees {
                 .await
                 .map(Response::Space),
             Request::FsUsage { at } => self
-                .on(cx, &at, |trees, root, path| {
-                    check_path(path)?;
-                    if trees.features(&root)?.project_quota {
-                        quota::usage(&root, path)
-                    } else {
-                        Ok(None)
-                    }
-                })
+                .on(cx, &at, |trees, root, path| trees.usage(&root, path))
                 .await
                 .map(Response::Size),
             Request::FsSetQuota { at, bytes } => self
@@ -286,6 +279,16 @@ impl Trees {
             },
             source,
         )
+    }
+
+    /// Known only where the file system counts for itself.
+    fn usage(&self, root: &OpenRoot, path: &str) -> Result<Option<u64>, DriverError> {
+        check_path(path)?;
+        if self.features(root)?.project_quota {
+            quota::usage(root, path)
+        } else {
+            Ok(None)
+        }
     }
 
     fn set_quota(&self, root: &OpenRoot, path: &str, bytes: Option<u64>) -> Result<(), DriverError> {
