@@ -38,6 +38,8 @@ pub(crate) struct Inside<'a> {
 struct Exec {
     id: Option<String>,
     pid: u32,
+    /// Whether the process that begins programs has still to answer for it; its place is taken until then.
+    forking: bool,
     process: Option<OwnedFd>,
     /// While it begins: whom to answer, its reports, and what they said.
     beginning: Option<Beginning>,
@@ -143,6 +145,7 @@ impl Execs {
         let place = self.list.insert(Exec {
             id,
             pid: 0,
+            forking: true,
             process: None,
             beginning: Some(beginning),
             client,
@@ -238,6 +241,9 @@ impl Execs {
         );
         drop(process::reap(&guest.pidfd));
         for place in guest.waiting {
+            if let Some(exec) = self.list.get(place) {
+                exec.forking = false;
+            }
             self.fail(
                 place,
                 Fault::new(FaultKind::State, "executing", "", "the container has ended"),
@@ -266,6 +272,9 @@ impl Execs {
             }
         };
         let Some(place) = guest.waiting.pop_front() else { return };
+        if let Some(exec) = self.list.get(place) {
+            exec.forking = false;
+        }
         let forked = wire::parse::<Forking>(&incoming.bytes).at("reading", "a report");
         match (forked, incoming.fds.into_iter().next(), self.list.get(place)) {
             (Ok(Forking::Pid(pid)), Some(pidfd), Some(exec)) => {
@@ -320,7 +329,9 @@ impl Execs {
     /// Answers the asker once the program has been forked and has executed, or one of both has failed.
     fn settle(&mut self, reactor: &Reactor, clients: &mut Clients, place: u32) {
         let Some(exec) = self.list.get(place) else { return };
-        let Some(beginning) = &mut exec.beginning else { return };
+        let Some(beginning) = &mut exec.beginning else {
+            return self.drop_if_over(reactor, place);
+        };
         let asker = beginning.asker;
         if let Some(fault) = beginning.fault.take() {
             if let Some(report) = &beginning.report {
@@ -329,10 +340,7 @@ impl Execs {
             clients.answer(reactor, asker, Err(fault));
             exec.beginning = None;
             exec.id = None;
-            if exec.process.is_none() || exec.end.is_some() {
-                self.list.remove(place);
-            }
-            return;
+            return self.drop_if_over(reactor, place);
         }
         if beginning.report.is_some() || exec.process.is_none() && exec.end.is_none() {
             return;
@@ -343,6 +351,20 @@ impl Execs {
         clients.answer(reactor, asker, Ok((Answer::Exec { pid }, fds)));
         if let (Some(id), Some(status)) = (exec.id.clone(), exec.end) {
             clients.tell(reactor, &Reply::Event(KeeperEvent::ExecExited { id, status }));
+        }
+    }
+
+    /// Frees the place of one without a name, as a failed one is, of which nothing is to come any more.
+    fn drop_if_over(&mut self, reactor: &Reactor, place: u32) {
+        let over =
+            |exec: &mut Exec| exec.id.is_none() && exec.beginning.is_none() && !exec.forking && exec.process.is_none();
+        if self.list.get(place).is_some_and(over)
+            && let Some(Exec {
+                terminal: Some(terminal),
+                ..
+            }) = self.list.remove(place)
+        {
+            reactor.remove(&terminal);
         }
     }
 
@@ -362,7 +384,7 @@ impl Execs {
             reactor.remove(&terminal);
         }
         match (&exec.id, &exec.beginning) {
-            (None, None) => drop(self.list.remove(place)),
+            (None, None) => self.drop_if_over(reactor, place),
             (Some(id), None) => {
                 let event = KeeperEvent::ExecExited {
                     id: id.clone(),
