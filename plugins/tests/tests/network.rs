@@ -156,6 +156,13 @@ async fn serves(machine: Machine) {
     driver.update(&call, &changed, &network.config).await.unwrap();
     assert!(!run("nft", &["list", "ruleset"]).contains("masquerade"));
 
+    let logs = machine.service_logs();
+    assert_eq!(
+        logs.matches("started, version").count(),
+        1,
+        "dnsmasq was never restarted: {logs}"
+    );
+
     let gone = nic(&[], "");
     for _ in 0..2 {
         driver.detach(&call, &network, &gone).await.unwrap();
