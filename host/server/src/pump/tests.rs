@@ -128,6 +128,8 @@ async fn a_stream_goes_both_ways() {
     let (mut console, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut client = connected(Socket::Stream(theirs.into())).await;
     client.send(Message::Binary(Bytes::from_static(b"ls\r"))).await.unwrap();
+    // Having no more to say is not having gone.
+    client.send(Message::Text("".into())).await.unwrap();
     let echo = tokio::task::spawn_blocking(move || {
         let mut typed = [0; 3];
         console.read_exact(&mut typed).unwrap();
