@@ -67,6 +67,8 @@ pub struct Options {
     pub id_ranges: PathBuf,
     /// The drivers.
     pub drivers: Arc<dyn Drivers>,
+    /// Lets go of the roots of pools that are deleted.
+    pub roots: Arc<dyn pools::Roots>,
     /// The plugins, for listings.
     pub plugins: Arc<dyn plugins::PluginDirectory>,
     /// Fetches image files.
@@ -90,6 +92,7 @@ pub struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) drivers: Arc<dyn Drivers>,
     pub(crate) plugin_directory: Arc<dyn plugins::PluginDirectory>,
+    pub(crate) roots: Arc<dyn pools::Roots>,
     pub(crate) downloader: Arc<dyn images::Downloader>,
     pub(crate) events: Arc<Events>,
     pub(crate) operations: Arc<Operations>,
@@ -126,6 +129,7 @@ impl Core {
             state_dir: options.state_dir,
             drivers: options.drivers,
             plugin_directory: options.plugins,
+            roots: options.roots,
             downloader: options.downloader,
             events,
             runtime: options.runtime,

@@ -4,11 +4,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use async_trait::async_trait;
 use hutch_api::storage::{
     ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch,
     StoragePoolPut, StoragePoolsPost,
 };
-use hutch_driver::Call;
+use hutch_driver::{Call, DriverError};
 use hutch_store::Transaction;
 use tokio::sync::watch;
 
@@ -26,6 +27,13 @@ pub(crate) use volumes::{image_volume, instance_volume};
 
 /// The id under which a driver sees its pool's tree.
 pub(crate) const ROOT: &str = "pool";
+
+/// What the host keeps in the roots of pools for drivers (what they discarded, open descriptors).
+#[async_trait]
+pub trait Roots: Send + Sync {
+    /// Lets go of a root that is about to be removed; returns when everything that was discarded there is gone.
+    async fn release(&self, root: &Path) -> Result<(), DriverError>;
+}
 
 /// How far a pool or network is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,7 +261,7 @@ impl Core {
                     .delete_pool(&open.call(None), &open.reference())
                     .await
                     .map_err(Error::driver("deleting the pool"))?;
-                self.remove_pool_dir(&open.root)?;
+                self.remove_pool_dir(&open.root).await?;
             }
             Ok::<_, Error>(())
         };
@@ -373,18 +381,18 @@ impl Core {
             .delete_pool(&call, &open.reference())
             .await
             .map_err(Error::driver(&action))?;
-        self.remove_pool_dir(&open.root)
+        self.remove_pool_dir(&open.root).await
     }
 
     /// A pool's directory below the state directory is ours to remove; a source that the operator named is not.
-    fn remove_pool_dir(&self, root: &Path) -> Result<()> {
+    async fn remove_pool_dir(&self, root: &Path) -> Result<()> {
+        let action = || format!("removing {}", root.display());
+        self.roots.release(root).await.map_err(Error::driver(action()))?;
         if !root.starts_with(self.state_dir.join("storage-pools")) {
             return Ok(());
         }
         match std::fs::remove_dir_all(root) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("removing {}", root.display()))(error))
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(action())(error)),
             _ => Ok(()),
         }
     }

@@ -466,6 +466,7 @@ async fn open(dir: &Path, world: &Arc<World>) -> Arc<Core> {
         id_ranges: dir.join("id-ranges"),
         drivers: Arc::new(Provided(Arc::clone(world))),
         plugins: Arc::new(NoPlugins),
+        roots: Arc::new(KeepsNothing),
         downloader: Arc::new(Source(Arc::clone(world))),
         store: Arc::new(store),
     };
@@ -992,4 +993,14 @@ fn main() -> ExitCode {
         test();
     }
     ExitCode::SUCCESS
+}
+
+/// A host whose drivers discard nothing in the background.
+struct KeepsNothing;
+
+#[async_trait::async_trait]
+impl hutch_core::pools::Roots for KeepsNothing {
+    async fn release(&self, _root: &std::path::Path) -> Result<(), hutch_driver::DriverError> {
+        Ok(())
+    }
 }

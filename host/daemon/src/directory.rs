@@ -1,10 +1,25 @@
-//! The plugins as the API shows them.
+//! What the core is given of the plugin host and the broker: listings, and the end of a pool's root.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use hutch_api::plugin::{Plugin, PluginLimits, PluginLogLine, PluginMetrics, PluginPermissions};
+use hutch_broker::HostBroker;
 use hutch_core::plugins::PluginDirectory;
+use hutch_core::pools::Roots;
+use hutch_driver::DriverError;
 use hutch_plugin::{PluginHost, PluginStatus};
+
+/// Has the broker let go of roots.
+pub(crate) struct PoolRoots(pub(crate) Arc<HostBroker>);
+
+#[async_trait]
+impl Roots for PoolRoots {
+    async fn release(&self, root: &Path) -> Result<(), DriverError> {
+        self.0.release_root(root).await
+    }
+}
 
 /// Lists what the plugin host has.
 pub(crate) struct Directory(pub(crate) Arc<PluginHost>);

@@ -104,18 +104,19 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
         runtime: runtime.clone(),
         events: events.clone(),
     };
-    let broker: Arc<dyn Broker> = Arc::new(HostBroker::new(broker).await?);
+    let broker = Arc::new(HostBroker::new(broker).await?);
     let options = PluginHostOptions {
         plugins: config.plugin,
         bundled: config.plugin_directory.or_else(hutch_plugin::bundled_directory),
         ..PluginHostOptions::new(state_dir.clone())
     };
-    let plugins = PluginHost::start(options, broker, events)?;
+    let plugins = PluginHost::start(options, Arc::clone(&broker) as Arc<dyn Broker>, events)?;
     let core = Core::open(hutch_core::Options {
         state_dir: state_dir.clone(),
         runtime,
         id_ranges: PathBuf::from(ID_RANGES),
         drivers: Arc::clone(&plugins) as Arc<dyn Drivers>,
+        roots: Arc::new(directory::PoolRoots(broker)),
         plugins: Arc::new(directory::Directory(Arc::clone(&plugins))),
         downloader: Arc::new(download::Fetcher::default()),
         store,
