@@ -118,7 +118,7 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
         drivers: Arc::clone(&plugins) as Arc<dyn Drivers>,
         roots: Arc::new(directory::PoolRoots(broker)),
         plugins: Arc::new(directory::Directory(Arc::clone(&plugins))),
-        downloader: Arc::new(download::Fetcher::default()),
+        downloader: Arc::new(download::Fetcher),
         store,
     })
     .await
