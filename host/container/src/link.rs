@@ -68,28 +68,7 @@ impl Link {
             what: what.to_owned(),
         };
         let mut buffer = Vec::new();
-        let hello = {
-            let call = connection.call(
-                Request::Hello {
-                    version: PROTOCOL_VERSION,
-                },
-                &[],
-            );
-            tokio::pin!(call);
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut call => break done?,
-                    received = connection.receive(&mut buffer) => match received? {
-                        None => return Err(connection.lost()),
-                        Some(Received { reply: Reply::Done { id, answer }, fds }) => connection.settle(id, Ok((answer, fds))),
-                        Some(Received { reply: Reply::Failed { id, fault }, .. }) => connection.settle(id, Err(fault)),
-                        // What happened before the introduction is part of it.
-                        Some(Received { reply: Reply::Event(_) | Reply::Service(_), .. }) => {}
-                    },
-                }
-            }
-        };
+        let hello = introduce(&connection, &mut buffer).await?;
         let (
             Answer::Hello(Hello {
                 id: theirs,
@@ -126,6 +105,30 @@ impl Link {
         });
         let receiver = tokio::spawn(receive(Arc::clone(&shared), buffer)).abort_handle();
         Ok((Arc::new(Self { shared, receiver }), fds))
+    }
+}
+
+/// Says hello and waits for the answer, before there is a task that receives.
+async fn introduce(connection: &Connection, buffer: &mut Vec<u8>) -> Result<(Answer, Vec<OwnedFd>), Error> {
+    let call = connection.call(
+        Request::Hello {
+            version: PROTOCOL_VERSION,
+        },
+        &[],
+    );
+    tokio::pin!(call);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut call => return done,
+            received = connection.receive(buffer) => match received? {
+                None => return Err(connection.lost()),
+                Some(Received { reply: Reply::Done { id, answer }, fds }) => connection.settle(id, Ok((answer, fds))),
+                Some(Received { reply: Reply::Failed { id, fault }, .. }) => connection.settle(id, Err(fault)),
+                // What happened before the introduction is part of it.
+                Some(Received { reply: Reply::Event(_) | Reply::Service(_), .. }) => {}
+            },
+        }
     }
 }
 

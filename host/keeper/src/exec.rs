@@ -135,13 +135,22 @@ impl Execs {
             .collect();
         let guest = self.guest(reactor, inside)?;
         wire::send(&guest.socket, &order, &sent).at("asking for", "a program")?;
-        let beginning = Beginning {
-            asker,
-            report: None,
-            fault: None,
-            give,
-        };
-        let client = Some(asker.client);
+        self.add(
+            reactor,
+            id,
+            Beginning {
+                asker,
+                report: Some(report),
+                fault: None,
+                give,
+            },
+        )?;
+        self.timer.set(IDLE).at("setting", "a timer")
+    }
+
+    /// Notes a program that has been asked for.
+    fn add(&mut self, reactor: &Reactor, id: Option<String>, beginning: Beginning) -> Result<()> {
+        let client = Some(beginning.asker.client);
         let place = self.list.insert(Exec {
             id,
             pid: 0,
@@ -155,13 +164,20 @@ impl Execs {
         if let Some(guest) = &mut self.guest {
             guest.waiting.push_back(place);
         }
-        reactor
-            .add(&report, Source::ExecReport, place, EventFlags::IN)
-            .at("watching", "a program")?;
-        if let Some(beginning) = self.list.get(place).and_then(|exec| exec.beginning.as_mut()) {
-            beginning.report = Some(report);
+        let beginning = self.list.get(place).and_then(|exec| exec.beginning.as_ref());
+        let Some(report) = beginning.and_then(|beginning| beginning.report.as_ref()) else {
+            return Ok(());
+        };
+        let added = reactor
+            .add(report, Source::ExecReport, place, EventFlags::IN)
+            .at("watching", "a program");
+        if added.is_err()
+            && let Some(exec) = self.list.get(place)
+        {
+            // The asker hears of it from here; what the process says and how it ends is of no interest then.
+            (exec.beginning, exec.id) = (None, None);
         }
-        self.timer.set(IDLE).at("setting", "a timer")
+        added
     }
 
     fn accept(&self, spec: &hutch_container::ExecSpec, pty: Option<(u16, u16)>, fds: &[OwnedFd]) -> Result<String> {

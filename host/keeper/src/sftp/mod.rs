@@ -108,10 +108,60 @@ fn status(id: u32, failure: &Failure) -> Vec<u8> {
 type Answer = Result<Vec<u8>, Failure>;
 
 fn request(server: &mut Server, kind: u8, id: u32, reader: &mut Reader<'_>) -> Answer {
+    match kind {
+        OPEN | CLOSE | READ | WRITE | FSTAT | FSETSTAT | OPENDIR | READDIR => opened(server, kind, id, reader),
+        EXTENDED => extended(server, id, reader),
+        _ => named(server, kind, id, reader),
+    }
+}
+
+/// Requests about what is open, or is to be.
+fn opened(server: &mut Server, kind: u8, id: u32, reader: &mut Reader<'_>) -> Answer {
+    let short = Failure::BadMessage;
+    let done = |()| status(id, &Failure::None);
+    let handle = |handle: u32| Writer::new(HANDLE).u32(id).string(&handle.to_be_bytes()).finish();
+    let file = reader.string().ok_or(short)?;
+    match kind {
+        OPEN => {
+            let flags = reader.u32().ok_or(short)?;
+            server.open(file, flags, &reader.attributes().ok_or(short)?).map(handle)
+        }
+        OPENDIR => server.open_directory(file).map(handle),
+        CLOSE => server.close(file).map(done),
+        READ => {
+            let offset = reader.u64().ok_or(short)?;
+            let length = reader.u32().ok_or(short)?.min(LONGEST_READ);
+            server
+                .read(file, offset, length)
+                .map(|data| Writer::new(DATA).u32(id).string(&data).finish())
+        }
+        WRITE => {
+            let offset = reader.u64().ok_or(short)?;
+            server.write(file, offset, reader.string().ok_or(short)?).map(done)
+        }
+        FSTAT => server
+            .fstat(file)
+            .map(|attributes| Writer::new(ATTRS).u32(id).attributes(&attributes).finish()),
+        FSETSTAT => server.set_open(file, &reader.attributes().ok_or(short)?).map(done),
+        READDIR => server.read_directory(file).map(|entries| {
+            let first = Writer::new(NAME).u32(id).u32(u32::try_from(entries.len()).unwrap_or(0));
+            let add = |writer: Writer, entry: operations::Entry| {
+                writer
+                    .string(&entry.name)
+                    .string(&entry.long_name)
+                    .attributes(&entry.attributes)
+            };
+            entries.into_iter().fold(first, add).finish()
+        }),
+        _ => Err(Failure::Unsupported),
+    }
+}
+
+/// Requests about names.
+fn named(server: &Server, kind: u8, id: u32, reader: &mut Reader<'_>) -> Answer {
     let short = Failure::BadMessage;
     let done = |()| status(id, &Failure::None);
     let attrs = |attributes: packet::Attributes| Writer::new(ATTRS).u32(id).attributes(&attributes).finish();
-    let handle = |handle: u32| Writer::new(HANDLE).u32(id).string(&handle.to_be_bytes()).finish();
     let name = |name: Vec<u8>| {
         let none = packet::Attributes::default();
         Writer::new(NAME)
@@ -122,65 +172,23 @@ fn request(server: &mut Server, kind: u8, id: u32, reader: &mut Reader<'_>) -> A
             .attributes(&none)
             .finish()
     };
+    let path = reader
+        .string()
+        .ok_or(if kind > SYMLINK { Failure::Unsupported } else { short })?;
     match kind {
-        OPEN => {
-            let (path, flags) = (reader.string().ok_or(short)?, reader.u32().ok_or(short)?);
-            server.open(path, flags, &reader.attributes().ok_or(short)?).map(handle)
-        }
-        CLOSE => server.close(reader.string().ok_or(short)?).map(done),
-        READ => {
-            let (file, offset) = (reader.string().ok_or(short)?, reader.u64().ok_or(short)?);
-            let length = reader.u32().ok_or(short)?.min(LONGEST_READ);
-            server
-                .read(file, offset, length)
-                .map(|data| Writer::new(DATA).u32(id).string(&data).finish())
-        }
-        WRITE => {
-            let (file, offset) = (reader.string().ok_or(short)?, reader.u64().ok_or(short)?);
-            server.write(file, offset, reader.string().ok_or(short)?).map(done)
-        }
-        LSTAT => server.lstat(reader.string().ok_or(short)?).map(attrs),
-        STAT => server.stat(reader.string().ok_or(short)?).map(attrs),
-        FSTAT => server.fstat(reader.string().ok_or(short)?).map(attrs),
-        SETSTAT => {
-            let path = reader.string().ok_or(short)?;
-            server.set(path, &reader.attributes().ok_or(short)?, true).map(done)
-        }
-        FSETSTAT => {
-            let file = reader.string().ok_or(short)?;
-            server.set_open(file, &reader.attributes().ok_or(short)?).map(done)
-        }
-        OPENDIR => server.open_directory(reader.string().ok_or(short)?).map(handle),
-        READDIR => server.read_directory(reader.string().ok_or(short)?).map(|entries| {
-            let first = Writer::new(NAME).u32(id).u32(u32::try_from(entries.len()).unwrap_or(0));
-            let add = |writer: Writer, entry: operations::Entry| {
-                writer
-                    .string(&entry.name)
-                    .string(&entry.long_name)
-                    .attributes(&entry.attributes)
-            };
-            entries.into_iter().fold(first, add).finish()
-        }),
-        REMOVE => server.remove(reader.string().ok_or(short)?).map(done),
-        RMDIR => server.remove_directory(reader.string().ok_or(short)?).map(done),
-        MKDIR => {
-            let path = reader.string().ok_or(short)?;
-            server
-                .make_directory(path, &reader.attributes().ok_or(short)?)
-                .map(done)
-        }
-        REALPATH => server.real_path(reader.string().ok_or(short)?).map(name),
-        READLINK => server.read_link(reader.string().ok_or(short)?).map(name),
-        RENAME => {
-            let (from, to) = (reader.string().ok_or(short)?, reader.string().ok_or(short)?);
-            server.rename(from, to, false).map(done)
-        }
-        SYMLINK => {
-            // The draft has the link first. OpenSSH has it second, and with it everybody (its PROTOCOL, 4.1).
-            let (target, link) = (reader.string().ok_or(short)?, reader.string().ok_or(short)?);
-            server.symlink(target, link).map(done)
-        }
-        EXTENDED => extended(server, id, reader),
+        LSTAT => server.lstat(path).map(attrs),
+        STAT => server.stat(path).map(attrs),
+        SETSTAT => server.set(path, &reader.attributes().ok_or(short)?, true).map(done),
+        REMOVE => server.remove(path).map(done),
+        RMDIR => server.remove_directory(path).map(done),
+        MKDIR => server
+            .make_directory(path, &reader.attributes().ok_or(short)?)
+            .map(done),
+        REALPATH => server.real_path(path).map(name),
+        READLINK => server.read_link(path).map(name),
+        RENAME => server.rename(path, reader.string().ok_or(short)?, false).map(done),
+        // The draft has the link first. OpenSSH has it second, and with it everybody (its PROTOCOL, 4.1).
+        SYMLINK => server.symlink(path, reader.string().ok_or(short)?).map(done),
         _ => Err(Failure::Unsupported),
     }
 }
