@@ -63,7 +63,12 @@ impl Console {
 
     /// Lets the terminal go, after what it still had to say.
     pub(crate) fn detach(&mut self, reactor: &Reactor) {
-        while self.read_terminal(reactor) {}
+        // No more than a terminal holds, by far: a program that writes on and on must not keep the keeper here.
+        for _ in 0..64 {
+            if !self.read_terminal(reactor) {
+                break;
+            }
+        }
         if let Some(terminal) = self.terminal.take() {
             reactor.remove(&terminal.master);
         }

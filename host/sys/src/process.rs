@@ -187,7 +187,7 @@ pub fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 /// Gives this process a session keyring of its own (`session-keyring(7)`), so that it has no part in that of whoever started
-/// the daemon. A kernel without keyrings needs none.
+/// the daemon. A kernel without keyrings needs none, and where an outer container's filter refuses them nobody inside reaches one.
 ///
 /// # Errors
 /// Those of `keyctl_join_session_keyring(3)`.
@@ -202,7 +202,7 @@ pub fn new_session_keyring() -> io::Result<()> {
         )
     } {
         -1 => match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
             error => Err(error),
         },
         _ => Ok(()),
@@ -223,7 +223,7 @@ pub fn loopback_up() -> io::Result<()> {
     // SAFETY: all zeros is a valid value of this structure of numbers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-        *place = byte.cast_signed();
+        *place = libc::c_char::from_ne_bytes([*byte]);
     }
     // IFF_UP | IFF_RUNNING, which `libc` has as a wider type.
     request.ifr_ifru.ifru_flags = 0x41;
