@@ -148,6 +148,7 @@ pub fn drain(mut socket: Socket) -> Result<Vec<u8>> {
                 return Ok(content);
             }
             Ok(_) => {}
+            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if is_end(&error) => return Ok(content),
             Err(error) => return Err(error.into()),
         }

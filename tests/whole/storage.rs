@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use hutch_tests::daemon::{Daemon, Options, creation};
 use hutch_tests::leftovers::Leftovers;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn a_pool_in_use_stays_and_an_unused_one_goes() -> Result<()> {
@@ -51,7 +51,8 @@ fn a_directory_of_the_host_is_shared_with_shifted_owners() -> Result<()> {
     let frozen =
         json!({ "type": "disk", "source": shared, "path": "/mnt/frozen", "readonly": "true", "shift": "true" });
     daemon.instance("c1", &json!({ "devices": { "shared": disk, "frozen": frozen } }))?;
-    ensure!(daemon.shell("c1", "cat /mnt/shared/file; stat -c %u /mnt/shared/file")? == "of the host\n0");
+    let seen = daemon.shell("c1", "cat /mnt/shared/file; stat -c %u /mnt/shared/file")?;
+    ensure!(seen == "of the host\n0", "{seen}");
     daemon.shell("c1", "echo inside > /mnt/shared/new")?;
     let made = std::fs::metadata(shared.join("new"))?;
     ensure!(
@@ -102,23 +103,25 @@ fn a_full_disk_fails_what_needs_it_and_nothing_else() -> Result<()> {
         client.get("/1.0/instances")? == json!([]),
         "a half-made instance is listed"
     );
-    ensure!(entries(&small)? == used, "files of a half-made instance are left");
+    let left = entries(&small)?;
+    ensure!(left == used, "left of a half-made instance: {left:?}, before: {used:?}");
     client.sync("DELETE", "/1.0/storage-pools/small", &Value::Null)?;
     Ok(())
 }
 
-/// How many files and directories there are below a directory, outside what is being discarded.
-fn entries(directory: &Path) -> Result<usize> {
-    let mut count = 0;
+/// The files and directories below a directory, without what is being discarded.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().contains("trash") {
             continue;
         }
-        count += 1;
+        found.push(entry.path());
         if entry.file_type()?.is_dir() {
-            count += entries(&entry.path())?;
+            found.extend(entries(&entry.path())?);
         }
     }
-    Ok(count)
+    found.sort();
+    Ok(found)
 }
