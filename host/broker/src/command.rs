@@ -39,27 +39,24 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
-    /// Kills what a daemon with the same state directory left running when it was killed.
-    ///
-    /// # Errors
-    /// `io` where a control group can't be removed.
-    pub(crate) fn open(state_id: &str) -> Result<Self, DriverError> {
+    /// Kills what a daemon with the same state directory left running when it was killed. What can't be killed is said in
+    /// the log and hinders nobody.
+    pub(crate) fn open(state_id: &str) -> Self {
         let prefix = format!("command-{state_id}-");
-        let parents = Hierarchies::find().unified().map(|root| root.join(CGROUP_PARENT));
-        for entry in parents
-            .and_then(|parent| fs::read_dir(parent).ok())
+        let parent = Hierarchies::find().unified().map(|root| root.join(CGROUP_PARENT));
+        let entries = parent.and_then(|parent| fs::read_dir(parent).ok());
+        for name in entries
             .into_iter()
             .flatten()
-            .filter_map(Result::ok)
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         {
-            if let Some(name) = entry.file_name().to_str()
-                && name.starts_with(&prefix)
+            if name.starts_with(&prefix)
+                && let Err(e) = Hierarchies::find().kill_and_remove(CGROUP_PARENT, &name)
             {
-                let killed = Hierarchies::find().kill_and_remove(CGROUP_PARENT, name);
-                killed.map_err(|e| io(format_args!("can't kill what is left in the control group {name}"), &e))?;
+                tracing::warn!("can't kill what is left in the control group {name}: {e}");
             }
         }
-        Ok(Self { prefix })
+        Self { prefix }
     }
 
     /// Does a `command` request.

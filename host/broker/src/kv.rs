@@ -136,8 +136,12 @@ impl Store {
         let limit = cx.subject.limits.kv_bytes;
         match &change {
             Change::Set { key, value } | Change::CompareAndSet { key, value, .. } => {
-                if key.is_empty() || key.len() > MAX_KEY {
-                    return Err(invalid(format!("a key has 1 to {MAX_KEY} bytes, not {}", key.len())));
+                // SQLite's functions on texts end at a zero byte.
+                if key.is_empty() || key.len() > MAX_KEY || key.contains('\0') {
+                    return Err(invalid(format!(
+                        "a key has 1 to {MAX_KEY} bytes, none of them zero: {:?} does not",
+                        key.chars().take(40).collect::<String>()
+                    )));
                 }
                 if cost(key, value) > limit {
                     return Err(full(&cx.subject.plugin, limit));

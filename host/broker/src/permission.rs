@@ -30,7 +30,8 @@ pub struct Permissions {
     pub link: bool,
     /// Packet filter tables of the call's object.
     pub filter: bool,
-    /// Programs that may run as helper services, by their names without directories.
+    /// Programs that may run as helper services, by their names without directories. A program that is named here may be
+    /// given any arguments, so that it is as trusted as what they can make it do.
     pub service: Vec<String>,
     /// Programs that may be run to their end.
     pub command: Vec<CommandPermission>,

@@ -100,7 +100,7 @@ impl Watches {
     ///
     /// # Errors
     /// `io` where the list can't be read or the kernel has no room for an inotify instance; `unavailable` for a list of a
-    /// newer version.
+    /// newer version or with what no version writes.
     pub(crate) fn open(
         state_dir: &Path,
         services: Arc<Services>,
@@ -124,7 +124,9 @@ impl Watches {
             // The directory of a service that was removed while the daemon was down is gone, and with it the watch.
             match shared.arm(&watched) {
                 Err(e) if e.is("not-found") => {}
-                other => other?,
+                // Nothing else of the daemon's depends on it: its driver asks again when its network starts.
+                Err(e) => tracing::warn!("a file of a service is not watched: {e}"),
+                Ok(()) => {}
             }
         }
         let task = tokio::spawn(run(Arc::clone(&shared), events.clone()));
@@ -304,8 +306,11 @@ fn read_list(path: &Path) -> Result<BTreeSet<Watched>, DriverError> {
     struct Format {
         format: u32,
     }
-    let broken = |e| DriverError::new("unavailable", format!("{} can't be understood: {e}", path.display()));
-    let Format { format } = serde_json::from_slice(&text).map_err(broken)?;
+    let Ok(Format { format }) = serde_json::from_slice(&text) else {
+        // It is not flushed to the disk, so a lost power supply may leave anything; drivers ask for their watches again.
+        tracing::warn!("{} can't be understood and is begun anew", path.display());
+        return Ok(BTreeSet::new());
+    };
     if format > FORMAT {
         return Err(DriverError::new(
             "unavailable",
@@ -317,7 +322,7 @@ fn read_list(path: &Path) -> Result<BTreeSet<Watched>, DriverError> {
     }
     serde_json::from_slice::<List>(&text)
         .map(|list| list.watches)
-        .map_err(broken)
+        .map_err(|e| DriverError::new("unavailable", format!("{} can't be understood: {e}", path.display())))
 }
 
 fn write_list(path: &Path, watches: &BTreeSet<Watched>) -> Result<(), DriverError> {

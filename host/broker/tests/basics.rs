@@ -92,6 +92,7 @@ fn a_store_is_bounded_private_and_lasts() {
         host.call(&cx, Request::KvDelete { key: key("c") }).await.unwrap();
         host.call(&cx, set("d", &[0; 500])).await.unwrap();
         assert_eq!(host.call(&cx, set("", b"x")).await.unwrap_err().code, "invalid");
+        assert_eq!(host.call(&cx, set("a\0b", b"x")).await.unwrap_err().code, "invalid");
         assert_eq!(
             host.call(&cx, set(&"k".repeat(513), b"x")).await.unwrap_err().code,
             "invalid"
