@@ -50,6 +50,13 @@ impl WebSocket {
         (Sender(sender), Receiver(receiver))
     }
 
+    /// Only the half that sends. What comes in has no meaning, but is read, so that the daemon's pings are answered.
+    pub(crate) fn sender(self) -> Sender {
+        let (sender, mut receiver) = self.split();
+        tokio::spawn(async move { while let Ok(Some(_)) = receiver.next().await {} });
+        sender
+    }
+
     /// Only what comes in.
     pub(crate) fn receiver(self) -> (Receiver, Sender) {
         let (sender, receiver) = self.split();

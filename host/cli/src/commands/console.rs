@@ -114,10 +114,9 @@ async fn session(ctx: &Context, instance: &str, force: bool) -> Result<()> {
         client.websocket(secret("control")?).await?,
     );
     let (to, mut from) = data.split();
-    let (control, _ignored) = control.split();
     ctx.say("To detach from the console, press Ctrl-a and then q")?;
     let raw = RawMode::enter()?;
-    let control = Control::start(control, true, false)?;
+    let control = Control::start(control.sender(), true, false)?;
     let mut output = Output::new(io::stdout());
     let ended = tokio::select! {
         result = attach::receive(&mut from, &mut output) => result,

@@ -186,9 +186,8 @@ impl Session<'_> {
     async fn interactive(&self) -> Result<()> {
         let (data, control) = tokio::try_join!(self.socket("0"), self.socket("control"))?;
         let (to, mut from) = data.split();
-        let (control, _ignored) = control.split();
         let _raw = RawMode::enter()?;
-        let _control = Control::start(control, true, true)?;
+        let _control = Control::start(control.sender(), true, true)?;
         let mut output = Output::new(io::stdout());
         let input = async {
             if self.no_stdin {
@@ -208,9 +207,8 @@ impl Session<'_> {
             self.socket("2"),
             self.socket("control")
         )?;
-        let (mut to, _ignored) = input.split();
-        let (control, _ignored) = control.split();
-        let _control = Control::start(control, false, true)?;
+        let mut to = input.sender();
+        let _control = Control::start(control.sender(), false, true)?;
         let (mut stdout, mut stderr) = (Output::new(io::stdout()), Output::new(io::stderr()));
         let input = async {
             if self.no_stdin {
