@@ -41,11 +41,18 @@ impl IdRanges {
     /// # Errors
     /// [`Error::Io`] when the directory can't be made.
     pub fn open(directory: &Path) -> Result<Self> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(Error::io(format!("making {}", directory.display())))?;
+        let make = |path: &Path, mode: u32| {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(path)
+                .map_err(Error::io(format!("making {}", path.display())))
+        };
+        // Others have their places in the directory above, too: helper services that gave up root pass through it.
+        if let Some(parent) = directory.parent() {
+            make(parent, 0o755)?;
+        }
+        make(directory, 0o700)?;
         // Daemons begin at different places, so that they seldom try a range that another holds.
         let start = rand::random::<u32>() % COUNT;
         Ok(Self {

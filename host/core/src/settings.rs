@@ -29,6 +29,7 @@ const KEYS: &[(&str, Check)] = &[
     ("limits.memory.swap", swap),
     ("limits.processes", processes),
     ("migration.stateful", boolean),
+    ("security.idmap.isolated", isolated),
     ("security.nesting", boolean),
     ("security.privileged", boolean),
     ("security.protection.delete", boolean),
@@ -252,6 +253,14 @@ fn boolean(value: &str) -> std::result::Result<(), String> {
     parse_bool(value)
         .map(drop)
         .ok_or_else(|| "it must be true or false".to_owned())
+}
+
+/// Every instance has a range of ids of its own.
+fn isolated(value: &str) -> std::result::Result<(), String> {
+    match parse_bool(value) {
+        Some(true) => Ok(()),
+        _ => Err("it must be true: every instance has ids of its own here".to_owned()),
+    }
 }
 
 fn number(value: &str) -> std::result::Result<(), String> {

@@ -776,9 +776,16 @@ async fn images_of_a_source_are_fetched_once_and_kept(bench: Bench) {
         .lock()
         .unwrap()
         .insert("one".to_owned(), split(b"newer"));
-    finished(&bench.core.image_refresh("default", &image.fingerprint).await.unwrap())
+    let keep = ImagePatch {
+        auto_update: Some(true),
+        ..ImagePatch::default()
+    };
+    bench
+        .core
+        .image_patch("default", &image.fingerprint, keep, None)
         .await
         .unwrap();
+    bench.core.refresh_images().await;
     let target = bench.core.alias("default", "mine").unwrap().value.target;
     assert_ne!(target, image.fingerprint);
     assert!(bench.core.image("default", &image.fingerprint).is_err());

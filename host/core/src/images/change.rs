@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Seek;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use hutch_api::Timestamp;
 use hutch_api::image::{ImagePatch, ImagePut};
@@ -18,7 +18,8 @@ use crate::pools::image_volume;
 use crate::projects::Feature;
 use crate::{Core, Operation, check_etag};
 
-/// Days after which a cached image goes that nobody has used, unless `images.remote_cache_expiry` says otherwise.
+/// Days after which an image goes that was fetched for an instance and has not been used since. It is what LXD has in
+/// `images.remote_cache_expiry` by default.
 const CACHE_DAYS: i64 = 10;
 /// Uses that follow each other within this many seconds are one.
 const SAME_USE: i64 = 60;
@@ -281,29 +282,18 @@ impl Core {
         Ok(Arc::new(used))
     }
 
-    /// Deletes images that were fetched for instances and have not been used for `images.remote_cache_expiry` days.
+    /// Deletes images that were fetched for instances and have not been used for ten days.
     pub async fn expire_images(&self) {
-        let days = {
-            let server = self.server.read().unwrap_or_else(PoisonError::into_inner);
-            server
-                .config
-                .get("images.remote_cache_expiry")
-                .and_then(|days| days.parse().ok())
-                .unwrap_or(CACHE_DAYS)
-        };
-        if days == 0 {
-            return;
-        }
         let now = time::OffsetDateTime::now_utc();
         for record in self.images.records.list().iter().filter(|record| record.cached) {
             let used = record.last_used_at.get().or(record.uploaded_at.get());
-            if used.is_none_or(|used| (now - used).whole_days() < days) {
+            if used.is_none_or(|used| (now - used).whole_days() < CACHE_DAYS) {
                 continue;
             }
             match self.delete_image(record, "").await {
                 Ok(()) => tracing::info!(
                     image = record.fingerprint,
-                    days,
+                    days = CACHE_DAYS,
                     "removed a cached image that was not used"
                 ),
                 Err(error) => tracing::warn!(

@@ -205,6 +205,9 @@ impl Core {
                 };
                 self.operations.begin(about, work).await
             }
+            _ if fetching.auto_update && source.kind != "image" => {
+                Err(Error::invalid("Only an image of a server can be kept up to date"))
+            }
             "instance" | "container" | "snapshot" => self.publish(of_instance, project, &source, fetching).await,
             other => Err(Error::invalid(format!(
                 "Images can't be made from a source of type {other:?}"
@@ -233,6 +236,23 @@ impl Core {
                 core.refresh(&old, wanted, &operation).await
             })
             .await
+    }
+
+    /// Refreshes all images that are kept up to date, one after the other. What fails is logged and tried again next time.
+    pub async fn refresh_images(self: &Arc<Self>) {
+        let kept = |record: &Arc<ImageRecord>| record.auto_update && record.origin.is_some();
+        for record in self.images.records.list().into_iter().filter(kept) {
+            match self.image_refresh(&record.project, &record.fingerprint).await {
+                Ok(operation) => operation.wait(None).await,
+                Err(error) => {
+                    tracing::warn!(
+                        image = record.fingerprint,
+                        error = error.report(),
+                        "an image could not be refreshed"
+                    );
+                }
+            }
+        }
     }
 
     async fn refresh(

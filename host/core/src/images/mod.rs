@@ -262,16 +262,23 @@ pub(crate) async fn recover(core: &Arc<Core>, open: &Open, entry: &Entry) -> Res
     core.journal.done(open.clone(), change).await
 }
 
-/// Starts the expiry of cached images: [`Core::expire_images`] now and once a day.
+/// Starts what happens to images by itself, every six hours: [`Core::expire_images`], now for the first time, and
+/// [`Core::refresh_images`], then for the first time.
 pub(crate) fn start(core: &Arc<Core>) {
-    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    const PERIOD: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
     let core = Arc::downgrade(core);
     tokio::spawn(async move {
-        let mut days = tokio::time::interval(DAY);
+        let mut turns = tokio::time::interval(PERIOD);
+        turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut first = true;
         loop {
-            days.tick().await;
+            turns.tick().await;
             let Some(core) = core.upgrade() else { return };
             core.expire_images().await;
+            if !first {
+                core.refresh_images().await;
+            }
+            first = false;
         }
     });
 }

@@ -8,6 +8,7 @@ use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
+use crate::instances::view::View;
 use crate::instances::{self, Instance, devices, snapshots, start};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
@@ -88,7 +89,11 @@ impl Core {
     fn source(&self, project: &str, post: &InstancesPost) -> Result<Source> {
         let source = &post.source;
         match source.kind.as_str() {
-            "image" => Ok(Source::Image(Box::new(source.clone()))),
+            "image" => {
+                // An alias that is not here, or a protocol that nobody provides, is told at once.
+                self.image_choose(project, source)?;
+                Ok(Source::Image(Box::new(source.clone())))
+            }
             "none" => Ok(Source::Empty),
             "copy" => {
                 let (name, snapshot) = match source.source.split_once('/') {
@@ -159,10 +164,13 @@ impl Core {
                     .insert("volatile.base_image".to_owned(), image.fingerprint.clone());
                 Some(image)
             }
-            Source::Copy { instance, .. } => {
-                if let Some(base) = instance.view().record.config.get("volatile.base_image") {
-                    record.config.insert("volatile.base_image".to_owned(), base.clone());
-                }
+            Source::Copy { instance, snapshot } => {
+                inherit(
+                    &mut record,
+                    &instance.view(),
+                    snapshot.as_deref(),
+                    post.profiles.is_none(),
+                );
                 None
             }
             Source::Empty => None,
@@ -374,6 +382,26 @@ async fn copy_volume(
     source
         .ask(move |owner| Box::pin(async move { owner.copy_to(target, snapshot, operation).await }))
         .await
+}
+
+/// A copy has what its source has, where the request does not say otherwise.
+fn inherit(record: &mut InstanceRecord, source: &View, snapshot: Option<&str>, profiles: bool) {
+    let of_snapshot = source
+        .snapshots
+        .iter()
+        .find(|record| Some(record.name.as_str()) == snapshot);
+    let from = of_snapshot.map_or(&*source.record, |snapshot| &snapshot.instance);
+    for (key, value) in &from.config {
+        if !key.starts_with("volatile.") || key == "volatile.base_image" {
+            record.config.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    for (name, device) in &from.devices {
+        record.devices.entry(name.clone()).or_insert_with(|| device.clone());
+    }
+    if profiles {
+        record.profiles.clone_from(&from.profiles);
+    }
 }
 
 /// Limits the volume of an instance, or lifts the limit.

@@ -20,6 +20,8 @@ use crate::{Core, Operation};
 /// What a shell says when there is no such program, and when it can't be run (`sh(1p)`, 2.8.2).
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
+/// How long a client may take to connect.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Core {
     /// Runs a command. With websockets it starts when all of them are connected; without, its output goes nowhere or into
@@ -137,11 +139,16 @@ fn spec(post: &InstanceExecPost, env: Vec<(String, String)>, id: &str) -> ExecSp
     }
 }
 
-/// Waits for the clients, or for the caller to give up.
-async fn connected(op: &Operation, sockets: &Sockets, names: &[&str]) -> Result<()> {
+/// Waits for the clients, as long as there is something for them to connect to.
+async fn connected(keeper: &Keeper, op: &Operation, sockets: &Sockets, names: &[&str]) -> Result<()> {
     tokio::select! {
         () = sockets.all_waiting(names) => Ok(()),
         () = op.cancelled() => Err(Error::Cancelled),
+        _ = keeper.ended() => Err(Error::invalid("Instance is not running")),
+        () = tokio::time::sleep(CONNECT) => Err(Error::Timeout(format!(
+            "Nobody connected to the command's websockets within {} seconds",
+            CONNECT.as_secs()
+        ))),
     }
 }
 
@@ -152,7 +159,7 @@ async fn run_pipes(
     op: &Arc<Operation>,
     sockets: &Arc<Sockets>,
 ) -> Result<()> {
-    connected(op, sockets, &["0", "1", "2"]).await?;
+    connected(keeper, op, sockets, &["0", "1", "2"]).await?;
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let over = watch::Sender::new(false);
     let stdio = ExecStdio::Pipes { stdin, stdout, stderr };
@@ -171,7 +178,7 @@ async fn run_terminal(
     op: &Arc<Operation>,
     sockets: &Arc<Sockets>,
 ) -> Result<()> {
-    connected(op, sockets, &["0"]).await?;
+    connected(keeper, op, sockets, &["0"]).await?;
     let side = |pixels: i32, default: u16| u16::try_from(pixels).ok().filter(|side| *side > 0).unwrap_or(default);
     let stdio = ExecStdio::Pty {
         cols: side(post.width, 80),

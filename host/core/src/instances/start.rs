@@ -309,16 +309,22 @@ impl Owner {
             .map_err(Error::driver(action))
     }
 
-    /// Disconnects one interface.
-    pub(crate) async fn detach_nic(&self, nic: &devices::Nic) -> Result<()> {
+    /// Disconnects one interface: from the container that goes on running, or of one that has ended, whose interfaces went
+    /// with its namespace.
+    pub(crate) async fn detach_nic(&self, nic: &devices::Nic, running: Option<&Keeper>) -> Result<()> {
         let open = self.core.open_network(&self.record.project, &nic.network).await?;
+        let netns = running.map(devices::nic_netns).transpose()?;
+        let mut reference = nic.reference.clone();
+        if let Some(netns) = &netns {
+            reference.netns.clone_from(&netns.id);
+        }
+        let call = open.nic_call(&reference, netns);
         let action = format!(
             "disconnecting device {} of instance {}",
-            nic.reference.device, self.record.name
+            reference.device, self.record.name
         );
-        let call = open.nic_call(&nic.reference, None);
         open.driver
-            .detach(&call, &open.reference(), &nic.reference)
+            .detach(&call, &open.reference(), &reference)
             .await
             .map_err(Error::driver(action))
     }
@@ -342,7 +348,7 @@ impl Owner {
     async fn disconnect(&self, keeper: &Keeper) {
         let view = self.instance.view();
         for nic in devices::nics(&self.record, &view.devices) {
-            if let Err(error) = self.detach_nic(&nic).await {
+            if let Err(error) = self.detach_nic(&nic, None).await {
                 tracing::warn!(
                     instance = self.record.name,
                     error = error.report(),

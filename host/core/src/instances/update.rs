@@ -232,7 +232,7 @@ impl Owner {
                 && x.config == y.config
         };
         for nic in old.iter().filter(|nic| !new.iter().any(|other| same(nic, other))) {
-            self.detach_nic(nic).await?;
+            self.detach_nic(nic, Some(keeper)).await?;
         }
         for nic in new.iter().filter(|nic| !old.iter().any(|other| same(nic, other))) {
             self.attach_nic(keeper, nic.clone()).await?;
