@@ -90,6 +90,8 @@ fn plugin_packages_of(metadata: &Metadata) -> Result<Vec<String>> {
         .packages
         .iter()
         .filter(|package| package.manifest_path.starts_with(&folder))
+        // What tests them is not one.
+        .filter(|package| package.manifest_path.with_file_name("plugin.toml").exists())
         .map(|package| package.name.clone())
         .collect();
     if names.is_empty() {
