@@ -77,20 +77,45 @@ pub(crate) fn file_name(nic: &NicRef) -> Result<String> {
 }
 
 /// A line of `dhcp-hostsfile`, dnsmasq(8): the hardware address, addresses, the name.
-fn host_line(config: &Config, nic: &NicRef) -> Result<String> {
-    let mut line = Mac::parse(&nic.hwaddr)?.to_string();
+fn host_line(nic: &NicRef, addresses: &[String]) -> Result<String> {
+    let mac = Mac::parse(&nic.hwaddr)?.to_string();
+    let fields: Vec<String> = std::iter::once(mac)
+        .chain(addresses.iter().cloned())
+        .chain(hostname(nic))
+        .collect();
+    Ok(fields.join(",") + "\n")
+}
+
+/// The fields of such a line for the addresses that are always given to the interface.
+fn address_fields(config: &Config, nic: &NicRef) -> Result<Vec<String>> {
     let (v4, v6) = fixed_addresses(config, &Options::new(&nic.config))?;
-    if let Some(address) = v4 {
-        line.push_str(&format!(",{address}"));
+    let v4 = v4.map(|address| address.to_string());
+    Ok(v4.into_iter().chain(v6.map(|address| format!("[{address}]"))).collect())
+}
+
+/// Refuses addresses that another connected interface is given: dnsmasq would give them to whoever asks first.
+fn check_unique(host: &impl Host, own: &str, addresses: &[String]) -> Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
     }
-    if let Some(address) = v6 {
-        line.push_str(&format!(",[{address}]"));
+    for file in host
+        .service_list_files(SERVICE, HOSTS)?
+        .iter()
+        .filter(|file| *file != own)
+    {
+        let line = host
+            .service_read_file(SERVICE, &format!("{HOSTS}/{file}"))?
+            .unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        if let Some(taken) = line
+            .trim_end()
+            .split(',')
+            .find(|field| addresses.iter().any(|address| address == field))
+        {
+            return Err(Error::in_use(format!("the address {taken} is already given to {file}")));
+        }
     }
-    if let Some(name) = hostname(nic) {
-        line.push_str(&format!(",{name}"));
-    }
-    line.push('\n');
-    Ok(line)
+    Ok(())
 }
 
 /// Makes dnsmasq forget what its files no longer say.
@@ -103,12 +128,15 @@ pub(crate) fn reread(host: &impl Host) -> Result<()> {
 
 /// Writes the interface's file. dnsmasq reads a new one by itself, but adds what a changed one says to what it knows already.
 fn announce(host: &impl Host, config: &Config, nic: &NicRef) -> Result<()> {
-    let path = format!("{HOSTS}/{}", file_name(nic)?);
-    let line = host_line(config, nic)?;
+    let file = file_name(nic)?;
+    let path = format!("{HOSTS}/{file}");
+    let addresses = address_fields(config, nic)?;
+    let line = host_line(nic, &addresses)?;
     let old = host.service_read_file(SERVICE, &path)?;
     if old.as_deref() == Some(line.as_bytes()) {
         return Ok(());
     }
+    check_unique(host, &file, &addresses)?;
     host.service_write_file(SERVICE, &path, line.as_bytes())?;
     old.map_or(Ok(()), |_| reread(host))
 }

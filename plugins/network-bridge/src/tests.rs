@@ -278,6 +278,23 @@ fn connecting_an_instance_writes_its_file_and_never_restarts_dnsmasq() {
 }
 
 #[test]
+fn an_address_is_given_to_one_interface_alone() {
+    let host = started();
+    let attach =
+        |name: &str, address: &str| Bridge::attach(&host, &network(&CONFIG), &nic(name, &[("ipv4.address", address)]));
+    attach("c1", "10.1.2.9").unwrap();
+    attach("c2", "10.1.2.90").unwrap();
+    let error = attach("c3", "10.1.2.9").unwrap_err();
+    assert!(
+        error.is("in-use") && error.message.contains("default_c1.eth0"),
+        "{error}"
+    );
+    assert_eq!(hosts_file(&host, "default_c3.eth0"), None);
+    Bridge::detach(&host, &network(&CONFIG), &nic("c1", &[])).unwrap();
+    attach("c3", "10.1.2.9").unwrap();
+}
+
+#[test]
 fn interfaces_are_checked() {
     let host = FakeHost::new(&[]);
     let check = |config: &[(&str, &str)]| <Bridge as Nic>::validate(&host, &network(&CONFIG), &pairs(config));
