@@ -131,7 +131,6 @@ async fn builds(machine: Machine) {
 }
 
 #[test]
-#[ignore = "downloads and installs packages for a minute, from the archive of the machine's own apt"]
 fn a_release_is_built_with_the_machines_own_archive() {
     with_drivers(&["hutch-plugin-image-debian"], COMPILER, Network::Machine, builds);
 }
