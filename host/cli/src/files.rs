@@ -64,23 +64,33 @@ pub(crate) struct Entry {
 }
 
 /// What a file is to hold.
-pub(crate) struct Content(Body);
+pub(crate) struct Content {
+    body: Body,
+    /// Whether it is read as it is sent, because it is large.
+    streamed: bool,
+}
 
 impl Default for Content {
     fn default() -> Self {
-        Self(empty_body())
+        Self {
+            body: empty_body(),
+            streamed: false,
+        }
     }
 }
 
 impl From<String> for Content {
     fn from(text: String) -> Self {
-        Self(whole_body(text))
+        text.into_bytes().into()
     }
 }
 
 impl From<Vec<u8>> for Content {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(whole_body(bytes))
+        Self {
+            body: whole_body(bytes),
+            streamed: false,
+        }
     }
 }
 
@@ -92,7 +102,10 @@ impl Content {
         }
         let file = tokio::fs::File::open(path).await?;
         let stream = ReaderStream::with_capacity(file, CHUNK).map_ok(Frame::data);
-        Ok(Self(BodyExt::boxed(StreamBody::new(stream))))
+        Ok(Self {
+            body: BodyExt::boxed(StreamBody::new(stream)),
+            streamed: true,
+        })
     }
 }
 
@@ -177,6 +190,11 @@ impl Files {
 
     /// Writes a file or makes a symbolic link.
     pub(crate) async fn write(&self, path: &str, kind: Kind, attributes: Attributes, content: Content) -> Result<()> {
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        // A daemon that refuses what is under way closes the connection, and its reason may be lost with it.
+        if content.streamed && !directory.is_empty() && self.stat(directory).await?.is_none() {
+            return Err(self.no_directory(directory));
+        }
         let mut headers = Vec::new();
         let mut add = |name: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -193,19 +211,18 @@ impl Files {
             .map(|(name, value)| (name.as_str(), value.clone()))
             .collect();
         self.client
-            .send_body(Method::POST, self.at(path), &headers, content.0)
+            .send_body(Method::POST, self.at(path), &headers, content.body)
             .await
             .map_err(|error| match error.status() {
-                Some(404) if !is_about_instance(&error) => {
-                    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-                    Error::usage(format!(
-                        "{}{directory} does not exist; --create-dirs makes it",
-                        self.instance
-                    ))
-                }
+                Some(404) if !is_about_instance(&error) => self.no_directory(directory),
                 _ => self.about(path, error),
             })
             .map(drop)
+    }
+
+    fn no_directory(&self, directory: &str) -> Error {
+        let instance = &self.instance;
+        Error::usage(format!("{instance}{directory} does not exist; --create-dirs makes it"))
     }
 
     /// Makes a directory; one that is there already is left as it is.
