@@ -165,29 +165,19 @@ fn idle_memory(contest: &Contest) -> Result<Row> {
 /// One call of a driver through Wasm with its instance, from the plugin host's own benchmark.
 fn driver_call() -> Result<Row> {
     let program = std::env::var_os("HUTCH_DRIVER_CALL").context("HUTCH_DRIVER_CALL does not name the benchmark")?;
-    let output = hutch_tests::sandbox::must(&program.to_string_lossy(), &[])?;
-    println!("{output}");
+    let plugin = Programs::from_environment()?.plugins.join("storage-overlay.wasm");
+    let output = hutch_tests::sandbox::must(&program.to_string_lossy(), &[&plugin.to_string_lossy()])?;
+    let figures: serde_json::Value = serde_json::from_str(&output).context("the benchmark of calls printed no JSON")?;
+    let figure = |name: &str| {
+        figures["wasm"][name]
+            .as_f64()
+            .with_context(|| format!("the benchmark of calls printed no {name}"))
+    };
     let mut row = Row::new(
         "one driver call through Wasm, instance included",
         Unit::Microseconds,
         Goal::AtMost(60.0),
     );
-    row.hutch = Samples::summary(named(&output, "p50")?, named(&output, "p99")?);
+    row.hutch = Samples::summary(figure("p50_us")?, figure("p99_us")?);
     Ok(row)
-}
-
-/// The number after `name` (`p50=12.3`, `p50: 12.3 us`, `p50 12.3`) in a program's output.
-fn named(output: &str, name: &str) -> Result<f64> {
-    let after = output
-        .split_once(name)
-        .with_context(|| format!("the benchmark printed no {name}"))?
-        .1;
-    let number: String = after
-        .trim_start_matches(|letter: char| !letter.is_ascii_digit())
-        .chars()
-        .take_while(|letter| letter.is_ascii_digit() || *letter == '.')
-        .collect();
-    number
-        .parse()
-        .with_context(|| format!("the benchmark's {name} is no number"))
 }

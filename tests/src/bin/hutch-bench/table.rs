@@ -36,25 +36,31 @@ pub(crate) enum Goal {
 
 /// The values of one figure from one daemon.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Samples(Vec<f64>);
+pub(crate) struct Samples {
+    values: Vec<f64>,
+    p99: Option<f64>,
+}
 
 impl Samples {
-    /// Values of which only the median and the worst are known.
-    pub(crate) fn summary(median: f64, worst: f64) -> Self {
-        Self(vec![median, median, worst])
+    /// Values of which only the median and the 99th percentile are known.
+    pub(crate) fn summary(median: f64, p99: f64) -> Self {
+        Self {
+            values: vec![median],
+            p99: Some(p99),
+        }
     }
 
     pub(crate) fn push(&mut self, value: f64) {
-        self.0.push(value);
+        self.values.push(value);
     }
 
     /// Adds a time, in milliseconds.
     pub(crate) fn push_time(&mut self, time: Duration) {
-        self.0.push(time.as_secs_f64() * 1e3);
+        self.values.push(time.as_secs_f64() * 1e3);
     }
 
     fn sorted(&self) -> Vec<f64> {
-        let mut values = self.0.clone();
+        let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);
         values
     }
@@ -71,13 +77,17 @@ impl Samples {
 
     fn shown(&self, unit: Unit) -> String {
         match (self.median(), self.worst()) {
-            (Some(median), Some(worst)) if self.0.len() > 1 => {
+            (Some(median), _) if self.p99.is_some() => {
+                let p99 = self.p99.map(digits).unwrap_or_default();
+                format!("{} {} (p99 {p99})", digits(median), unit.name())
+            }
+            (Some(median), Some(worst)) if self.values.len() > 1 => {
                 format!(
                     "{} {} (worst {} of {})",
                     digits(median),
                     unit.name(),
                     digits(worst),
-                    self.0.len()
+                    self.values.len()
                 )
             }
             (Some(median), _) => format!("{} {}", digits(median), unit.name()),
@@ -196,8 +206,8 @@ mod tests {
 
     fn row(unit: Unit, goal: Goal, hutch: &[f64], peer: &[f64]) -> Row {
         let mut row = Row::new("figure", unit, goal);
-        row.hutch = Samples(hutch.to_vec());
-        row.peer = Samples(peer.to_vec());
+        row.hutch.values = hutch.to_vec();
+        row.peer.values = peer.to_vec();
         row
     }
 
