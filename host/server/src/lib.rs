@@ -8,6 +8,7 @@
 
 mod budget;
 mod connection;
+mod leftover;
 mod listener;
 mod pace;
 mod pump;

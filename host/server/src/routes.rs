@@ -26,6 +26,7 @@ use hutch_api::project;
 use hutch_core::auth::{Access, Caller, authorize};
 
 use crate::App;
+use crate::leftover::Leftover;
 use crate::pace::Pace;
 use crate::reply::{Failure, Result};
 
@@ -63,10 +64,15 @@ async fn admit(request: Request, next: Next) -> Response {
     // Without the parameters: the secrets of websockets are among them.
     let described =
         tracing::enabled!(tracing::Level::DEBUG).then(|| format!("{} {}", request.method(), request.uri().path()));
+    let (parts, body) = request.into_parts();
+    let (body, left) = Leftover::of(body);
     let response = match authorize(&caller, access) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
         Err(error) => Failure::from(error).into_response(),
     };
+    if response.status().is_client_error() || response.status().is_server_error() {
+        left.discard().await;
+    }
     if let Some(request) = described {
         tracing::debug!(
             request,
