@@ -143,7 +143,8 @@ fn wait_empty(dir: &Path) -> io::Result<()> {
         if !text.lines().any(|line| line == "populated 1") {
             return Ok(());
         }
-        poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], None)?;
+        // A daemon's threads are interrupted by the ends of its children.
+        rustix::io::retry_on_intr(|| poll(&mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)], None))?;
     }
 }
 
