@@ -1,7 +1,7 @@
 //! HTTP, websockets and events: the REST API on a unix socket.
 //!
 //! Routes only translate: they read a request, call the core and put what it says into the envelope. What a connection may
-//! cost is bounded here ([`budget`], [`connection`]), and nothing is decided here but that.
+//! cost is bounded here (`budget`, `connection`, `pace`), and nothing is decided here but that.
 //!
 //! *Architecture invariant: every request carries an identity* (the peer's credentials, taken when it connects) *and is
 //! authorised at one place* (`hutch_core::auth`), before any handler sees it.
