@@ -1,7 +1,7 @@
 //! What the tests of containers share. They run real ones and need root, a kernel of 5.19 or later and `busybox` (static).
 //!
-//! The keeper is `$HUTCH_KEEPER`, or the newest `hutch-keeper` below `target/`. A Debian root for the tests that boot systemd is the tar file
-//! `$HUTCH_DEBIAN_ROOT`, or else `/tmp/debian-root.tar`; it needs systemd-sysv, dbus and iproute2.
+//! The keeper is `$HUTCH_KEEPER`, or the newest `hutch-keeper` below `target/`. The tests that boot systemd make a Debian with
+//! `mmdebstrap` (a minute, once), or take the tar file `$HUTCH_DEBIAN_ROOT`; it is kept below `target/tmp`, or in `$HUTCH_TEST_CACHE`.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(unreachable_pub, missing_docs, reason = "it is part of test binaries")]
 #![allow(clippy::missing_panics_doc, reason = "tests panic to fail")]
@@ -11,8 +11,8 @@ pub mod sftp;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use hutch_container::{ContainerSpec, ExecSpec, ExecStdio, ExitStatus, IdMap, Keeper, RootFs, Runtime};
@@ -112,22 +112,41 @@ impl Lab {
         spec
     }
 
-    /// An unpacked Debian, one for all tests of a run.
-    pub fn debian_root(&self) -> &'static Path {
-        static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
-        let unpack = || {
-            let tar = std::env::var_os("HUTCH_DEBIAN_ROOT").map_or("/tmp/debian-root.tar".into(), PathBuf::from);
-            let dir = tempfile::Builder::new().prefix("hutch-debian-").tempdir().unwrap();
-            let status = Command::new("tar")
-                .args(["--numeric-owner", "-xpf"])
-                .arg(&tar)
-                .arg("-C")
-                .arg(dir.path())
-                .status();
-            assert!(status.unwrap().success(), "{} can't be unpacked", tar.display());
-            dir
-        };
-        ROOT.get_or_init(unpack).path()
+    /// A Debian, made once and kept for later runs; a lower layer, so that nothing changes it.
+    pub fn debian_root(&self) -> PathBuf {
+        let cache = std::env::var_os("HUTCH_TEST_CACHE").map_or(env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+        let cache = cache.join("containers");
+        std::fs::create_dir_all(&cache).unwrap();
+        std::fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        // Whoever comes second, in this process or another, waits for the first.
+        let lock = std::fs::File::create(cache.join("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let root = cache.join("debian");
+        if !root.exists() {
+            let part = cache.join("debian.part");
+            drop(std::fs::remove_dir_all(&part));
+            let mut make = match std::env::var_os("HUTCH_DEBIAN_ROOT") {
+                Some(tar) => {
+                    std::fs::create_dir(&part).unwrap();
+                    let mut unpack = Command::new("tar");
+                    unpack.args(["--numeric-owner", "-xpf"]).arg(tar).arg("-C").arg(&part);
+                    unpack
+                }
+                None => {
+                    let mut build = Command::new("mmdebstrap");
+                    build.args(["--quiet", "--mode=root", "--format=directory", "--variant=minbase"]);
+                    build.arg("--include=systemd-sysv,dbus,iproute2,iputils-ping,ifupdown,isc-dhcp-client");
+                    build.arg("bookworm").arg(&part);
+                    build
+                }
+            };
+            assert!(
+                make.status().expect("mmdebstrap is needed").success(),
+                "no Debian could be made: {make:?}"
+            );
+            std::fs::rename(&part, &root).unwrap();
+        }
+        root
     }
 
     /// A specification of an unprivileged Debian on an overlay.
@@ -138,7 +157,7 @@ impl Lab {
         std::fs::create_dir_all(&upper).unwrap();
         std::fs::create_dir_all(&work).unwrap();
         let root = RootFs::Overlay {
-            layers: vec![self.debian_root().to_owned()],
+            layers: vec![self.debian_root()],
             upper,
             work,
         };
