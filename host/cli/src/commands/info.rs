@@ -161,6 +161,11 @@ fn describe_state(full: &InstanceFull, text: &mut String) {
             line!(text, "    {name}: {}", output::bytes(bytes));
         }
     }
+    describe_network(full, text);
+}
+
+fn describe_network(full: &InstanceFull, text: &mut String) {
+    let state = &full.state;
     if !state.network.is_empty() {
         line!(text, "  Network usage:");
     }

@@ -228,25 +228,8 @@ impl VolumeCommand {
                     .unset::<StorageVolume>(&key, property)
                     .await
             }
-            Self::Delete { name } => {
-                let volume = Volume::find(ctx, &name)?;
-                let progress = ctx.progress(&volume.name);
-                let gone = volume.target.client.remove(volume.path(), &progress).await;
-                gone.map_err(|error| error.about(&volume.name))?;
-                ctx.say(&format!("Storage volume {} deleted", volume.name))
-            }
-            Self::Rename { name, new_name } => {
-                let volume = Volume::find(ctx, &name)?;
-                let body = json!({"name": new_name});
-                let progress = ctx.progress(&volume.name);
-                let renamed = volume
-                    .target
-                    .client
-                    .change(Method::POST, volume.path(), &body, &progress)
-                    .await;
-                renamed.map_err(|error| error.about(&volume.name))?;
-                ctx.say(&format!("Storage volume {} renamed to {new_name}", volume.name))
-            }
+            Self::Delete { name } => delete(ctx, &name).await,
+            Self::Rename { name, new_name } => rename(ctx, &name, &new_name).await,
             Self::Copy {
                 source,
                 target,
@@ -352,6 +335,24 @@ async fn create(
         .await;
     made.map_err(|error| error.about(&volume.name))?;
     ctx.say(&format!("Storage volume {} created", volume.name))
+}
+
+async fn delete(ctx: &Context, name: &VolumeName) -> Result<()> {
+    let volume = Volume::find(ctx, name)?;
+    let progress = ctx.progress(&volume.name);
+    let gone = volume.target.client.remove(volume.path(), &progress).await;
+    gone.map_err(|error| error.about(&volume.name))?;
+    ctx.say(&format!("Storage volume {} deleted", volume.name))
+}
+
+async fn rename(ctx: &Context, name: &VolumeName, new_name: &str) -> Result<()> {
+    let volume = Volume::find(ctx, name)?;
+    let (client, progress) = (&volume.target.client, ctx.progress(&volume.name));
+    let renamed = client
+        .change(Method::POST, volume.path(), &json!({"name": new_name}), &progress)
+        .await;
+    renamed.map_err(|error| error.about(&volume.name))?;
+    ctx.say(&format!("Storage volume {} renamed to {new_name}", volume.name))
 }
 
 fn pool_and_volume(text: &str) -> Result<(&str, &str)> {
