@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Runs the benchmark program and returns its table, in Markdown.
 ///
 /// # Errors
-/// See [`run`].
+/// See [`run()`].
 pub(crate) fn measure(options: &Options) -> Result<String> {
     if !run::is_root() {
         bail!("the benchmarks make containers, which takes root: run this as root");

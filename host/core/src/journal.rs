@@ -161,7 +161,7 @@ pub struct Journal {
     fault: Option<String>,
 }
 
-/// An entry that was written; [`Open::done`] strikes it out.
+/// An entry that was written; [`Journal::done`] strikes it out.
 #[derive(Clone, Debug)]
 pub struct Open {
     key: String,

@@ -1,7 +1,7 @@
 //! Operations: changes that clients wait for, watch and cancel.
 //!
 //! An operation is written to the store when it begins and when it ends, so that its id, its result and the waiting for
-//! it survive a restart of the daemon. Ended ones are kept for [`KEEP`] and listed for [`LISTED`], as clients expect.
+//! it survive a restart of the daemon. Ended ones are kept for a day and listed for a few seconds, as clients expect.
 
 mod sockets;
 

@@ -297,6 +297,12 @@ async fn steer(keeper: Keeper, id: String, mut commands: mpsc::Receiver<ExecCont
             other => tracing::debug!(command = other, "an unknown control command was left out"),
         }
     }
+    // The client of a terminal has gone. The keeper holds the terminal open, too, so that nothing hangs up by itself.
+    if terminal.is_some()
+        && let Err(error) = keeper.signal_exec(&id, nix::sys::signal::Signal::SIGHUP as i32).await
+    {
+        tracing::debug!(%error, "the command is gone");
+    }
 }
 
 /// A command without websockets.
