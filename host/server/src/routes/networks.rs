@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::get;
-use hutch_api::network::{NetworkPatch, NetworkPut, NetworksPost};
+use hutch_api::network::{NetworkPatch, NetworkPost, NetworkPut, NetworksPost};
 
 use super::path;
 use crate::App;
@@ -18,7 +18,7 @@ pub(super) fn routes() -> Router<App> {
         .route(ALL, get(list).post(create))
         .route(
             "/1.0/networks/{name}",
-            get(show).put(update).patch(patch).delete(delete),
+            get(show).put(update).patch(patch).post(rename).delete(delete),
         )
         .route("/1.0/networks/{name}/state", get(state))
         .route("/1.0/networks/{name}/leases", get(leases))
@@ -72,6 +72,17 @@ async fn patch(
         .network_patch(params.project(), &name, patch, if_match(&headers))
         .await?;
     Ok(reply::done())
+}
+
+async fn rename(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    params: Params,
+    Json(post): Json<NetworkPost>,
+) -> Result {
+    let location = path(ALL, &post.name, "");
+    app.core.network_rename(params.project(), &name, post).await?;
+    Ok(reply::created(&location))
 }
 
 async fn delete(State(app): State<App>, Path(name): Path<String>, params: Params) -> Result {
