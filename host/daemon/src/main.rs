@@ -18,7 +18,7 @@ use hutch_driver::Drivers;
 use hutch_plugin::{PluginHost, PluginHostOptions};
 use hutch_server::Listener;
 use hutch_store::SqliteStore;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, watch};
 
 use config::Config;
@@ -93,6 +93,10 @@ fn prepare_state_dir(path: &Path) -> Result<PathBuf> {
 }
 
 async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
+    // From here on a signal means an orderly end.
+    let (stop, stopping) = watch::channel(false);
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(stop_on_signal(stop, signals));
     // The socket first: it refuses a second daemon on the same state before anything is touched.
     let listener = Listener::bind(&state_dir.join("unix.socket"))?;
     let store = Arc::new(SqliteStore::open(&state_dir.join("state.db"))?);
@@ -123,8 +127,6 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
     })
     .await
     .map_err(|error| anyhow::anyhow!(error.report()))?;
-    let (stop, stopping) = watch::channel(false);
-    tokio::spawn(stop_on_signal(stop));
     tracing::info!(state_dir = %state_dir.display(), socket = %listener.path().display(), "serving");
     hutch_server::serve(Arc::clone(&core), listener, stopping).await;
     tracing::info!("stopping; containers go on");
@@ -147,12 +149,7 @@ fn keeper_binary(config: &Config) -> Result<PathBuf> {
     Ok(keeper)
 }
 
-async fn stop_on_signal(stop: watch::Sender<bool>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals can't be handled: the daemon ends only by SIGKILL");
-        return std::future::pending().await;
-    };
+async fn stop_on_signal(stop: watch::Sender<bool>, (mut terminate, mut interrupt): (Signal, Signal)) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
