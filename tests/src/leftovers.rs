@@ -48,6 +48,26 @@ impl Leftovers {
         Ok(Self(found))
     }
 
+    /// Looks until nothing has changed for a second, to begin a comparison with.
+    ///
+    /// # Errors
+    /// When something can't be listed, or there is no rest.
+    pub fn settled(daemon: &Daemon) -> Result<Self> {
+        let begun = Instant::now();
+        let mut before = Self::look(daemon)?;
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = Self::look(daemon)?;
+            if now == before {
+                return Ok(now);
+            }
+            if begun.elapsed() > Duration::from_secs(15) {
+                bail!("things go on changing: {before:?}, then {now:?}");
+            }
+            before = now;
+        }
+    }
+
     /// Fails with every difference between this and what there is now. The kernel takes a network namespace apart, and the host
     /// discards files, after the answer: that has a few seconds.
     ///

@@ -58,7 +58,7 @@ fn killed_at_each_step_it_is_finished_or_taken_back() -> Result<()> {
     daemon.instance("bystander", &json!({}))?;
     let bystander = state(&mut daemon.client(), "bystander")?["pid"].clone();
     // What the first creation leaves in the pool, the image's own volume, is there from now on.
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     for (action, point) in sample("fault points", &points, SAMPLE) {
         println!("{action:?} killed at {point}");
         one(&mut daemon, action, &point).with_context(|| format!("{action:?} killed at {point}"))?;
@@ -151,7 +151,15 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
         Action::NetworkCreate | Action::NetworkDelete | Action::PoolCreate | Action::PoolDelete => return Ok(()),
         Action::Create if !there(&mut client, "c1")? => act(&mut client, Action::Create)?,
         Action::Delete => {
-            ensure!(!there(&mut client, "c1")?, "a deletion that was begun was not finished");
+            // It is finished while requests are served already.
+            let begun = std::time::Instant::now();
+            while there(&mut client, "c1")? {
+                ensure!(
+                    begun.elapsed().as_secs() < 15,
+                    "a deletion that was begun was not finished"
+                );
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
             return Ok(());
         }
         _ => {}

@@ -76,7 +76,7 @@ fn archives_that_reach_out_are_refused() -> Result<()> {
     let mut client = daemon.client();
     let outside = daemon.sandbox().path().join("outside");
     std::fs::create_dir(&outside)?;
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     for (name, trick) in TRICKS {
         let mut tarball = Tarball::create(&daemon.sandbox().path().join("trick.tar.gz"))?;
         tarball.metadata("a trick")?;
@@ -95,7 +95,7 @@ fn archives_that_reach_out_are_refused() -> Result<()> {
 fn broken_archives_are_refused() -> Result<()> {
     let daemon = Daemon::start()?;
     let mut client = daemon.client();
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     let whole = std::fs::read(hutch_tests::image::busybox(daemon.sandbox().path())?)?;
     let place = daemon.sandbox().path().join("broken");
     let mut flipped = whole.clone();
@@ -150,7 +150,7 @@ fn metadata_that_is_wrong_or_too_much_is_refused() -> Result<()> {
 fn a_bomb_fills_no_disk() -> Result<()> {
     let daemon = Daemon::start()?;
     let mut client = daemon.client();
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     let bomb = bomb(daemon.sandbox().path())?;
     let message = refused(&mut client, &bomb)?;
     ensure!(!message.is_empty());

@@ -13,7 +13,7 @@ fn a_life_leaves_nothing_behind() -> Result<()> {
     daemon.instance("first", &json!({}))?;
     daemon.change("first", "stop", true)?;
     client.run("DELETE", "/1.0/instances/first", &Value::Null)?;
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
 
     client.run("POST", "/1.0/instances", &creation("c1", &json!({}), false))?;
     ensure!(daemon.status("c1")? == "Stopped");

@@ -112,7 +112,7 @@ fn leases_and_names_outlive_the_daemon() -> Result<()> {
 fn a_network_in_use_stays_and_an_unused_one_goes_whole() -> Result<()> {
     let daemon = Daemon::start()?;
     let mut client = daemon.client();
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     let body = json!({ "name": "second", "type": "bridge", "config": { "ipv4.address": "10.214.0.1/24", "ipv4.nat": "true", "ipv6.address": "fd42:1::1/64" } });
     client.sync("POST", "/1.0/networks", &body)?;
     let network = client.get("/1.0/networks/second")?;
@@ -138,7 +138,7 @@ fn a_network_in_use_stays_and_an_unused_one_goes_whole() -> Result<()> {
     daemon.change("c1", "stop", true)?;
     client.run("DELETE", "/1.0/instances/c1", &Value::Null)?;
     client.sync("DELETE", "/1.0/networks/second", &Value::Null)?;
-    let after = Leftovers::look(&daemon)?;
+    let after = Leftovers::settled(&daemon)?;
     ensure!(!format!("{after:?}").contains("second"), "left over: {after:?}");
     drop(before);
     Ok(())

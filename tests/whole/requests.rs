@@ -84,7 +84,7 @@ fn paths_and_methods_that_are_not_there() -> Result<()> {
 fn names_that_are_paths_or_worse() -> Result<()> {
     let daemon = Daemon::start()?;
     let mut client = daemon.client();
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     let long = "a".repeat(5000);
     for name in [
         "../x",

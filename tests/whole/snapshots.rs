@@ -23,7 +23,7 @@ fn snapshots_on_plain_directories() -> Result<()> {
 fn take_and_restore(daemon: &Daemon) -> Result<()> {
     let mut client = daemon.client();
     daemon.instance("c1", &json!({ "config": { "user.colour": "blue" } }))?;
-    let before = Leftovers::look(daemon)?;
+    let before = Leftovers::settled(daemon)?;
     daemon.shell(
         "c1",
         "mkdir /root/d; echo first > /root/d/file; ln /root/d/file /root/hard; chown 7:8 /root/d/file; sync",
@@ -75,7 +75,7 @@ fn a_snapshot_becomes_an_instance_and_goes_with_its_own() -> Result<()> {
     let daemon = Daemon::start()?;
     let mut client = daemon.client();
     daemon.instance("keep", &json!({}))?;
-    let before = Leftovers::look(&daemon)?;
+    let before = Leftovers::settled(&daemon)?;
     daemon.instance("c1", &json!({}))?;
     daemon.shell("c1", "echo old > /root/file; sync")?;
     client.run("POST", SNAPSHOTS, &json!({ "name": "s1" }))?;
