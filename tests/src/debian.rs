@@ -4,6 +4,7 @@ use crate::daemon::Daemon;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The release that is tested with.
@@ -17,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 /// # Errors
 /// When it can't be built or kept.
 pub fn image(daemon: &Daemon) -> Result<PathBuf> {
+    // Several tests want it at once, and one builds it.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let place = cached()?;
     if place.is_file() {
         return Ok(place);
@@ -36,7 +40,7 @@ fn cached() -> Result<PathBuf> {
         },
     };
     std::fs::create_dir_all(&directory).with_context(|| format!("can't create {}", directory.display()))?;
-    Ok(directory.join(format!("debian-{RELEASE}-{}.tar", std::env::consts::ARCH)))
+    Ok(directory.join(format!("debian-{RELEASE}-{}.export", std::env::consts::ARCH)))
 }
 
 /// Has `daemon` build the image, and writes its export to `place`.

@@ -261,12 +261,16 @@ impl Client {
     /// When it can't be read or is refused.
     pub fn import_image(&mut self, file: &Path, alias: Option<&str>) -> Result<String> {
         let content = std::fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
-        let answer = self.send(
-            "POST",
-            "/1.0/images",
-            &[("Content-Type", "application/octet-stream")],
-            &content,
-        )?;
+        // An image of two files is exported as a form, and taken as one: its first line is the boundary (RFC 2046, 5.1.1).
+        let boundary = content
+            .strip_prefix(b"--")
+            .and_then(|rest| rest.split(|byte| *byte == b'\r').next())
+            .and_then(|line| std::str::from_utf8(line).ok());
+        let kind = match boundary {
+            Some(boundary) => format!("multipart/form-data; boundary={boundary}"),
+            None => "application/octet-stream".to_owned(),
+        };
+        let answer = self.send("POST", "/1.0/images", &[("Content-Type", kind.as_str())], &content)?;
         let operation = begun("POST", "/1.0/images", &answer)?;
         let ended = self.wait(&operation)?;
         let fingerprint = ended["metadata"]["fingerprint"]

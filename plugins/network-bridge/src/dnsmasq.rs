@@ -29,6 +29,8 @@ fn base(bridge: &str) -> Vec<String> {
         "--user=nobody",
         "--pid-file=",
         "--log-facility=-",
+        // Plain names are those of instances: nobody else is asked for the addresses that they have not.
+        "--domain-needed",
         "--strict-order",
         "--bind-dynamic",
         "--except-interface=lo",
