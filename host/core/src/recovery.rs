@@ -20,6 +20,9 @@ use crate::pools::Pool;
 use crate::records::{NetworkRecord, PoolRecord, RECORD_VERSION, key};
 use crate::{images, settings};
 
+/// How long the first answer waits for interrupted changes. A driver that hangs must not keep the daemon from starting.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// See the module. When this returns the state of every instance is known; what needs pools and networks goes on in the
 /// background.
 pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
@@ -63,8 +66,15 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
             tracing::error!(error = error.report(), "the first pool and network could not be made");
         }
     }
-    let core = Arc::clone(core);
-    tokio::spawn(async move { work.finish(&core).await });
+    // Nobody is to see, or to build on, what is half changed: the first answer waits for it, which costs nothing when nothing
+    // was interrupted.
+    let interrupted = !work.rest.is_empty();
+    let (settle, settled) = tokio::sync::oneshot::channel();
+    let background = Arc::clone(core);
+    tokio::spawn(async move { work.finish(&background, settle).await });
+    if interrupted && tokio::time::timeout(PATIENCE, settled).await.is_err() {
+        tracing::error!("interrupted changes take long to finish; requests are served meanwhile");
+    }
     Ok(())
 }
 
@@ -103,11 +113,13 @@ impl Unfinished {
         while up.join_next().await.is_some() {}
     }
 
-    async fn finish(mut self, core: &Arc<Core>) {
+    async fn finish(mut self, core: &Arc<Core>, settle: tokio::sync::oneshot::Sender<()>) {
         self.bring_up(core).await;
         for (open, _, entry) in self.rest {
             report(entry.clone(), object(core, &open, &entry).await);
         }
+        // Whoever waited for it may have lost patience.
+        let _ = settle.send(());
         autostart(core).await;
         follow_drivers(core).await;
     }
