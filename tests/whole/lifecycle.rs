@@ -99,7 +99,8 @@ fn a_paused_instance_does_nothing_until_it_is_resumed() -> Result<()> {
     daemon.instance("c1", &json!({}))?;
     daemon.shell(
         "c1",
-        "(while :; do cat /proc/uptime >> /tmp/ticks; sleep 0.05; done) >/dev/null 2>&1 &",
+        "(while :; do cat /proc/uptime >> /tmp/ticks; sleep 0.05; done) >/dev/null 2>&1 & \
+         until [ -s /tmp/ticks ]; do sleep 0.02; done",
     )?;
     let ticks = || {
         daemon

@@ -60,8 +60,10 @@ fn the_exit_status_of_a_command_that_ended_meanwhile_is_kept() -> Result<()> {
     let detached = client.begin(
         "POST",
         "/1.0/instances/c1/exec",
-        &json!({ "command": ["/bin/sh", "-c", "sleep 30; exit 6"], "wait-for-websocket": false }),
+        &json!({ "command": ["/bin/sh", "-c", "touch /tmp/runs; sleep 30; exit 6"], "wait-for-websocket": false }),
     )?;
+    // The answer tells that the command was accepted, and not yet that it runs.
+    daemon.shell("c1", "until [ -e /tmp/runs ]; do sleep 0.02; done")?;
     daemon.kill()?;
     std::thread::sleep(Duration::from_millis(1500));
     daemon.launch(&[])?;
