@@ -12,11 +12,15 @@ use serde_json::{Value, json};
 enum Action {
     Create,
     Start,
+    Stop,
+    /// Of an ephemeral instance, which goes when it is stopped for good.
+    Restart,
     Delete,
     Rename,
     Snapshot,
     SnapshotRunning,
     Restore,
+    RestoreRunning,
     SnapshotRename,
     SnapshotDelete,
     NetworkCreate,
@@ -25,16 +29,32 @@ enum Action {
     PoolDelete,
 }
 
-/// The journal's kind of entry for an action, and the steps between its beginning and its end.
-/// A stop needs no entry: whether it was finished is seen by the container.
+impl Action {
+    fn finds_it_running(self) -> bool {
+        matches!(
+            self,
+            Self::Stop | Self::Restart | Self::SnapshotRunning | Self::RestoreRunning
+        )
+    }
+}
+
+/// The journal's kinds of entry for an action, and the steps between its beginning and its end.
 const CASES: &[(Action, &str, &[&str])] = &[
     (Action::Create, "instance-create", &["volume"]),
     (Action::Start, "instance-start", &["keeper", "nics", "init"]),
+    (Action::Stop, "instance-stop", &["asked"]),
+    (Action::Restart, "instance-restart", &[]),
+    (Action::Restart, "instance-stop", &["asked"]),
+    (Action::Restart, "instance-start", &["keeper", "nics", "init"]),
     (Action::Delete, "instance-delete", &["volume"]),
     (Action::Rename, "instance-rename", &["volume"]),
     (Action::Snapshot, "snapshot-create", &["volume"]),
-    (Action::SnapshotRunning, "snapshot-create", &["volume"]),
+    (Action::SnapshotRunning, "snapshot-create", &["frozen", "volume"]),
     (Action::Restore, "snapshot-restore", &["volume"]),
+    (Action::RestoreRunning, "instance-restart", &[]),
+    (Action::RestoreRunning, "instance-stop", &["asked"]),
+    (Action::RestoreRunning, "snapshot-restore", &["volume"]),
+    (Action::RestoreRunning, "instance-start", &["keeper", "nics", "init"]),
     (Action::SnapshotRename, "snapshot-rename", &["volume"]),
     (Action::SnapshotDelete, "snapshot-delete", &["volume"]),
     (Action::NetworkCreate, "network-create", &["network"]),
@@ -95,15 +115,15 @@ fn prepare(daemon: &Daemon, action: Action) -> Result<()> {
         Action::PoolDelete => return act(&mut client, Action::PoolCreate),
         _ => {}
     }
-    let running = action == Action::SnapshotRunning;
-    client.run("POST", "/1.0/instances", &creation("c1", &json!({}), true))?;
+    let more = json!({ "ephemeral": action == Action::Restart });
+    client.run("POST", "/1.0/instances", &creation("c1", &more, true))?;
     daemon.shell("c1", "echo first > /root/file; sync")?;
-    if !running {
+    if !action.finds_it_running() {
         daemon.change("c1", "stop", true)?;
     }
     if matches!(
         action,
-        Action::Restore | Action::SnapshotRename | Action::SnapshotDelete
+        Action::Restore | Action::RestoreRunning | Action::SnapshotRename | Action::SnapshotDelete
     ) {
         client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
     }
@@ -117,12 +137,14 @@ fn act(client: &mut Client, action: Action) -> Result<()> {
     match action {
         Action::Create => client.run("POST", "/1.0/instances", &creation("c1", &json!({}), false)),
         Action::Start => client.run("PUT", "/1.0/instances/c1/state", &state("start")),
+        Action::Stop => client.run("PUT", "/1.0/instances/c1/state", &state("stop")),
+        Action::Restart => client.run("PUT", "/1.0/instances/c1/state", &state("restart")),
         Action::Delete => client.run("DELETE", instance, &Value::Null),
         Action::Rename => client.run("POST", instance, &json!({ "name": "c2" })),
         Action::Snapshot | Action::SnapshotRunning => {
             client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))
         }
-        Action::Restore => client.run("PUT", instance, &json!({ "restore": "s1" })),
+        Action::Restore | Action::RestoreRunning => client.run("PUT", instance, &json!({ "restore": "s1" })),
         Action::SnapshotRename => client.run("POST", snapshot, &json!({ "name": "s2" })),
         Action::SnapshotDelete => client.run("DELETE", snapshot, &Value::Null),
         Action::NetworkCreate => {
@@ -166,6 +188,12 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
     }
     let name = if there(&mut client, "c2")? { "c2" } else { "c1" };
     ensure!(there(&mut client, name)?, "the instance is lost");
+    let status = daemon.status(name)?;
+    match action {
+        Action::Stop => ensure!(status == "Stopped", "a stop that was begun was not finished: {status}"),
+        _ if action.finds_it_running() => ensure!(status == "Running", "it does not run on: {status}"),
+        _ => {}
+    }
     if daemon.status(name)? != "Running" {
         daemon.change(name, "start", false)?;
     }
@@ -177,7 +205,9 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
     let snapshots = client.get(&format!("/1.0/instances/{name}/snapshots?recursion=1"))?;
     let snapshots = snapshots.as_array().context("snapshots that are no list")?;
     match action {
-        Action::Restore | Action::SnapshotRename => ensure!(snapshots.len() == 1, "{} snapshots", snapshots.len()),
+        Action::Restore | Action::RestoreRunning | Action::SnapshotRename => {
+            ensure!(snapshots.len() == 1, "{} snapshots", snapshots.len())
+        }
         Action::SnapshotDelete => ensure!(snapshots.is_empty(), "a deletion that was begun was not finished"),
         _ => {}
     }
@@ -206,6 +236,9 @@ fn clear(daemon: &Daemon) -> Result<()> {
             if daemon.status(name)? != "Stopped" {
                 daemon.change(name, "stop", true)?;
             }
+        }
+        // An ephemeral one went when it was stopped.
+        if there(&mut client, name)? {
             client.run("DELETE", &format!("/1.0/instances/{name}"), &Value::Null)?;
         }
     }

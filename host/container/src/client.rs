@@ -220,6 +220,17 @@ impl Keeper {
         self.set_frozen(true).await
     }
 
+    /// Freezes every process for as long as this daemon lives: when it dies the keeper lets them go on. Returns when all are
+    /// frozen; [`Keeper::thaw`] ends it.
+    ///
+    /// # Errors
+    /// As [`Keeper::freeze`].
+    pub async fn hold(&self) -> Result<(), Error> {
+        self.inner.link.call(Request::Hold).await?;
+        self.note_frozen(true);
+        Ok(())
+    }
+
     /// Lets frozen processes go on.
     ///
     /// # Errors
@@ -230,12 +241,16 @@ impl Keeper {
 
     async fn set_frozen(&self, want: bool) -> Result<(), Error> {
         self.inner.link.call(Request::Freeze { frozen: want }).await?;
+        self.note_frozen(want);
+        Ok(())
+    }
+
+    fn note_frozen(&self, now: bool) {
         self.inner.link.told.send_modify(|told| {
             if let ContainerState::Running { frozen, .. } = &mut told.container {
-                *frozen = want;
+                *frozen = now;
             }
         });
-        Ok(())
     }
 
     /// A stream socket of the console: what is written is typed, what is read is the output from now on. Several may be

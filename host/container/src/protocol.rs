@@ -83,6 +83,8 @@ pub enum Request {
         /// Whether to freeze.
         frozen: bool,
     },
+    /// Freeze until a [`Request::Freeze`] says otherwise or the asker's connection ends.
+    Hold,
     /// A stream of the console; answered with its descriptor.
     Console,
     /// Set the console's size.

@@ -290,6 +290,9 @@ fn reboots_and_programs_go_on_without_a_daemon() {
             .exec(program("later", &["sh", "-c", later]), stdio)
             .await
             .unwrap();
+        // Held still by a daemon that dies, it goes on.
+        keeper.hold().await.unwrap();
+        assert!(matches!(keeper.state(), ContainerState::Running { frozen: true, .. }));
     });
     second.shutdown_background();
     std::fs::write(marker("reboot"), "").unwrap();
@@ -501,7 +504,22 @@ async fn frozen_means_nothing_runs() {
     };
     let error = keeper.exec(program("x", &["true"]), stdio).await.unwrap_err();
     assert_eq!(error.fault().unwrap().kind, FaultKind::State, "{error}");
+
+    // Its files are served all the same, by a server that has the container's limits and end.
+    let stream = timeout(keeper.sftp()).await.unwrap();
+    let (mut sftp, cgroups) = tokio::task::spawn_blocking(move || {
+        let mut sftp = Sftp::new(stream);
+        assert_eq!(sftp.get("/tmp/count").unwrap().len(), frozen);
+        sftp.put("/tmp/put", b"while frozen", 0o600);
+        let cgroups = sftp.get("/proc/self/cgroup").unwrap();
+        (sftp, String::from_utf8(cgroups).unwrap())
+    })
+    .await
+    .unwrap();
+    assert_eq!(count(), frozen);
     keeper.thaw().await.unwrap();
+    let programs = run(&keeper, &["cat", "/proc/self/cgroup", "/tmp/put"]).await.1;
+    assert_eq!(programs, cgroups.replace("0::/../files", "0::/.hutch") + "while frozen");
     timeout(async {
         while count() <= frozen {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -510,6 +528,8 @@ async fn frozen_means_nothing_runs() {
     .await;
     keeper.freeze().await.unwrap();
     lab.stop(&keeper).await;
+    let ended = tokio::task::spawn_blocking(move || sftp.is_over());
+    assert!(timeout(ended).await.unwrap(), "a file server outlived its container");
 }
 
 #[tokio::test]

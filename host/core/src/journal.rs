@@ -51,8 +51,18 @@ pub enum Entry {
         /// Its name.
         name: String,
     },
-    /// Finished.
+    /// Finished: a container that still runs is killed, or asked to halt again.
     InstanceStop {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+        /// Whether it is killed.
+        force: bool,
+    },
+    /// Finished: a container that was stopped to be started again is started. It spans an [`Entry::InstanceStop`], what is done
+    /// meanwhile and an [`Entry::InstanceStart`].
+    InstanceRestart {
         /// The instance's project.
         project: String,
         /// Its name.
@@ -162,7 +172,7 @@ pub struct Journal {
 }
 
 /// An entry that was written; [`Journal::done`] strikes it out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     key: String,
     kind: &'static str,
@@ -214,9 +224,22 @@ impl Journal {
     /// # Errors
     /// The store's.
     pub async fn done(&self, open: Open, result: Transaction) -> Result<()> {
-        self.step(&open, "commit");
-        self.store.commit(result.delete(&open.key)).await?;
-        self.step(&open, "committed");
+        self.all_done(&[open], result).await
+    }
+
+    /// Strikes several entries out together with what they came to: two requests to stop one instance end at the same moment.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn all_done(&self, open: &[Open], mut result: Transaction) -> Result<()> {
+        for open in open {
+            self.step(open, "commit");
+            result = result.delete(&open.key);
+        }
+        self.store.commit(result).await?;
+        for open in open {
+            self.step(open, "committed");
+        }
         Ok(())
     }
 
@@ -263,6 +286,7 @@ impl Entry {
             Self::InstanceRename { .. } => "instance-rename",
             Self::InstanceStart { .. } => "instance-start",
             Self::InstanceStop { .. } => "instance-stop",
+            Self::InstanceRestart { .. } => "instance-restart",
             Self::SnapshotCreate { .. } => "snapshot-create",
             Self::SnapshotDelete { .. } => "snapshot-delete",
             Self::SnapshotRename { .. } => "snapshot-rename",

@@ -12,7 +12,7 @@ use crate::Core;
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::spec::host_id;
-use crate::instances::{Instance, start};
+use crate::instances::{Instance, start, stop};
 use crate::journal::{Entry, Open};
 use crate::networks::Network;
 use crate::operations::NewOperation;
@@ -41,21 +41,25 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
             }
         }
     }
+    let interrupted = core.journal.interrupted().await?;
     for (instance, keeper) in adopted.into_values() {
+        let restarts = restarts_of(&instance, &interrupted);
         instance
-            .ask(move |owner| Box::pin(async move { owner.adopt(keeper) }))
+            .ask(move |owner| Box::pin(async move { owner.adopt(keeper, restarts) }))
             .await?;
     }
-    // Pools and networks that were not finished must be gone before the others are brought up.
-    let (infrastructure, rest): (Vec<_>, Vec<_>) = core
-        .journal
-        .interrupted()
-        .await?
+    // Pools and networks that were not finished must be gone before the others are brought up, and what is to be started
+    // again comes when everything else about it is settled.
+    let (infrastructure, rest): (Vec<_>, Vec<_>) = interrupted
         .into_iter()
         .partition(|(_, _, entry)| entry.is_infrastructure());
+    let (restarts, rest): (Vec<_>, Vec<_>) = rest
+        .into_iter()
+        .partition(|(_, _, entry)| matches!(entry, Entry::InstanceRestart { .. }));
     let mut work = Unfinished {
         infrastructure,
         rest,
+        restarts,
         pools: core.pools.list(),
         networks: core.networks.list(),
     };
@@ -68,7 +72,7 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
     }
     // Nobody is to see, or to build on, what is half changed: the first answer waits for it, which costs nothing when nothing
     // was interrupted.
-    let interrupted = !work.rest.is_empty();
+    let interrupted = !(work.rest.is_empty() && work.restarts.is_empty());
     let (settle, settled) = tokio::sync::oneshot::channel();
     let background = Arc::clone(core);
     tokio::spawn(async move { work.finish(&background, settle).await });
@@ -82,6 +86,7 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
 struct Unfinished {
     infrastructure: Vec<(Open, String, Entry)>,
     rest: Vec<(Open, String, Entry)>,
+    restarts: Vec<(Open, String, Entry)>,
     /// Those that the store had. What a request makes meanwhile is ready from the beginning.
     pools: Vec<Arc<Pool>>,
     networks: Vec<Arc<Network>>,
@@ -118,8 +123,17 @@ impl Unfinished {
         for (open, _, entry) in self.rest {
             report(entry.clone(), object(core, &open, &entry).await);
         }
-        // Whoever waited for it may have lost patience.
-        let _ = settle.send(());
+        let mut restarts = tokio::task::JoinSet::new();
+        for (open, _, entry) in self.restarts {
+            let core = Arc::clone(core);
+            restarts.spawn(async move { report(entry.clone(), object(&core, &open, &entry).await) });
+        }
+        // A container may take its time to halt, or never do: nothing else waits for that.
+        tokio::spawn(async move {
+            while restarts.join_next().await.is_some() {}
+            // Whoever waited for it may have lost patience.
+            let _ = settle.send(());
+        });
         autostart(core).await;
         follow_drivers(core).await;
     }
@@ -163,6 +177,19 @@ async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instan
         }
     }
     Ok(adopted)
+}
+
+/// The interrupted restarts of one instance.
+fn restarts_of(instance: &Instance, interrupted: &[(Open, String, Entry)]) -> Vec<Open> {
+    let view = instance.view();
+    interrupted
+        .iter()
+        .filter(|(_, _, entry)| {
+            matches!(entry, Entry::InstanceRestart { project, name }
+                if (project, name) == (&view.record.project, &view.record.name))
+        })
+        .map(|(open, _, _)| open.clone())
+        .collect()
 }
 
 fn report(entry: Entry, result: Result<()>) {
@@ -269,7 +296,17 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
             })
             .await
         }
-        Entry::InstanceStop { .. } => strike().await,
+        Entry::InstanceStop { project, name, force } => {
+            let (open, force) = (open.clone(), *force);
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_stop(&open, force).await })
+            })
+            .await
+        }
+        Entry::InstanceRestart { project, name } => match core.instances.get(project, name) {
+            Ok(instance) => stop::finish_restart(&instance, open.clone()).await,
+            Err(_) => strike().await,
+        },
         Entry::SnapshotCreate { .. } => strike().await,
         Entry::SnapshotDelete {
             project,
@@ -331,7 +368,8 @@ where
 
 impl Owner {
     /// Takes over a container that an earlier daemon started.
-    fn adopt(&mut self, keeper: Keeper) -> Result<()> {
+    fn adopt(&mut self, keeper: Keeper, restarts: Vec<Open>) -> Result<()> {
+        self.restarts = restarts;
         self.events = Some(keeper.events());
         self.probe = Some(Arc::default());
         self.started_at = self.record.last_used_at;

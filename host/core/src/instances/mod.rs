@@ -19,6 +19,7 @@ pub mod snapshots;
 pub mod spec;
 pub mod start;
 pub mod state;
+pub mod stop;
 pub mod update;
 pub mod view;
 

@@ -6,24 +6,18 @@ use hutch_api::Timestamp;
 use hutch_container::{ContainerState, FilesHandle, Keeper, KeeperEvent};
 use hutch_store::Transaction;
 use serde_json::Map;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 
 use crate::Core;
 use crate::error::{Error, Result};
 use crate::idrange::IdRange;
 use crate::instances::state::Probe;
+use crate::instances::stop::Stopping;
 use crate::instances::view::View;
 use crate::instances::{Instance, Job};
+use crate::journal::Open;
 use crate::profiles::with_project;
 use crate::records::{InstanceRecord, SnapshotRecord, key};
-
-/// Somebody who waits for the container to end.
-pub(crate) struct StopWaiter {
-    /// Told once it has.
-    pub(crate) answer: oneshot::Sender<()>,
-    /// It is to be started again: an ephemeral instance is not deleted this time.
-    pub(crate) restart: bool,
-}
 
 /// See the module.
 pub struct Owner {
@@ -37,7 +31,10 @@ pub struct Owner {
     pub(crate) ids: Option<IdRange>,
     pub(crate) started_at: Timestamp,
     pub(crate) broken: Option<String>,
-    pub(crate) waiters: Vec<StopWaiter>,
+    /// Stops that were asked for.
+    pub(crate) stops: Vec<Stopping>,
+    /// While there is one the container is to come back: an ephemeral instance is not deleted when it ends.
+    pub(crate) restarts: Vec<Open>,
     /// The opened files of the stopped instance: its root must not be mounted twice.
     pub(crate) files: Option<FilesHandle>,
     pub(crate) deleted: bool,
@@ -64,7 +61,8 @@ impl Owner {
             ids: None,
             started_at: Timestamp::NEVER,
             broken: None,
-            waiters: Vec::new(),
+            stops: Vec::new(),
+            restarts: Vec::new(),
             files: None,
             deleted: false,
         }
@@ -184,14 +182,10 @@ impl Owner {
                 "its keeper was lost, and what it left can't be cleaned up: {error}"
             ));
         }
-        self.after_end(Some(&keeper)).await;
-        let restart = self.waiters.iter().any(|waiter| waiter.restart);
-        for waiter in self.waiters.drain(..) {
-            let _ = waiter.answer.send(());
-        }
+        let waiting = self.after_end(&keeper).await;
         self.tell("instance-shutdown");
         if self.record.ephemeral
-            && !restart
+            && self.restarts.is_empty()
             && let Err(error) = self.delete("").await
         {
             tracing::error!(
@@ -199,6 +193,10 @@ impl Owner {
                 error = error.report(),
                 "an ephemeral instance could not be deleted"
             );
+        }
+        for answer in waiting {
+            // Whoever asked may have gone.
+            let _ = answer.send(());
         }
     }
 }

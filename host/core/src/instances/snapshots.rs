@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
-use crate::instances::{devices, start};
+use crate::instances::{Instance, devices, start, stop};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::pools::instance_volume;
@@ -175,21 +175,27 @@ impl Core {
         let instance = self.instances.get(project, name)?;
         let new = self.snapshot_operation(project, name, "Restoring snapshot");
         let work = move |operation: Arc<Operation>| async move {
-            let running = instance.view().keeper.is_some();
-            if running {
-                let ended = instance
-                    .ask(|owner| Box::pin(async move { owner.begin_stop(true, true).await }))
-                    .await?;
-                let _ = ended.await;
-            }
             let id = operation.id().to_owned();
-            let restored = instance
-                .ask(move |owner| Box::pin(async move { owner.restore(&id, &snapshot).await }))
-                .await;
-            if running {
-                start::start(&instance, &operation).await?;
+            let restore = |instance: Arc<Instance>| async move {
+                instance
+                    .ask(move |owner| Box::pin(async move { owner.restore(&id, &snapshot).await }))
+                    .await
+            };
+            if instance.view().keeper.is_none() {
+                return restore(instance).await;
             }
-            restored
+            let open = stop::begin_restart(&instance, &operation).await?;
+            let result = match stop::stop(&instance, operation.id(), true, None).await {
+                Ok(()) => {
+                    let restored = restore(Arc::clone(&instance)).await;
+                    // What was running runs again, restored or not.
+                    let started = start::start(&instance, &operation).await;
+                    restored.and(started)
+                }
+                Err(error) => Err(error),
+            };
+            stop::end_restart(&instance, open).await?;
+            result
         };
         self.operations.begin(new, work).await
     }
@@ -243,6 +249,7 @@ impl Owner {
         let entry = self.core.journal.begin(operation, entry).await?;
         let (call, volume) = (pool.call(None), instance_volume(&self.record));
         let frozen = self.freeze_for_a_moment().await?;
+        self.core.journal.step(&entry, "frozen");
         let live = self.keeper.is_some();
         let made = pool
             .driver
@@ -283,14 +290,15 @@ impl Owner {
         Ok(())
     }
 
-    /// Stops the writers of a running container; answers with its keeper when it was this that stopped them.
+    /// Stops the writers of a running container, for as long as this daemon lives; answers with its keeper when it was this
+    /// that stopped them.
     pub(crate) async fn freeze_for_a_moment(&self) -> Result<Option<Keeper>> {
         let Some(keeper) = &self.keeper else { return Ok(None) };
         if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
             return Ok(None);
         }
         keeper
-            .freeze()
+            .hold()
             .await
             .map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
         Ok(Some(keeper.clone()))

@@ -1,4 +1,4 @@
-//! Starting, stopping, freezing and deleting.
+//! Starting, freezing and deleting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +7,10 @@ use hutch_api::instance::{InstanceStatePut, InstancesPut};
 use hutch_api::{Timestamp, operation};
 use hutch_container::{ContainerSpec, ContainerState, Keeper};
 use hutch_store::Transaction;
-use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::instances::owner::{Owner, StopWaiter};
-use crate::instances::{Instance, devices, spec};
+use crate::instances::owner::Owner;
+use crate::instances::{Instance, devices, spec, stop};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::pools::instance_volume;
@@ -20,9 +19,8 @@ use crate::records::{InstanceRecord, key};
 use crate::settings;
 use crate::{Core, Operation};
 
-/// How long a clean stop may take when the caller does not say.
-const SHUTDOWN: Duration = Duration::from_secs(600);
-const POWER: &str = "volatile.last_state.power";
+/// What the instance was doing when its record was last written, for the next start of the daemon.
+pub(crate) const POWER: &str = "volatile.last_state.power";
 
 impl Core {
     /// Starts, stops, restarts, freezes or unfreezes an instance.
@@ -156,11 +154,8 @@ async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Ar
         .map(Duration::from_secs);
     match put.action.as_str() {
         "start" => start(instance, operation).await,
-        "stop" => stop(instance, put.force, timeout, false).await,
-        "restart" => {
-            stop(instance, put.force, timeout, true).await?;
-            start(instance, operation).await
-        }
+        "stop" => stop::stop(instance, operation.id(), put.force, timeout).await,
+        "restart" => stop::restart(instance, operation, put.force, timeout).await,
         "freeze" => {
             instance
                 .ask(|owner| Box::pin(async move { owner.freeze().await }))
@@ -176,26 +171,6 @@ pub(crate) async fn start(instance: &Arc<Instance>, operation: &Arc<Operation>) 
     instance
         .ask(move |owner| Box::pin(async move { owner.start(&id).await }))
         .await
-}
-
-/// Stops an instance; returns once it has ended.
-async fn stop(instance: &Arc<Instance>, force: bool, timeout: Option<Duration>, restart: bool) -> Result<()> {
-    let ended = instance
-        .ask(move |owner| Box::pin(async move { owner.begin_stop(force, restart).await }))
-        .await?;
-    let limit = timeout.unwrap_or(SHUTDOWN);
-    match tokio::time::timeout(limit, ended).await {
-        Ok(Ok(())) => Ok(()),
-        // The owner is gone: the instance was ephemeral and has been deleted.
-        Ok(Err(_)) => Ok(()),
-        Err(_) => {
-            let name = instance.name();
-            Err(Error::Timeout(format!(
-                "Instance {name:?} did not stop within {} seconds: see its console, or stop it with --force",
-                limit.as_secs()
-            )))
-        }
-    }
 }
 
 impl Owner {
@@ -345,7 +320,7 @@ impl Owner {
     }
 
     /// Interfaces, keeper and cgroup of a container that has ended go away.
-    async fn disconnect(&self, keeper: &Keeper) {
+    pub(crate) async fn disconnect(&self, keeper: &Keeper) {
         let view = self.instance.view();
         for nic in devices::nics(&self.record, &view.devices) {
             if let Err(error) = self.detach_nic(&nic, None).await {
@@ -359,60 +334,6 @@ impl Owner {
         if let Err(error) = keeper.release().await {
             tracing::warn!(instance = self.record.name, %error, "the keeper could not be released");
         }
-    }
-
-    /// The container has ended: what it had is given back, and the record says so.
-    pub(crate) async fn after_end(&mut self, keeper: Option<&Keeper>) {
-        if let Some(keeper) = keeper {
-            self.save_console(keeper).await;
-            self.disconnect(keeper).await;
-        }
-        self.ids = None;
-        self.started_at = Timestamp::NEVER;
-        let mut record = InstanceRecord::clone(&self.record);
-        record.config.insert(POWER.to_owned(), "STOPPED".to_owned());
-        match Self::write(&record) {
-            Ok(change) => {
-                if let Err(error) = self.core.store.commit(change).await {
-                    tracing::error!(instance = self.record.name, %error, "the end of a container could not be recorded");
-                }
-            }
-            Err(error) => tracing::error!(
-                instance = self.record.name,
-                error = error.report(),
-                "the record can't be written"
-            ),
-        }
-        self.record = Arc::new(record);
-        self.publish();
-    }
-
-    /// Asks the container to end, or kills it; the answer comes when it has.
-    pub(crate) async fn begin_stop(&mut self, force: bool, restart: bool) -> Result<oneshot::Receiver<()>> {
-        let keeper = self.require_stoppable()?;
-        let action = format!("stopping instance {}", self.record.name);
-        let (answer, ended) = oneshot::channel();
-        self.waiters.push(StopWaiter { answer, restart });
-        let asked = if force {
-            keeper.kill().await
-        } else {
-            ask_to_halt(&keeper).await
-        };
-        match asked {
-            Ok(()) => Ok(ended),
-            // It may have ended while it was asked; then there is nothing to be refused.
-            Err(_) if matches!(keeper.state(), ContainerState::Ended(_) | ContainerState::Lost) => Ok(ended),
-            Err(error) => {
-                self.waiters.pop();
-                Err(Error::container(action)(error))
-            }
-        }
-    }
-
-    fn require_stoppable(&self) -> Result<Keeper> {
-        self.keeper
-            .clone()
-            .ok_or_else(|| Error::invalid("The instance is already stopped"))
     }
 
     /// Stops all processes until [`Owner::thaw`].
@@ -481,12 +402,4 @@ impl Owner {
         self.deleted = true;
         Ok(())
     }
-}
-
-/// A frozen container hears nothing, so it is thawed first.
-async fn ask_to_halt(keeper: &Keeper) -> std::result::Result<(), hutch_container::Error> {
-    if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
-        keeper.thaw().await?;
-    }
-    keeper.shutdown().await
 }
