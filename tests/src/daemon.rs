@@ -259,6 +259,19 @@ impl Daemon {
         let mut child = self.child.take().context("the daemon does not run")?;
         child.kill()?;
         child.wait()?;
+        self.wait_for_silence()
+    }
+
+    /// A child that the killed daemon was just starting holds the socket until it runs its own program. Until then whoever
+    /// connects would take it for the next daemon.
+    fn wait_for_silence(&self) -> Result<()> {
+        let begun = Instant::now();
+        while UnixStream::connect(self.socket()).is_ok() {
+            if begun.elapsed() > STOP {
+                bail!("somebody holds the killed daemon's socket: {}", tail(&self.log()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
     }
 
@@ -288,6 +301,7 @@ impl Daemon {
         loop {
             if let Some(status) = self.ended()? {
                 self.child = None;
+                self.wait_for_silence()?;
                 return Ok(status);
             }
             if begun.elapsed() > STOP {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sys::signal::kill;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::Group;
+use nix::unistd::{Group, Pid};
 use tokio::net::UnixListener;
 
 /// The group whose members may connect besides root; it is as good as root.
@@ -138,8 +139,10 @@ fn refuse_if_taken(path: &Path, short: &Path) -> Result<(), ListenError> {
         Ok(_) => match connect(short) {
             // Nobody listens: what a daemon leaves that was killed.
             Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
+            // A child that a killed daemon was just starting holds the socket until it runs its own program.
+            Ok(connection) if is_dead(&connection) => Ok(()),
             // A full queue is a living daemon's.
-            Ok(()) | Err(Errno::EAGAIN) => Err(ListenError::Busy(path.to_owned())),
+            Ok(_) | Err(Errno::EAGAIN) => Err(ListenError::Busy(path.to_owned())),
             Err(errno) => Err(ListenError::Io {
                 step: "trying out the socket",
                 path: path.to_owned(),
@@ -164,8 +167,17 @@ fn stream_socket() -> nix::Result<OwnedFd> {
     )
 }
 
-fn connect(path: &Path) -> nix::Result<()> {
-    socket::connect(stream_socket()?.as_raw_fd(), &UnixAddr::new(path)?)
+fn connect(path: &Path) -> nix::Result<OwnedFd> {
+    let socket = stream_socket()?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket)
+}
+
+/// Whether the process that listened at the other end has ended. The kernel keeps its number (`SO_PEERCRED`, unix(7)); it is 0 for
+/// one that can't be seen from here, which counts as living.
+fn is_dead(connection: &OwnedFd) -> bool {
+    socket::getsockopt(connection, socket::sockopt::PeerCredentials)
+        .is_ok_and(|peer| peer.pid() > 0 && kill(Pid::from_raw(peer.pid()), None) == Err(Errno::ESRCH))
 }
 
 fn make(path: &Path) -> io::Result<StdListener> {
@@ -221,6 +233,30 @@ mod tests {
         fs::remove_dir_all(directory).unwrap();
     }
 
+    /// A child that outlives the process that listened, as one does that was just being started.
+    #[tokio::test]
+    async fn a_socket_that_only_a_child_still_holds_is_stale() {
+        let directory = directory();
+        let path = directory.join("unix.socket");
+        let script = "import os, socket, sys, time\n\
+                      s = socket.socket(socket.AF_UNIX)\n\
+                      s.bind(sys.argv[1])\n\
+                      s.listen()\n\
+                      child = os.fork()\n\
+                      if child: print(child, flush=True); os._exit(0)\n\
+                      os.close(1); os.close(2); time.sleep(60)";
+        let parent = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .output()
+            .unwrap();
+        let child: i32 = String::from_utf8(parent.stdout).unwrap().trim().parse().unwrap();
+        assert!(connect(&path).is_ok());
+        assert!(Listener::bind(&path).is_ok());
+        kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).unwrap();
+        fs::remove_dir_all(directory).unwrap();
+    }
+
     #[tokio::test]
     async fn a_file_in_the_way_is_left_alone() {
         let directory = directory();
@@ -238,7 +274,7 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         let listener = Listener::bind(&deep.join("unix.socket")).unwrap();
         let handle = open(&deep, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
-        assert_eq!(connect(&short(&handle, Path::new("unix.socket"))), Ok(()));
+        assert!(connect(&short(&handle, Path::new("unix.socket"))).is_ok());
         drop(listener);
         assert_eq!(fs::read_dir(&deep).unwrap().count(), 0);
         fs::remove_dir_all(directory).unwrap();
