@@ -1,23 +1,40 @@
 //! The container's cgroups: made, limited, entered, watched and removed from outside.
 //!
-//! The container's own tree is one of the unified hierarchy, delegated to its root. Limits are set there by the controllers that
-//! the machine has on it, and on the legacy hierarchies by those that are still mounted so.
+//! ```text
+//! hutch/NAME             what limits everything of the container's; no process is in it itself
+//! hutch/NAME/container   what the container sees as the root of its tree, delegated to it; what is frozen
+//! …/container/.hutch     programs that were begun from outside
+//! hutch/NAME/files       file servers: they serve a frozen container's files
+//! ```
+//!
+//! This tree is of the unified hierarchy. Limits are set there by the controllers that the machine has on it, and on the legacy
+//! hierarchies by those that are still mounted so, where the container has one cgroup each.
+
+mod limits;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{FileExt, chown};
 use std::path::{Path, PathBuf};
 
 use hutch_container::{CGROUP_PARENT, ContainerSpec, DeviceRule, Fault, FaultKind, Limits};
 use hutch_sys::bpf;
 use hutch_sys::cgroup::{Hierarchies, remove_tree};
+use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::fault::{At, Result};
+use crate::reactor::{Reactor, Source};
 
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+
+/// The container's own tree.
+const CONTAINER: &str = "container";
+
+/// File servers. They are not of the container's tree, because a tree is frozen as a whole.
+const FILES: &str = "files";
 
 /// The cgroup below the container's own in which programs run that were begun from outside. A leaf of its own because the
 /// container's manager may turn on controllers for its children, after which its root can't hold processes.
@@ -26,10 +43,48 @@ const GUESTS: &str = ".hutch";
 /// The cgroups of one container.
 pub(crate) struct Cgroup {
     unified: PathBuf,
-    directory: OwnedFd,
-    guests: OwnedFd,
+    /// Its `cgroup.events`, where it shows that the last process is gone.
+    events: fs::File,
+    /// Whether file servers are to be frozen, too.
+    all_frozen: bool,
+    tree: Tree,
     /// Where each legacy controller has the container's cgroup.
     legacy: Vec<(&'static str, PathBuf)>,
+}
+
+/// What is below the container's cgroup, and made anew for every boot.
+struct Tree {
+    container: OwnedFd,
+    guests: OwnedFd,
+    files: OwnedFd,
+    /// The container's `cgroup.events`, where it shows that every process is frozen.
+    frozen: fs::File,
+}
+
+impl Tree {
+    /// Makes it, or takes what is there, and gives it to the container's root (the kernel's `admin-guide/cgroup-v2`, "Model of
+    /// Delegation"): the directory to make children in, and these three files. What limits it stays the host's.
+    fn make(unified: &Path, spec: &ContainerSpec) -> Result<Self> {
+        let container = unified.join(CONTAINER);
+        let (guests, files) = (container.join(GUESTS), unified.join(FILES));
+        for dir in [&container, &guests, &files] {
+            make_directory(dir)?;
+        }
+        if let Some(map) = &spec.idmap {
+            for dir in [&container, &guests] {
+                for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+                    let path = if file.is_empty() { dir.clone() } else { dir.join(file) };
+                    chown(&path, map.host_uid(0), map.host_gid(0)).at("delegating", &path)?;
+                }
+            }
+        }
+        Ok(Self {
+            frozen: open_events(&container)?,
+            container: open_directory(&container)?,
+            guests: open_directory(&guests)?,
+            files: open_directory(&files)?,
+        })
+    }
 }
 
 impl Cgroup {
@@ -50,50 +105,29 @@ impl Cgroup {
         turn_on_controllers(&parent)?;
         let unified = parent.join(&spec.cgroup);
         make_directory(&unified)?;
-        let open_directory = |path: &Path| {
-            open(
-                path,
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .at("opening", path)
-        };
-        let guests = unified.join(GUESTS);
-        make_directory(&guests)?;
+        let made = Self::fill(unified, spec, hierarchies);
+        if made.is_err() {
+            // Nobody is in them: that they can't be removed is not to be feared, and no reason to hide the first fault.
+            for root in hierarchies.roots() {
+                drop(remove_tree(&root.join(CGROUP_PARENT).join(&spec.cgroup)));
+            }
+        }
+        made
+    }
+
+    fn fill(unified: PathBuf, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<Self> {
+        turn_on_controllers(&unified)?;
         let mut this = Self {
-            directory: open_directory(&unified)?,
-            guests: open_directory(&guests)?,
+            events: open_events(&unified)?,
+            all_frozen: false,
+            tree: Tree::make(&unified, spec)?,
             unified,
             legacy: Vec::new(),
         };
-        match this.fill(spec, hierarchies) {
-            Ok(()) => Ok(this),
-            Err(fault) => {
-                // Nobody is in them: that they can't be removed is not to be feared, and no reason to hide the first fault.
-                drop(this.remove());
-                Err(fault)
-            }
-        }
-    }
-
-    fn fill(&mut self, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<()> {
-        self.delegate(spec)?;
-        self.make_legacy(spec, hierarchies)?;
-        self.restrict_devices(spec)?;
-        self.set_limits(&spec.limits, &Limits::default())
-    }
-
-    /// Gives the tree to the container's root (the kernel's `admin-guide/cgroup-v2`, "Model of Delegation"): the directory to make
-    /// children in, and these three files. What limits it stays the host's.
-    fn delegate(&self, spec: &ContainerSpec) -> Result<()> {
-        let Some(map) = &spec.idmap else { return Ok(()) };
-        for dir in [&self.unified, &self.unified.join(GUESTS)] {
-            for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-                let path = if file.is_empty() { dir.clone() } else { dir.join(file) };
-                chown(&path, map.host_uid(0), map.host_gid(0)).at("delegating", &path)?;
-            }
-        }
-        Ok(())
+        this.make_legacy(spec, hierarchies)?;
+        this.restrict_devices(spec)?;
+        this.set_limits(&spec.limits, &Limits::default())?;
+        Ok(this)
     }
 
     fn make_legacy(&mut self, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<()> {
@@ -124,79 +158,89 @@ impl Cgroup {
             mknod: rule.mknod,
         };
         let rules: Vec<_> = DeviceRule::DEFAULTS.iter().chain(&spec.devices).map(rule).collect();
-        match bpf::restrict_devices(self.directory.as_fd(), &rules) {
+        let directory = open_directory(&self.unified)?;
+        match bpf::restrict_devices(directory.as_fd(), &rules) {
             // Inside another container no node can be made, and none be opened that its keeper does not allow.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) && in_user_namespace() => Ok(()),
             done => done.at("restricting the devices of", &self.unified),
         }
     }
 
-    /// The directory for `CLONE_INTO_CGROUP`.
-    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
+    /// The container's own cgroup, for `CLONE_INTO_CGROUP`.
+    pub(crate) fn container(&self) -> BorrowedFd<'_> {
+        self.tree.container.as_fd()
     }
 
     /// The same for programs begun from outside.
     pub(crate) fn guests(&self) -> BorrowedFd<'_> {
-        self.guests.as_fd()
+        self.tree.guests.as_fd()
     }
 
-    /// Moves this process into the container's own cgroup.
-    pub(crate) fn enter_unified(&self) -> Result<()> {
-        self.write("cgroup.procs", "0")
+    /// The same for file servers.
+    pub(crate) fn files(&self) -> BorrowedFd<'_> {
+        self.tree.files.as_fd()
     }
 
-    /// Moves this process into the legacy cgroups. The first such move costs the kernel a grace period of several
-    /// milliseconds, which is why a container's programs are begun by a process that is inside already.
+    /// Moves this process, which has a single thread, into the legacy cgroups.
+    ///
+    /// By `tasks` and not by `cgroup.procs`: a process whose other threads might be in the middle of a `fork` or `execve` makes the
+    /// kernel hold all of those on the machine off, which takes it a grace period of 6 to 20 ms; one thread that moves itself does
+    /// not (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c, since Linux 5.7), and takes 0.1 ms.
     pub(crate) fn enter_legacy(&self) -> Result<()> {
         for (_, dir) in &self.legacy {
-            let path = dir.join("cgroup.procs");
+            let path = dir.join("tasks");
             fs::write(&path, "0").at("entering", &path)?;
         }
         Ok(())
     }
 
-    /// The file that signals when the last process is gone (`EPOLLPRI`).
-    pub(crate) fn events(&self) -> Result<fs::File> {
-        let path = self.unified.join("cgroup.events");
-        fs::File::open(&path).at("opening", path)
+    /// Has changes of [`Cgroup::is_populated`] and [`Cgroup::is_frozen`] signalled. Once each: a cgroup that somebody else
+    /// removes would be signalled for ever.
+    pub(crate) fn watch(&self, reactor: &Reactor) -> Result<()> {
+        for file in [&self.events, &self.tree.frozen] {
+            reactor
+                .add(file, Source::Cgroup, 0, EventFlags::PRI | EventFlags::ET)
+                .at("watching", &self.unified)?;
+        }
+        Ok(())
+    }
+
+    /// Whether any process is left.
+    pub(crate) fn is_populated(&self) -> bool {
+        has_line(&self.events, b"populated 1")
+    }
+
+    /// Whether every process is frozen that [`Cgroup::freeze`] was to freeze.
+    pub(crate) fn is_frozen(&self) -> bool {
+        has_line(&self.tree.frozen, b"frozen 1") && (!self.all_frozen || has_line(&self.events, b"frozen 1"))
     }
 
     pub(crate) fn kill(&self) -> Result<()> {
-        self.write("cgroup.kill", "1")
+        write(self.unified.join("cgroup.kill"), "1")
     }
 
-    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
-        self.write("cgroup.freeze", if frozen { "1" } else { "0" })
+    /// Freezes the container's own tree, and file servers as well when `all` is wanted; or lets everything go on.
+    pub(crate) fn freeze(&mut self, frozen: bool, all: bool) -> Result<()> {
+        self.all_frozen = frozen && all;
+        let text = |frozen| if frozen { "1" } else { "0" };
+        write(self.unified.join("cgroup.freeze"), text(self.all_frozen))?;
+        write(self.unified.join(CONTAINER).join("cgroup.freeze"), text(frozen))
     }
 
-    fn write(&self, file: &str, value: &str) -> Result<()> {
-        let path = self.unified.join(file);
-        fs::write(&path, value).at("writing", path)
-    }
-
-    /// Makes the tree as it was at first: PID 1 of a reboot must find no children, and no controllers turned on for them.
-    pub(crate) fn clear(&mut self, spec: &ContainerSpec) -> Result<()> {
-        for entry in fs::read_dir(&self.unified).at("reading", &self.unified)? {
-            let entry = entry.at("reading", &self.unified)?;
-            if entry.file_type().at("reading", entry.path())?.is_dir() {
-                remove_tree(&entry.path()).at("removing", entry.path())?;
-            }
+    /// Makes the tree anew: PID 1 of a reboot must find no children, and no controllers turned on for them. That the cgroups are
+    /// other ones matters, too: kernels up to 6.18 at least kill whatever is forked into one that `cgroup.kill` was used on
+    /// before (`cgroup_css_set_fork` compares with the parent's count of kills).
+    pub(crate) fn renew(&mut self, reactor: &Reactor, spec: &ContainerSpec, limits: &Limits) -> Result<()> {
+        for file in [&self.events, &self.tree.frozen] {
+            reactor.remove(file);
         }
-        let path = self.unified.join("cgroup.subtree_control");
-        let on = fs::read_to_string(&path).at("reading", &path)?;
-        for controller in on.split_whitespace() {
-            fs::write(&path, format!("-{controller}")).at("writing", &path)?;
+        for name in [CONTAINER, FILES] {
+            let dir = self.unified.join(name);
+            remove_tree(&dir).at("removing", dir)?;
         }
-        let guests = self.unified.join(GUESTS);
-        make_directory(&guests)?;
-        self.guests = open(
-            &guests,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .at("opening", guests)?;
-        self.delegate(spec)
+        self.tree = Tree::make(&self.unified, spec)?;
+        self.show_limits(limits, &Limits::default())?;
+        self.watch(reactor)
     }
 
     /// Removes them. No process may be left.
@@ -212,136 +256,51 @@ impl Cgroup {
 
     /// Sets every limit in which the two differ.
     pub(crate) fn set_limits(&self, new: &Limits, old: &Limits) -> Result<()> {
-        for (controller, settings) in [
-            ("cpu", cpu_settings as fn(&Limits, bool) -> Vec<Setting>),
-            ("cpuset", cpuset_settings),
-            ("memory", memory_settings),
-            ("pids", pids_settings),
-        ] {
-            let legacy = self
-                .legacy
-                .iter()
-                .find(|(name, _)| *name == controller)
-                .map(|(_, dir)| dir.as_path());
+        for (controller, settings) in limits::SETTINGS {
+            let legacy = self.legacy_of(controller);
+            let is_legacy = legacy.is_some();
             let dir = legacy.unwrap_or(&self.unified);
-            let (wanted, had) = (settings(new, legacy.is_some()), settings(old, legacy.is_some()));
-            let changed: Vec<_> = wanted
-                .iter()
-                .zip(&had)
-                .filter(|(a, b)| a.value != b.value)
-                .map(|(a, _)| a)
-                .collect();
-            if !changed.is_empty() {
-                apply(dir, controller, &changed)?;
+            limits::change(dir, controller, &settings(new, is_legacy), &settings(old, is_legacy))?;
+        }
+        self.show_limits(new, old)
+    }
+
+    /// Sets them on the root of the container's own tree as well, where programs inside look for what they may use.
+    fn show_limits(&self, new: &Limits, old: &Limits) -> Result<()> {
+        let dir = self.unified.join(CONTAINER);
+        for (controller, settings) in limits::SETTINGS {
+            if self.legacy_of(controller).is_none() {
+                limits::change(&dir, controller, &settings(new, false), &settings(old, false))?;
             }
         }
         Ok(())
     }
-}
 
-/// A file of a cgroup and what it is to hold.
-struct Setting {
-    file: &'static str,
-    value: String,
-    /// A kernel may lack it, by its configuration; without a limit that is as well.
-    optional: bool,
-}
-
-fn setting(file: &'static str, value: String) -> Setting {
-    Setting {
-        file,
-        value,
-        optional: false,
+    fn legacy_of(&self, controller: &str) -> Option<&Path> {
+        let found = self.legacy.iter().find(|(name, _)| *name == controller);
+        found.map(|(_, dir)| dir.as_path())
     }
 }
 
-/// Writes the settings. When one of two that bound each other is refused (memory and memory with swap on v1: the second may not be
-/// under the first at any time), they are written the other way round.
-fn apply(dir: &Path, controller: &str, settings: &[&Setting]) -> Result<()> {
-    let write = |setting: &&Setting| -> io::Result<()> {
-        let mut file = match fs::OpenOptions::new().write(true).open(dir.join(setting.file)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && setting.optional => return Ok(()),
-            opened => opened?,
-        };
-        file.write_all(setting.value.as_bytes())
-    };
-    if controller == "memory" && settings.iter().try_for_each(write).is_err() {
-        for setting in settings.iter().rev() {
-            write(setting).at("limiting", dir.join(setting.file))?;
-        }
-    }
-    for setting in settings {
-        write(setting).at("limiting", dir.join(setting.file))?;
-    }
-    Ok(())
+fn write(path: PathBuf, value: &str) -> Result<()> {
+    fs::write(&path, value).at("writing", path)
 }
 
-fn cpu_settings(limits: &Limits, legacy: bool) -> Vec<Setting> {
-    let quota = limits.cpu_quota;
-    let weight = u64::from(limits.cpu_weight.unwrap_or(100));
-    if !legacy {
-        let max = quota.map_or("max 100000".to_owned(), |q| format!("{} {}", q.quota_us, q.period_us));
-        return vec![setting("cpu.max", max), setting("cpu.weight", weight.to_string())];
-    }
-    let period = quota.map_or(100_000, |q| q.period_us);
-    let quota = quota.map_or("-1".to_owned(), |q| q.quota_us.to_string());
-    // The kernel takes 2 shares at least.
-    let shares = (weight * 1024 / 100).max(2);
-    vec![
-        setting("cpu.cfs_period_us", period.to_string()),
-        setting("cpu.cfs_quota_us", quota),
-        setting("cpu.shares", shares.to_string()),
-    ]
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).at("opening", path)
 }
 
-fn cpuset_settings(limits: &Limits, legacy: bool) -> Vec<Setting> {
-    // No limit is written as nothing on v2, and as all there are on v1.
-    let all = || {
-        if legacy {
-            fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default()
-        } else {
-            "\n".to_owned()
-        }
-    };
-    vec![setting(
-        "cpuset.cpus",
-        limits.cpu_set.as_ref().map_or_else(all, ToString::to_string),
-    )]
+fn open_events(dir: &Path) -> Result<fs::File> {
+    let path = dir.join("cgroup.events");
+    fs::File::open(&path).at("opening", path)
 }
 
-fn memory_settings(limits: &Limits, legacy: bool) -> Vec<Setting> {
-    let bytes = |limit: Option<u64>, none: &str| limit.map_or(none.to_owned(), |bytes| bytes.to_string());
-    if !legacy {
-        return vec![
-            setting("memory.max", bytes(limits.memory, "max")),
-            setting("memory.high", bytes(limits.memory_soft, "max")),
-            Setting {
-                file: "memory.swap.max",
-                value: bytes(limits.swap, "max"),
-                optional: true,
-            },
-        ];
-    }
-    let both = limits
-        .memory
-        .zip(limits.swap)
-        .map(|(memory, swap)| memory.saturating_add(swap));
-    vec![
-        setting("memory.limit_in_bytes", bytes(limits.memory, "-1")),
-        setting("memory.soft_limit_in_bytes", bytes(limits.memory_soft, "-1")),
-        Setting {
-            file: "memory.memsw.limit_in_bytes",
-            value: bytes(both, "-1"),
-            optional: true,
-        },
-    ]
-}
-
-fn pids_settings(limits: &Limits, _legacy: bool) -> Vec<Setting> {
-    vec![setting(
-        "pids.max",
-        limits.processes.map_or("max".to_owned(), |count| count.to_string()),
-    )]
+/// Whether a `cgroup.events` has this line. One of a cgroup that is gone has none.
+fn has_line(file: &fs::File, line: &[u8]) -> bool {
+    let mut buffer = [0; 128];
+    let length = file.read_at(&mut buffer, 0).unwrap_or(0);
+    buffer[..length].split(|byte| *byte == b'\n').any(|have| have == line)
 }
 
 /// Whether this is not the machine's own user namespace, which has all ids.
@@ -393,60 +352,19 @@ pub(crate) fn leave_service() -> Result<()> {
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
             continue;
         };
-        let root = match controllers {
-            "" => Hierarchies::find().unified(),
-            named if named.starts_with("name=") => Hierarchies::find().legacy(named),
-            _ => None,
+        // See `enter_legacy` for why by `tasks` where there is that.
+        let (root, file) = match controllers {
+            "" => (Hierarchies::find().unified(), "cgroup.procs"),
+            named if named.starts_with("name=") => (Hierarchies::find().legacy(named), "tasks"),
+            _ => continue,
         };
         let Some(root) = root else { continue };
         // At the root there is no service to leave.
         if path != "/" && !path.starts_with("/hutch.keepers") {
             let dir = root.join("hutch.keepers");
             make_directory(&dir)?;
-            fs::write(dir.join("cgroup.procs"), "0").at("entering", dir)?;
+            fs::write(dir.join(file), "0").at("entering", dir)?;
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hutch_container::CpuQuota;
-
-    fn text(settings: &[Setting]) -> Vec<String> {
-        settings.iter().map(|s| format!("{}={}", s.file, s.value)).collect()
-    }
-
-    #[test]
-    fn limits_in_both_versions() {
-        let limits = Limits {
-            cpu_quota: Some(CpuQuota {
-                quota_us: 25_000,
-                period_us: 50_000,
-            }),
-            cpu_weight: Some(50),
-            memory: Some(1 << 20),
-            swap: Some(1 << 19),
-            processes: Some(9),
-            ..Limits::default()
-        };
-        assert_eq!(
-            text(&cpu_settings(&limits, false)),
-            ["cpu.max=25000 50000", "cpu.weight=50"]
-        );
-        assert_eq!(
-            text(&cpu_settings(&limits, true)),
-            ["cpu.cfs_period_us=50000", "cpu.cfs_quota_us=25000", "cpu.shares=512"]
-        );
-        assert_eq!(
-            text(&memory_settings(&limits, true)),
-            [
-                "memory.limit_in_bytes=1048576",
-                "memory.soft_limit_in_bytes=-1",
-                "memory.memsw.limit_in_bytes=1572864"
-            ]
-        );
-        assert_eq!(text(&pids_settings(&Limits::default(), false)), ["pids.max=max"]);
-    }
 }

@@ -2,13 +2,11 @@
 
 mod lifecycle;
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use hutch_container::protocol::{Answer, Hello, PROTOCOL_VERSION, Request};
 use hutch_container::{ContainerSpec, ContainerState, Exit, ExitStatus, Fault, FaultKind, Limits};
 use hutch_sys::process::{self, End};
-use rustix::event::epoll::EventFlags;
 
 use crate::cgroup::Cgroup;
 use crate::clients::Asker;
@@ -16,7 +14,7 @@ use crate::console::Console;
 use crate::exec::Execs;
 use crate::fault::{At, Result};
 use crate::namespaces::Namespaces;
-use crate::reactor::{Reactor, Source};
+use crate::reactor::Reactor;
 
 /// Signals that ask a PID 1 to halt, in the order of preference: systemd's `SIGRTMIN+3` (`systemd(1)`, glibc's numbers, whatever this
 /// program is linked with), and `SIGPWR` of all others.
@@ -69,7 +67,6 @@ pub(crate) struct Container {
     limits: Limits,
     namespaces: Namespaces,
     cgroup: Cgroup,
-    cgroup_events: File,
     state: ContainerState,
     booting: Option<Booting>,
     init: Option<Init>,
@@ -80,6 +77,8 @@ pub(crate) struct Container {
     execs: Execs,
     killed: bool,
     freezing: Vec<(Asker, bool)>,
+    /// The connection for whose life the container is frozen.
+    held_by: Option<u32>,
 }
 
 impl Container {
@@ -89,15 +88,11 @@ impl Container {
             .map_err(|error| Fault::new(FaultKind::Invalid, "reading", "the specification", error.to_string()))?;
         let namespaces = Namespaces::make(spec.idmap.as_ref())?;
         let cgroup = Cgroup::make(&spec)?;
-        let cgroup_events = cgroup.events()?;
-        reactor
-            .add(&cgroup_events, Source::Cgroup, 0, EventFlags::PRI)
-            .at("watching", "the cgroup")?;
+        cgroup.watch(reactor)?;
         Ok(Self {
             limits: spec.limits.clone(),
             namespaces,
             cgroup,
-            cgroup_events,
             state: ContainerState::Created,
             booting: None,
             init: None,
@@ -108,6 +103,7 @@ impl Container {
             execs: Execs::new(reactor)?,
             killed: false,
             freezing: Vec::new(),
+            held_by: None,
             spec,
         })
     }
@@ -126,7 +122,14 @@ impl Container {
                     .map_or_else(|fault| Outcome::Now(Err(fault)), |()| Outcome::Later);
             }
             Request::Exec { .. } | Request::Sftp => return self.exec(reactor, asker, request, fds),
-            Request::Freeze { frozen } => return self.freeze(asker, frozen),
+            Request::Freeze { frozen } => {
+                self.held_by = None;
+                return self.freeze(asker, frozen, false);
+            }
+            Request::Hold => {
+                self.held_by = Some(asker.client);
+                return self.freeze(asker, true, true);
+            }
             Request::Release => return self.release(),
             Request::Console => {
                 return Outcome::Now(self.console.open_stream(reactor).map(|fd| (Answer::Nothing, vec![fd])));
@@ -214,14 +217,14 @@ impl Container {
         }
     }
 
-    fn freeze(&mut self, asker: Asker, frozen: bool) -> Outcome {
+    fn freeze(&mut self, asker: Asker, frozen: bool, all: bool) -> Outcome {
         if !matches!(self.state, ContainerState::Running { .. }) {
             return Outcome::Now(Err(refuse("freezing", "the container does not run")));
         }
-        if let Err(fault) = self.cgroup.freeze(frozen) {
+        if let Err(fault) = self.cgroup.freeze(frozen, all) {
             return Outcome::Now(Err(fault));
         }
-        if self.read_events().1 == frozen {
+        if self.cgroup.is_frozen() == frozen {
             if let ContainerState::Running { frozen: shown, .. } = &mut self.state {
                 *shown = frozen;
             }
@@ -245,17 +248,14 @@ impl Container {
     }
 
     fn exec(&mut self, reactor: &Reactor, asker: Asker, request: Request, fds: Vec<OwnedFd>) -> Outcome {
-        let (Some(init), Some(terminals), ContainerState::Running { frozen: false, .. }, None) =
+        let (Some(init), Some(terminals), ContainerState::Running { frozen, .. }, None) =
             (&self.init, &self.terminals, &self.state, &self.booting)
         else {
-            let frozen = matches!(self.state, ContainerState::Running { frozen: true, .. });
-            let cause = if frozen {
-                "the container is frozen"
-            } else {
-                "the container does not run"
-            };
-            return Outcome::Now(Err(refuse("executing", cause)));
+            return Outcome::Now(Err(refuse("executing", "the container does not run")));
         };
+        if *frozen && !matches!(request, Request::Sftp) {
+            return Outcome::Now(Err(refuse("executing", "the container is frozen")));
+        }
         let inside = crate::exec::Inside {
             spec: &self.spec,
             cgroup: &self.cgroup,
@@ -283,6 +283,11 @@ impl Container {
     pub(crate) fn client_gone(&mut self, reactor: &Reactor, client: u32) {
         self.execs.client_gone(reactor, client);
         self.freezing.retain(|(asker, _)| asker.client != client);
+        if self.held_by == Some(client) {
+            self.held_by = None;
+            // Nobody is left to be told; a cgroup that is gone holds nothing frozen.
+            drop(self.cgroup.freeze(false, false));
+        }
     }
 
     pub(crate) fn console(&mut self) -> &mut Console {

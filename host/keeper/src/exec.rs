@@ -1,12 +1,13 @@
 //! The programs that were begun from outside, and the keeper's side of the process that begins them.
 
-use std::collections::VecDeque;
+mod beginner;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use hutch_container::protocol::{Answer, Reply, Request};
 use hutch_container::{ContainerSpec, ExecInfo, ExitStatus, Fault, FaultKind, KeeperEvent};
-use hutch_sys::process::{self, Forked};
+use hutch_sys::process;
 use hutch_sys::timer::Timer;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -15,14 +16,15 @@ use crate::cgroup::Cgroup;
 use crate::clients::{Asker, Clients};
 use crate::container::status;
 use crate::fault::{At, Result};
-use crate::guest::{self, Begun, Forking, Guest, Order};
+use crate::guest::{Begun, Forking, Order};
 use crate::reactor::{Places, Reactor, Source};
 use crate::wire;
+use beginner::{Beginner, Kind};
 
 /// Programs at a time, and ends of programs that no daemon has fetched.
 const MOST_EXECS: usize = 1024;
 
-/// Time without a new program after which the process that begins them is let go. Its memory is worth more than the few
+/// Time without a new program after which the processes that begin them are let go. Their memory is worth more than the few
 /// milliseconds of the next one.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -59,17 +61,10 @@ struct Beginning {
     give: Option<OwnedFd>,
 }
 
-struct GuestProcess {
-    socket: OwnedFd,
-    pidfd: OwnedFd,
-    /// Who waits to be forked, in order.
-    waiting: VecDeque<u32>,
-}
-
 /// All programs of a container.
 pub(crate) struct Execs {
     list: Places<Exec>,
-    guest: Option<GuestProcess>,
+    beginners: [Option<Beginner>; 2],
     timer: Timer,
 }
 
@@ -81,7 +76,7 @@ impl Execs {
             .at("watching", "a timer")?;
         Ok(Self {
             list: Places::new(),
-            guest: None,
+            beginners: [None, None],
             timer,
         })
     }
@@ -133,23 +128,28 @@ impl Execs {
             .into_iter()
             .chain(streams.iter().map(AsFd::as_fd))
             .collect();
-        let guest = self.guest(reactor, inside)?;
-        wire::send(&guest.socket, &order, &sent).at("asking for", "a program")?;
-        self.add(
-            reactor,
-            id,
-            Beginning {
-                asker,
-                report: Some(report),
-                fault: None,
-                give,
-            },
-        )?;
+        let kind = match &order {
+            Order::Program { .. } => Kind::Programs,
+            Order::Sftp => Kind::Files,
+        };
+        let slot = &mut self.beginners[kind as usize];
+        let beginner = match slot {
+            Some(beginner) => beginner,
+            None => slot.insert(Beginner::fork(reactor, inside, kind)?),
+        };
+        wire::send(&beginner.socket, &order, &sent).at("asking for", "a program")?;
+        let beginning = Beginning {
+            asker,
+            report: Some(report),
+            fault: None,
+            give,
+        };
+        self.add(reactor, kind, id, beginning)?;
         self.timer.set(IDLE).at("setting", "a timer")
     }
 
     /// Notes a program that has been asked for.
-    fn add(&mut self, reactor: &Reactor, id: Option<String>, beginning: Beginning) -> Result<()> {
+    fn add(&mut self, reactor: &Reactor, kind: Kind, id: Option<String>, beginning: Beginning) -> Result<()> {
         let client = Some(beginning.asker.client);
         let place = self.list.insert(Exec {
             id,
@@ -161,8 +161,8 @@ impl Execs {
             terminal: None,
             end: None,
         });
-        if let Some(guest) = &mut self.guest {
-            guest.waiting.push_back(place);
+        if let Some(beginner) = &mut self.beginners[kind as usize] {
+            beginner.waiting.push_back(place);
         }
         let beginning = self.list.get(place).and_then(|exec| exec.beginning.as_ref());
         let Some(report) = beginning.and_then(|beginning| beginning.report.as_ref()) else {
@@ -192,71 +192,36 @@ impl Execs {
         Ok(spec.id.clone())
     }
 
-    /// The process that begins programs, forked when there is none.
-    fn guest(&mut self, reactor: &Reactor, inside: &Inside<'_>) -> Result<&mut GuestProcess> {
-        if self.guest.is_none() {
-            let (ours, theirs) = wire::pair().at("making", "a socket")?;
-            // SAFETY: the keeper has a single thread.
-            let forked = unsafe { process::fork(0, Some(inside.cgroup.guests())) };
-            let pidfd = match forked.at("forking into", "the container's cgroup")? {
-                Forked::Child => {
-                    drop(ours);
-                    guest::run(&Guest {
-                        spec: inside.spec,
-                        cgroup: inside.cgroup,
-                        init: inside.init,
-                        terminals: inside.terminals,
-                        socket: theirs,
-                    })
-                }
-                Forked::Parent { pidfd, .. } => pidfd,
-            };
-            reactor
-                .add(&ours, Source::Guest, 0, EventFlags::IN)
-                .at("watching", "a process")?;
-            reactor
-                .add(&pidfd, Source::GuestProcess, 0, EventFlags::IN)
-                .at("watching", "a process")?;
-            self.guest = Some(GuestProcess {
-                socket: ours,
-                pidfd,
-                waiting: VecDeque::new(),
-            });
-        }
-        self.guest
-            .as_mut()
-            .ok_or_else(|| Fault::system("forking", "", libc::EAGAIN))
-    }
-
     /// The timer has run out: nothing was begun for a while.
     pub(crate) fn timer_ready(&mut self, reactor: &Reactor) {
         if !self.timer.acknowledge() {
             return;
         }
-        match &self.guest {
-            Some(guest) if guest.waiting.is_empty() => {
-                self.retire(reactor);
-                hutch_sys::memory::forget_code();
+        let mut busy = false;
+        for kind in Kind::ALL {
+            match &self.beginners[kind as usize] {
+                Some(beginner) if beginner.waiting.is_empty() => self.retire(reactor, kind),
+                Some(_) => busy = true,
+                None => {}
             }
-            Some(_) => drop(self.timer.set(IDLE)),
-            None => {}
+        }
+        if busy {
+            drop(self.timer.set(IDLE));
+        } else {
+            hutch_sys::memory::forget_code();
         }
     }
 
-    /// Lets the process that begins programs go; it exits when its socket ends.
-    pub(crate) fn retire(&mut self, reactor: &Reactor) {
-        let Some(guest) = self.guest.take() else { return };
-        reactor.remove(&guest.socket);
-        reactor.remove(&guest.pidfd);
-        drop(guest.socket);
-        // It may hold PID namespace and cgroup no longer than the container does.
-        drop(process::send_signal(&guest.pidfd, libc::SIGKILL));
-        let _ = rustix::event::poll(
-            &mut [rustix::event::PollFd::new(&guest.pidfd, rustix::event::PollFlags::IN)],
-            None,
-        );
-        drop(process::reap(&guest.pidfd));
-        for place in guest.waiting {
+    /// Lets the processes that begin programs go.
+    pub(crate) fn retire_all(&mut self, reactor: &Reactor) {
+        Kind::ALL.into_iter().for_each(|kind| self.retire(reactor, kind));
+    }
+
+    fn retire(&mut self, reactor: &Reactor, kind: Kind) {
+        let Some(beginner) = self.beginners[kind as usize].take() else {
+            return;
+        };
+        for place in beginner.end(reactor) {
             if let Some(exec) = self.list.get(place) {
                 exec.forking = false;
             }
@@ -274,20 +239,18 @@ impl Execs {
     }
 
     /// The answer to an order, or the process's end.
-    pub(crate) fn guest_ready(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let Some(guest) = &mut self.guest else { return };
-        let incoming = match wire::receive(&guest.socket) {
-            Ok(Some(incoming)) => incoming,
-            Ok(None) | Err(_) => {
-                let waiting: Vec<u32> = guest.waiting.iter().copied().collect();
-                self.retire(reactor);
-                waiting
-                    .into_iter()
-                    .for_each(|place| self.settle(reactor, clients, place));
-                return;
-            }
+    pub(crate) fn guest_ready(&mut self, reactor: &Reactor, clients: &mut Clients, number: u32) {
+        let Some(kind) = Kind::numbered(number) else { return };
+        let Some(beginner) = &mut self.beginners[kind as usize] else {
+            return;
         };
-        let Some(place) = guest.waiting.pop_front() else { return };
+        let incoming = match wire::receive(&beginner.socket) {
+            Ok(Some(incoming)) => incoming,
+            Ok(None) | Err(_) => return self.guest_ended(reactor, clients, number),
+        };
+        let Some(place) = beginner.waiting.pop_front() else {
+            return;
+        };
         if let Some(exec) = self.list.get(place) {
             exec.forking = false;
         }
@@ -304,8 +267,9 @@ impl Execs {
             (Ok(Forking::Failed(fault)) | Err(fault), _, _) => {
                 self.fail(place, fault);
                 // The next one begins anew: this one may have failed to join.
-                if self.guest.as_ref().is_some_and(|guest| guest.waiting.is_empty()) {
-                    self.retire(reactor);
+                let idle = |beginner: &Beginner| beginner.waiting.is_empty();
+                if self.beginners[kind as usize].as_ref().is_some_and(idle) {
+                    self.retire(reactor, kind);
                 }
             }
             _ => self.fail(place, Fault::system("executing", "", libc::EPROTO)),
@@ -495,11 +459,14 @@ impl Execs {
         }
     }
 
-    /// The process that begins programs has ended unasked.
-    pub(crate) fn guest_ended(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let Some(guest) = &self.guest else { return };
-        let waiting: Vec<u32> = guest.waiting.iter().copied().collect();
-        self.retire(reactor);
+    /// A process that begins programs has ended unasked.
+    pub(crate) fn guest_ended(&mut self, reactor: &Reactor, clients: &mut Clients, number: u32) {
+        let Some(kind) = Kind::numbered(number) else { return };
+        let Some(beginner) = &self.beginners[kind as usize] else {
+            return;
+        };
+        let waiting: Vec<u32> = beginner.waiting.iter().copied().collect();
+        self.retire(reactor, kind);
         waiting
             .into_iter()
             .for_each(|place| self.settle(reactor, clients, place));

@@ -1,5 +1,6 @@
 //! The process that begins programs inside: forked from the keeper at the first one, it joins the container once, and each program
-//! then costs one fork. It is in the container's cgroups but not in its PID namespace, so that nobody inside sees it.
+//! then costs one fork. It is in the container's cgroups but not in its PID namespace, so that nobody inside sees it. There is one
+//! for programs, which are frozen with the container, and one for file servers, which go on then.
 //!
 //! What it forks is the keeper's child (`CLONE_PARENT`).
 

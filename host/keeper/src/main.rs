@@ -55,11 +55,6 @@ fn main() {
     drop(spec);
     if is_open(HELD_FD) {
         // SAFETY: it is open, and as a borrowed descriptor it stays so until this process ends, which is its purpose.
-        let held = unsafe { std::os::fd::BorrowedFd::borrow_raw(HELD_FD) };
-        let _ = rustix::io::fcntl_setfd(held, rustix::io::FdFlags::CLOEXEC);
-    }
-    if is_open(HELD_FD) {
-        // SAFETY: it is open, and is lent to this call alone; it stays open until this process ends.
         let held = unsafe { BorrowedFd::borrow_raw(HELD_FD) };
         let _ = rustix::io::fcntl_setfd(held, rustix::io::FdFlags::CLOEXEC);
     }

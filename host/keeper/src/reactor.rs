@@ -20,15 +20,15 @@ pub(crate) enum Source {
     Preparer,
     /// PID 1.
     Init,
-    /// `cgroup.events`.
+    /// A `cgroup.events`.
     Cgroup,
     /// The console's master side.
     Console,
     /// A stream of the console, by its place.
     ConsoleStream,
-    /// The reports of the process that begins programs.
+    /// The reports of a process that begins programs, by what it begins.
     Guest,
-    /// That process itself.
+    /// That process itself, likewise.
     GuestProcess,
     /// The reports of a program that begins, by its place.
     ExecReport,

@@ -17,6 +17,11 @@ impl Sftp {
         this
     }
 
+    /// Waits for the other end to say something, and tells whether it was nothing but its end.
+    pub fn is_over(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
+    }
+
     fn packet(&mut self) -> Vec<u8> {
         let mut length = [0; 4];
         self.0.read_exact(&mut length).unwrap();

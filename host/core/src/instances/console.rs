@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hutch_api::instance::{ExecControl, InstanceConsolePost};
-use hutch_api::{StatusCode, operation};
+use hutch_api::operation;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
@@ -148,12 +148,6 @@ impl Core {
     pub async fn instance_sftp(&self, project: &str, name: &str) -> Result<OwnedFd> {
         let instance = self.instances.get(project, name)?;
         let view = instance.view();
-        if view.status() == StatusCode::FROZEN {
-            // What serves the files is inside, and frozen with the rest.
-            return Err(Error::invalid(format!(
-                "Instance {name:?} is paused: resume it to reach its files"
-            )));
-        }
         if let Some(keeper) = view.keeper.clone() {
             return keeper
                 .sftp()

@@ -49,8 +49,6 @@ pub(crate) struct Boot<'a> {
     pub(crate) userns: Option<BorrowedFd<'a>>,
     pub(crate) netns: BorrowedFd<'a>,
     pub(crate) cgroup: &'a Cgroup,
-    /// Whether this process is in the container's cgroup of the unified hierarchy already.
-    pub(crate) inside: bool,
     /// The root of the boot before, when this is a reboot.
     pub(crate) root: Option<OwnedFd>,
     /// Where reports go.
@@ -75,9 +73,6 @@ fn report_and_exit(socket: &OwnedFd, fault: Fault) -> ! {
 
 fn run_preparer(boot: &mut Boot<'_>) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).at("tying to", "the keeper")?;
-    if !boot.inside {
-        boot.cgroup.enter_unified()?;
-    }
     boot.cgroup.enter_legacy()?;
     prepare::resource_limits(boot.spec)?;
     let prepared = Prepared::open(boot.spec, boot.userns, &mut boot.root)?;

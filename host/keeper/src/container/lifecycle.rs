@@ -18,11 +18,8 @@ impl Container {
     /// Forks the preparer of a boot, the first or one more.
     pub(super) fn boot(&mut self, reactor: &Reactor, asker: Option<Asker>) -> Result<()> {
         let (ours, theirs) = wire::pair().at("making", "a socket")?;
-        // A reboot's preparer goes there by itself: kernels up to 6.18 at least kill whatever is forked into a cgroup that
-        // `cgroup.kill` was used on before (`cgroup_css_set_fork` compares with the parent's count of kills).
-        let first = self.state == ContainerState::Created;
         // SAFETY: the keeper has a single thread.
-        let forked = unsafe { process::fork(0, first.then(|| self.cgroup.directory())) };
+        let forked = unsafe { process::fork(0, Some(self.cgroup.container())) };
         match forked.at("forking into", format!("the cgroup {}", self.spec.cgroup))? {
             Forked::Child => {
                 drop(ours);
@@ -31,7 +28,6 @@ impl Container {
                     userns: self.namespaces.user.as_ref().map(AsFd::as_fd),
                     netns: self.namespaces.network.as_fd(),
                     cgroup: &self.cgroup,
-                    inside: first,
                     root: self.root.take(),
                     socket: theirs,
                 })
@@ -186,7 +182,7 @@ impl Container {
     /// Ends what is left of a boot; [`Container::cgroup_ready`] goes on.
     fn clean_up(&mut self, reactor: &Reactor, clients: &mut Clients) {
         self.console.detach(reactor);
-        self.execs.retire(reactor);
+        self.execs.retire_all(reactor);
         // That can only fail when the cgroup is gone, and then it is empty.
         drop(self.cgroup.kill());
         self.cgroup_ready(reactor, clients);
@@ -194,7 +190,7 @@ impl Container {
 
     /// Something in `cgroup.events` may have changed.
     pub(crate) fn cgroup_ready(&mut self, reactor: &Reactor, clients: &mut Clients) {
-        let (populated, frozen) = self.read_events();
+        let (populated, frozen) = (self.cgroup.is_populated(), self.cgroup.is_frozen());
         for (asker, _) in self.freezing.extract_if(.., |(_, want)| *want == frozen || !populated) {
             clients.answer(reactor, asker, Ok((Answer::Nothing, Vec::new())));
         }
@@ -211,7 +207,8 @@ impl Container {
         self.execs.reap(reactor, clients);
         match self.next.take() {
             Some(Next::Reboot) if !self.killed => {
-                let booted = self.cgroup.clear(&self.spec).and_then(|()| self.boot(reactor, None));
+                let renewed = self.cgroup.renew(reactor, &self.spec, &self.limits);
+                let booted = renewed.and_then(|()| self.boot(reactor, None));
                 if booted.is_err() {
                     self.end(
                         reactor,
@@ -243,13 +240,6 @@ impl Container {
         self.state = ContainerState::Ended(exit);
         self.console.close_streams(reactor);
         clients.tell(reactor, &Reply::Event(KeeperEvent::Exited(exit)));
-    }
-
-    pub(super) fn read_events(&self) -> (bool, bool) {
-        let mut buffer = [0; 128];
-        let length = std::os::unix::fs::FileExt::read_at(&self.cgroup_events, &mut buffer, 0).unwrap_or(0);
-        let has = |line: &[u8]| buffer[..length].split(|byte| *byte == b'\n').any(|have| have == line);
-        (has(b"populated 1"), has(b"frozen 1"))
     }
 }
 
