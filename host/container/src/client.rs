@@ -72,8 +72,8 @@ impl Keeper {
         self.inner.link.told.borrow().container.clone()
     }
 
-    /// The events from now on. A receiver that falls more than 256 behind is told how many it lost; [`Keeper::state`] and
-    /// [`Keeper::list_execs`] are right all the same.
+    /// The events of the container from now on, without those of its programs, for which there is [`Exec::wait`]. A receiver
+    /// that falls more than 16 behind is told how many it lost; [`Keeper::state`] is right all the same.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<KeeperEvent> {
         self.inner.link.events.subscribe()

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    SendFlags, recv, recvmsg, sendmsg,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -127,22 +127,18 @@ impl Connection {
     }
 
     /// The next packet; `None` at the end of the connection.
-    pub(crate) async fn receive(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>, Error> {
+    pub(crate) async fn receive(&self) -> Result<Option<Received>, Error> {
         let protocol = |what: String| Error::Protocol {
             id: self.id.clone(),
             what,
         };
-        buffer.resize(MAX_PACKET, 0);
-        let result = self
-            .socket
-            .async_io(Interest::READABLE, |socket| receive_packet(socket, buffer))
-            .await;
-        let (length, truncated, fds) = match result {
+        let result = self.socket.async_io(Interest::READABLE, receive_packet).await;
+        let (packet, truncated, fds) = match result {
             Ok(received) => received,
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
             Err(error) => return Err(Error::io("receiving from the keeper of", &self.id, error)),
         };
-        if length == 0 {
+        if packet.is_empty() {
             return Ok(None);
         }
         if truncated {
@@ -150,7 +146,7 @@ impl Connection {
                 "a packet of over {MAX_PACKET} bytes or {MAX_FDS} descriptors"
             )));
         }
-        let reply = serde_json::from_slice(&buffer[..length]).map_err(|error| protocol(error.to_string()))?;
+        let reply = serde_json::from_slice(&packet).map_err(|error| protocol(error.to_string()))?;
         Ok(Some(Received { reply, fds }))
     }
 
@@ -187,11 +183,18 @@ impl Drop for Forget<'_> {
     }
 }
 
-fn receive_packet(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, bool, Vec<OwnedFd>)> {
+/// A packet, whether it was cut, and its descriptors. Room is made once its length is known: a daemon holds a connection to every
+/// container, which says nothing for days, and none may keep [`MAX_PACKET`] bytes for that.
+fn receive_packet(socket: &OwnedFd) -> io::Result<(Vec<u8>, bool, Vec<OwnedFd>)> {
+    let look = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+    // With `MSG_TRUNC` the second number is the packet's whole length (recv(2)).
+    let (_, length) = recv(socket, &mut [0_u8; 0][..], look)?;
+    let mut packet = vec![0; length.min(MAX_PACKET)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let message = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut control, flags)?;
+    packet.truncate(message.bytes);
     let mut fds = Vec::new();
     for part in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = part {
@@ -199,5 +202,5 @@ fn receive_packet(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, boo
         }
     }
     let truncated = message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-    Ok((message.bytes, truncated, fds))
+    Ok((packet, truncated, fds))
 }

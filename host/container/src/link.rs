@@ -55,8 +55,9 @@ pub(crate) struct Shared {
     record: Record,
 }
 
-/// Events that a slow subscriber may fall behind before it loses the oldest. [`crate::Keeper::state`] is never behind.
-const EVENT_QUEUE: usize = 256;
+/// Events that a slow subscriber may fall behind before it loses the oldest. [`crate::Keeper::state`] is never behind. Every
+/// container has a queue, whose room is taken from the start; these are the few moments of a life.
+const EVENT_QUEUE: usize = 16;
 
 impl Link {
     /// Introduces itself on a connected socket and begins to receive.
@@ -67,8 +68,7 @@ impl Link {
             id: id.to_owned(),
             what: what.to_owned(),
         };
-        let mut buffer = Vec::new();
-        let hello = introduce(&connection, &mut buffer).await?;
+        let hello = introduce(&connection).await?;
         let (
             Answer::Hello(Hello {
                 id: theirs,
@@ -103,13 +103,13 @@ impl Link {
             released: OnceLock::new(),
             record,
         });
-        let receiver = tokio::spawn(receive(Arc::clone(&shared), buffer)).abort_handle();
+        let receiver = tokio::spawn(receive(Arc::clone(&shared))).abort_handle();
         Ok((Arc::new(Self { shared, receiver }), fds))
     }
 }
 
 /// Says hello and waits for the answer, before there is a task that receives.
-async fn introduce(connection: &Connection, buffer: &mut Vec<u8>) -> Result<(Answer, Vec<OwnedFd>), Error> {
+async fn introduce(connection: &Connection) -> Result<(Answer, Vec<OwnedFd>), Error> {
     let call = connection.call(
         Request::Hello {
             version: PROTOCOL_VERSION,
@@ -121,7 +121,7 @@ async fn introduce(connection: &Connection, buffer: &mut Vec<u8>) -> Result<(Ans
         tokio::select! {
             biased;
             done = &mut call => return done,
-            received = connection.receive(buffer) => match received? {
+            received = connection.receive() => match received? {
                 None => return Err(connection.lost()),
                 Some(Received { reply: Reply::Done { id, answer }, fds }) => connection.settle(id, Ok((answer, fds))),
                 Some(Received { reply: Reply::Failed { id, fault }, .. }) => connection.settle(id, Err(fault)),
@@ -191,15 +191,19 @@ impl Shared {
             }
             KeeperEvent::KeeperLost => told.container = ContainerState::Lost,
         });
-        // Nobody listening is no error.
-        drop(self.events.send(event));
+        // Ends of programs, of which there may be hundreds a second, must not push the few others out; who waits for one looks
+        // at what was told.
+        if !matches!(event, KeeperEvent::ExecExited { .. }) {
+            // Nobody listening is no error.
+            drop(self.events.send(event));
+        }
     }
 }
 
 /// Receives until the connection ends, then until the process has.
-async fn receive(link: Arc<Shared>, mut buffer: Vec<u8>) {
+async fn receive(link: Arc<Shared>) {
     loop {
-        match link.connection.receive(&mut buffer).await {
+        match link.connection.receive().await {
             Ok(Some(Received { reply, fds })) => match reply {
                 Reply::Done { id, answer } => link.connection.settle(id, Ok((answer, fds))),
                 Reply::Failed { id, fault } => link.connection.settle(id, Err(fault)),
@@ -212,8 +216,6 @@ async fn receive(link: Arc<Shared>, mut buffer: Vec<u8>) {
                 break;
             }
         }
-        // The buffer is for the moment of a packet: 128 of them would be memory for nothing.
-        buffer = Vec::new();
     }
     link.connection.end();
     if let Err(error) = crate::runtime::ended(link.process.as_fd()).await {

@@ -50,8 +50,8 @@ pub(crate) fn map(engine: &Engine, directory: &Path, file: &Path) -> Result<Comp
     // after our own child has written them whole and they were flushed to the disk; none is ever written again under its
     // name. The checks above show that nobody but this user (root, for the daemon) could have put the file here, changed
     // it, or exchanged it since: the directory is 0700 and both are ours, and whoever is root on the machine needs no
-    // damaged cache to run code as root. The file's name holds the version of wasmtime and the hash of the compiler's
-    // configuration, and wasmtime itself refuses a header with others.
+    // damaged cache to run code as root. The file's name holds the version of wasmtime and the hash of the
+    // configuration, and wasmtime itself refuses a header with others, or code for another processor.
     unsafe { Component::deserialize_file(engine, file) }.map_err(MapError::Refused)
 }
 
@@ -72,10 +72,12 @@ mod tests {
 
     #[test]
     fn what_others_could_have_written_is_not_mapped() {
-        let engine = crate::engine::compiler().expect("an engine");
+        let compiler = crate::engine::compiler().expect("a compiler");
+        let runtime = crate::engine::Runtime::new().expect("an engine");
+        let engine = runtime.engine();
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("x.cwasm");
-        let code = engine
+        let code = compiler
             .precompile_component(b"\0asm\x0d\0\x01\0")
             .expect("an empty component");
         std::fs::write(&file, code).expect("written");
@@ -84,17 +86,17 @@ mod tests {
         };
         mode(dir.path(), 0o700);
         mode(&file, 0o600);
-        map(&engine, dir.path(), &file).expect("ours");
+        map(engine, dir.path(), &file).expect("ours");
         mode(&file, 0o620);
-        assert!(matches!(map(&engine, dir.path(), &file), Err(MapError::Foreign(_))));
+        assert!(matches!(map(engine, dir.path(), &file), Err(MapError::Foreign(_))));
         mode(&file, 0o600);
         mode(dir.path(), 0o755);
-        assert!(matches!(map(&engine, dir.path(), &file), Err(MapError::Foreign(_))));
+        assert!(matches!(map(engine, dir.path(), &file), Err(MapError::Foreign(_))));
         mode(dir.path(), 0o700);
         let link = dir.path().join("y.cwasm");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
-        assert!(matches!(map(&engine, dir.path(), &link), Err(MapError::Open(_))));
+        assert!(matches!(map(engine, dir.path(), &link), Err(MapError::Open(_))));
         std::fs::write(&file, b"not code").expect("written");
-        assert!(matches!(map(&engine, dir.path(), &file), Err(MapError::Refused(_))));
+        assert!(matches!(map(engine, dir.path(), &file), Err(MapError::Refused(_))));
     }
 }
