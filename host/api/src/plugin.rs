@@ -20,9 +20,9 @@ wire! {
         pub digest: String,
         /// The WIT world that it is written against.
         pub world: String,
-        /// `ready`, `disabled`, `quarantined`, `unavailable`.
+        /// `loading`, `enabled`, `failed`, `quarantined`.
         pub state: String,
-        /// Why it isn't ready; empty when it is.
+        /// Why it can't be called, or which of its names others have taken; empty where there is nothing to say.
         pub reason: String,
         /// The names it provides, by family (`storage`, `network`, `image`).
         pub provides: BTreeMap<String, Vec<String>>,
@@ -32,12 +32,22 @@ wire! {
         pub permissions: PluginPermissions,
         /// Its limits as they are in force.
         pub limits: PluginLimits,
-        /// The JSON Schema of its options.
+        /// The JSON Schema of the operator's settings for it; null where it takes none.
         pub config_schema: Value,
+        /// The JSON Schema of the options of its pools, networks or images; null where its own check alone decides.
+        pub options_schema: Value,
         /// What it has done since the daemon started.
         pub metrics: PluginMetrics,
-        /// When it was loaded.
+        /// When its code was last brought into memory.
         pub loaded_at: Timestamp,
+        /// Since when it is in quarantine; never where it is not.
+        pub quarantined_at: Timestamp,
+    }
+
+    /// `PUT /1.0/plugins/ID/state`.
+    pub struct PluginStatePut {
+        /// `enable`: out of quarantine, and loaded again where that failed.
+        pub action: String,
     }
 
     /// Permissions in the shape of the manifest.

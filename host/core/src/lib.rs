@@ -30,6 +30,7 @@ pub mod recovery;
 pub mod server;
 pub mod settings;
 mod table;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -107,7 +108,10 @@ pub struct Core {
     pub(crate) instances: Instances,
     pub(crate) images: Images,
     pub(crate) machine: machine::Machine,
+    /// Held while several objects are looked at and one is changed, and never across a driver's call.
     pub(crate) changes: tokio::sync::Mutex<()>,
+    /// Changes of pools and networks, which wait for drivers.
+    pub(crate) turns: turns::Turns,
 }
 
 impl Core {
@@ -141,6 +145,7 @@ impl Core {
             instances: Instances::default(),
             machine: machine::Machine::read(),
             changes: tokio::sync::Mutex::new(()),
+            turns: turns::Turns::default(),
             store,
         });
         core.load_objects().await?;

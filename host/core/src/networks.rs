@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 
-use hutch_api::network::{
-    Network as ApiNetwork, NetworkLease, NetworkPatch, NetworkPost, NetworkPut, NetworkState, NetworksPost,
-};
+use hutch_api::network::{Network as ApiNetwork, NetworkLease, NetworkPatch, NetworkPut, NetworkState, NetworksPost};
 use hutch_driver::network::{Lease, NetworkDriver, NetworkRef, NicRef};
 use hutch_driver::{Call, NetnsHandle};
 use hutch_store::Transaction;
@@ -18,6 +16,8 @@ use crate::profiles::with_project;
 use crate::projects::Feature;
 use crate::records::{NetworkRecord, RECORD_VERSION, key};
 use crate::{Core, Tagged, check_etag, etag, names};
+
+mod remove;
 
 /// A network in memory.
 #[derive(Debug)]
@@ -224,15 +224,10 @@ impl Core {
             .validate(&open.call(), &reference(&record), None)
             .await
             .map_err(Error::driver(&action))?;
-        let _guard = self.changes.lock().await;
+        let _turn = self.turns.take(&turn(&record.name)).await;
         let at = (record.project.clone(), record.name.clone());
         // The interface's name is the machine's, so no two projects can have it.
-        let taken = self
-            .networks
-            .list()
-            .iter()
-            .any(|network| network.record().name == record.name);
-        if taken || self.machine.link(&record.name).await?.is_some() {
+        if self.network_is_known(&record.name) || self.machine.link(&record.name).await?.is_some() {
             return Err(Error::Conflict(format!("Network {:?} already exists", record.name)));
         }
         let entry = Entry::NetworkCreate {
@@ -355,105 +350,6 @@ impl Core {
             .await
     }
 
-    /// Gives a network that nothing uses another name, which its interface has, too.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, [`Error::Conflict`], and the driver's.
-    pub async fn network_rename(&self, project: &str, name: &str, post: NetworkPost) -> Result<()> {
-        names::network(&post.name)?;
-        let _guard = self.changes.lock().await;
-        let network = self.find_network(project, name)?;
-        let _turn = network.turn.lock().await;
-        let old = network.record();
-        if let Some(user) = self.network_users(&old).first() {
-            return Err(Error::invalid(format!("Network {name:?} is in use by {user}")));
-        }
-        if self.machine.link(&post.name).await?.is_some() {
-            return Err(Error::Conflict(format!("Network {:?} already exists", post.name)));
-        }
-        // Until the record is written a restart brings the old one up again, afterwards the new one.
-        self.finish_network_delete(&old).await?;
-        let record = NetworkRecord {
-            name: post.name,
-            ..NetworkRecord::clone(&old)
-        };
-        let at = (record.project.clone(), record.name.clone());
-        let change = Transaction::new()
-            .delete(key::network(&old.project, name))
-            .put(key::network(&record.project, &record.name), &record)?;
-        self.store.commit(change).await?;
-        self.networks.remove(&(old.project.clone(), name.to_owned()));
-        let renamed = Arc::new(Network::new(record));
-        self.networks.insert(at.clone(), Arc::clone(&renamed));
-        let open = self.network_with_driver(renamed.record())?;
-        let started = open.driver.start(&open.call(), &open.reference()).await;
-        let action = format!("starting network {}", at.1);
-        match started.map_err(Error::driver(action)) {
-            Ok(()) => {
-                renamed.readiness.send_replace(Readiness::Ready);
-                self.events.lifecycle(
-                    &at.0,
-                    "network-renamed",
-                    &network_path(&open.record),
-                    None,
-                    serde_json::Map::new(),
-                );
-                Ok(())
-            }
-            Err(error) => {
-                renamed.readiness.send_replace(Readiness::Unavailable(error.report()));
-                Err(error)
-            }
-        }
-    }
-
-    /// Deletes a network that nothing uses.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, and the driver's.
-    pub async fn network_delete(&self, project: &str, name: &str) -> Result<()> {
-        let _guard = self.changes.lock().await;
-        let network = self.find_network(project, name)?;
-        let _turn = network.turn.lock().await;
-        let record = network.record();
-        if let Some(user) = self.network_users(&record).first() {
-            return Err(Error::invalid(format!("Network {name:?} is in use by {user}")));
-        }
-        let entry = self
-            .journal
-            .begin(
-                "",
-                Entry::NetworkDelete {
-                    project: record.project.clone(),
-                    name: name.to_owned(),
-                },
-            )
-            .await?;
-        self.finish_network_delete(&record).await?;
-        self.journal.step(&entry, "network");
-        self.journal
-            .done(entry, Transaction::new().delete(key::network(&record.project, name)))
-            .await?;
-        self.networks.remove(&(record.project.clone(), name.to_owned()));
-        self.events.lifecycle(
-            &record.project,
-            "network-deleted",
-            &network_path(&record),
-            None,
-            serde_json::Map::new(),
-        );
-        Ok(())
-    }
-
-    /// Takes a network down; its record stays.
-    pub(crate) async fn finish_network_delete(&self, record: &Arc<NetworkRecord>) -> Result<()> {
-        let open = self.network_with_driver(Arc::clone(record))?;
-        open.driver
-            .stop(&open.call(), &open.reference())
-            .await
-            .map_err(Error::driver(format!("deleting network {}", record.name)))
-    }
-
     /// The state of a network's interface, or of a link of the machine.
     ///
     /// # Errors
@@ -563,9 +459,18 @@ impl Core {
         users
     }
 
+    /// Whether a network can be used now: it was brought up, and its driver is still there.
+    pub(crate) fn network_condition(&self, network: &Network) -> Readiness {
+        let readiness = network.readiness();
+        match (&readiness, self.drivers.network(&network.record().driver)) {
+            (Readiness::Ready, Err(error)) => Readiness::Unavailable(error.to_string()),
+            _ => readiness,
+        }
+    }
+
     fn render_network(&self, network: &Network) -> ApiNetwork {
         let record = network.record();
-        let readiness = network.readiness.borrow().clone();
+        let readiness = self.network_condition(network);
         let description = match &readiness {
             Readiness::Unavailable(why) if record.description.is_empty() => format!("unavailable: {why}"),
             _ => record.description.clone(),
@@ -582,6 +487,11 @@ impl Core {
             project: record.project.clone(),
         }
     }
+}
+
+/// Whose turn a change of a network of this name takes, in whatever project: the interface is the machine's.
+fn turn(name: &str) -> String {
+    format!("network {name}")
 }
 
 fn network_path(record: &NetworkRecord) -> String {

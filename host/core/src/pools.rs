@@ -111,11 +111,15 @@ impl Core {
             .drivers
             .storage(&record.driver)
             .map_err(Error::driver(format!("using storage pool {}", record.name)))?;
-        let root = record
+        let root = self.pool_root(&record);
+        Ok(OpenPool { record, driver, root })
+    }
+
+    fn pool_root(&self, record: &PoolRecord) -> PathBuf {
+        record
             .config
             .get("source")
-            .map_or_else(|| self.default_pool_path(&record.name), PathBuf::from);
-        Ok(OpenPool { record, driver, root })
+            .map_or_else(|| self.default_pool_path(&record.name), PathBuf::from)
     }
 
     fn default_pool_path(&self, name: &str) -> PathBuf {
@@ -198,7 +202,7 @@ impl Core {
             .validate(&Call::new(crate::DEFAULT_PROJECT, &post.name), &config)
             .await
             .map_err(Error::driver(&action))?;
-        let _guard = self.changes.lock().await;
+        let _turn = self.turns.take(&turn(&post.name)).await;
         if self.pools.get(&post.name).is_some() {
             return Err(Error::Conflict(format!("Storage pool {:?} already exists", post.name)));
         }
@@ -255,15 +259,22 @@ impl Core {
     /// Takes back a pool that was not finished.
     pub(crate) async fn undo_pool_create(&self, record: &PoolRecord) {
         let undone = async {
-            let open = self.pool_with_driver(Arc::new(record.clone()))?;
-            if open.root.exists() {
+            let root = self.pool_root(record);
+            if !root.exists() {
+                return Ok(());
+            }
+            let deleted = async {
+                let open = self.pool_with_driver(Arc::new(record.clone()))?;
                 open.driver
                     .delete_pool(&open.call(None), &open.reference())
                     .await
-                    .map_err(Error::driver("deleting the pool"))?;
-                self.remove_pool_dir(&open.root).await?;
-            }
-            Ok::<_, Error>(())
+                    .map_err(Error::driver("deleting the pool"))
+            };
+            let deleted = deleted.await;
+            // A directory of the daemon's own goes whatever the driver does: it was made for this pool, and nobody has anything
+            // in it.
+            self.remove_pool_dir(&root).await?;
+            deleted
         };
         if let Err(error) = undone.await {
             tracing::warn!(
@@ -279,7 +290,7 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`], and the driver's.
     pub async fn pool_update(&self, name: &str, put: StoragePoolPut, if_match: Option<&str>) -> Result<()> {
-        let _guard = self.changes.lock().await;
+        let _turn = self.turns.take(&turn(name)).await;
         let current = self.pool(name)?;
         check_etag(&current.value.etag_parts(), if_match)?;
         let open = self.open_pool(name).await?;
@@ -328,29 +339,26 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, and the driver's.
     pub async fn pool_delete(&self, name: &str) -> Result<()> {
-        let _guard = self.changes.lock().await;
+        let _turn = self.turns.take(&turn(name)).await;
         let pool = self
             .pools
             .get(&name.to_owned())
             .ok_or(Error::NotFound("Storage pool"))?;
-        let used = self.pool_users(name);
-        if let Some(user) = used.first() {
-            return Err(Error::invalid(format!("Storage pool {name:?} is in use by {user}")));
+        let readiness = pool.readiness();
+        {
+            let _guard = self.changes.lock().await;
+            let used = self.pool_users(name);
+            if let Some(user) = used.first() {
+                return Err(Error::invalid(format!("Storage pool {name:?} is in use by {user}")));
+            }
+            // Nobody begins to use it from here on.
+            pool.set_ready(Readiness::Unavailable("it is being deleted".to_owned()));
         }
-        let entry = self
-            .journal
-            .begin("", Entry::PoolDelete { name: name.to_owned() })
-            .await?;
-        let record = pool.record();
-        self.finish_pool_delete(&record).await?;
-        self.journal.step(&entry, "pool");
-        self.journal
-            .done(
-                entry,
-                self.images
-                    .forget_pool(Transaction::new().delete(key::pool(name)), name)?,
-            )
-            .await?;
+        let deleted = self.delete_pool_and_record(&pool.record()).await;
+        if let Err(error) = deleted {
+            pool.set_ready(readiness);
+            return Err(error);
+        }
         self.pools.remove(&name.to_owned());
         let path = format!("/1.0/storage-pools/{name}");
         self.events.lifecycle(
@@ -361,6 +369,28 @@ impl Core {
             serde_json::Map::new(),
         );
         Ok(())
+    }
+
+    /// Deletes what a pool holds, then its record. A deletion that failed is told to the caller and over with: it must not go on
+    /// after the next start of the daemon, when there may be another pool of this name.
+    async fn delete_pool_and_record(&self, record: &Arc<PoolRecord>) -> Result<()> {
+        let name = record.name.as_str();
+        let entry = self
+            .journal
+            .begin("", Entry::PoolDelete { name: name.to_owned() })
+            .await?;
+        if let Err(error) = self.finish_pool_delete(record).await {
+            self.journal.done(entry, Transaction::new()).await?;
+            return Err(error);
+        }
+        self.journal.step(&entry, "pool");
+        self.journal
+            .done(
+                entry,
+                self.images
+                    .forget_pool(Transaction::new().delete(key::pool(name)), name)?,
+            )
+            .await
     }
 
     /// Removes everything of a pool but its record.
@@ -448,6 +478,15 @@ impl Core {
         users
     }
 
+    /// Whether a pool can be used now: it was brought up, and its driver is still there.
+    pub(crate) fn pool_condition(&self, pool: &Pool) -> Readiness {
+        let readiness = pool.readiness();
+        match (&readiness, self.drivers.storage(&pool.record().driver)) {
+            (Readiness::Ready, Err(error)) => Readiness::Unavailable(error.to_string()),
+            _ => readiness,
+        }
+    }
+
     fn render_pool(&self, pool: &Pool) -> StoragePool {
         let record = pool.record();
         let mut used_by = self.pool_users(&record.name);
@@ -457,7 +496,7 @@ impl Core {
                 .into_iter()
                 .map(|fingerprint| format!("/1.0/images/{fingerprint}")),
         );
-        let status = pool.readiness();
+        let status = self.pool_condition(pool);
         let description = match &status {
             Readiness::Unavailable(why) if record.description.is_empty() => format!("unavailable: {why}"),
             _ => record.description.clone(),
@@ -472,6 +511,11 @@ impl Core {
             locations: vec!["none".to_owned()],
         }
     }
+}
+
+/// Whose turn a change of the pool `name` takes.
+pub(crate) fn turn(name: &str) -> String {
+    format!("storage-pool {name}")
 }
 
 /// A source must be a directory of its own: absolute, and not one of the daemon's.

@@ -152,7 +152,7 @@ impl Core {
             });
         };
         for pool in self.pools.list() {
-            if let Readiness::Unavailable(why) = pool.readiness() {
+            if let Readiness::Unavailable(why) = self.pool_condition(&pool) {
                 warn(
                     "Storage pool unavailable",
                     format!("/1.0/storage-pools/{}", pool.record().name),
@@ -161,7 +161,7 @@ impl Core {
             }
         }
         for network in self.networks.list() {
-            if let Readiness::Unavailable(why) = network.readiness() {
+            if let Readiness::Unavailable(why) = self.network_condition(&network) {
                 warn(
                     "Network unavailable",
                     format!("/1.0/networks/{}", network.record().name),

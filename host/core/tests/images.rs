@@ -351,12 +351,16 @@ impl Drivers for Provided {
 
 struct NoPlugins;
 
+#[async_trait]
 impl hutch_core::plugins::PluginDirectory for NoPlugins {
     fn plugins(&self) -> Vec<Plugin> {
         Vec::new()
     }
     fn logs(&self, _: &str) -> Option<Vec<PluginLogLine>> {
         None
+    }
+    async fn enable(&self, id: &str) -> Result<(), DriverError> {
+        Err(DriverError::new("not-found", id))
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use hutch_api::Timestamp;
 use hutch_api::plugin::{Plugin, PluginLimits, PluginLogLine, PluginMetrics, PluginPermissions};
 use hutch_broker::HostBroker;
 use hutch_core::plugins::PluginDirectory;
@@ -24,9 +25,14 @@ impl Roots for PoolRoots {
 /// Lists what the plugin host has.
 pub(crate) struct Directory(pub(crate) Arc<PluginHost>);
 
+#[async_trait]
 impl PluginDirectory for Directory {
     fn plugins(&self) -> Vec<Plugin> {
         self.0.plugins().iter().map(render).collect()
+    }
+
+    async fn enable(&self, id: &str) -> Result<(), DriverError> {
+        self.0.enable(id).await
     }
 
     fn logs(&self, id: &str) -> Option<Vec<PluginLogLine>> {
@@ -73,9 +79,11 @@ fn render(status: &PluginStatus) -> Plugin {
             concurrency: u64::from(status.limits.concurrency),
             kv_bytes: status.limits.kv_bytes.0,
         },
-        config_schema: json(serde_json::to_value(&status.options)),
+        config_schema: json(serde_json::to_value(&status.config.schema)),
+        options_schema: json(serde_json::to_value(&status.options.schema)),
         metrics: metrics(&status.metrics),
-        ..Plugin::default()
+        loaded_at: status.loaded_at.map_or(Timestamp::NEVER, Into::into),
+        quarantined_at: status.quarantined_at.map_or(Timestamp::NEVER, Into::into),
     }
 }
 

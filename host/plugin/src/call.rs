@@ -82,7 +82,10 @@ impl Plugin {
             .run(call, target.into(), pick, params, check, &log)
             .instrument(span)
             .await;
-        let outcome = outcome.map_err(|failure| self.blame(failure, &log));
+        let outcome = match outcome {
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(self.blame(failure, &log).await),
+        };
         self.counters.call(started.elapsed(), outcome.as_ref().err());
         outcome
     }
@@ -250,20 +253,47 @@ impl Plugin {
     }
 
     /// Names the plugin and its last words, and counts a fault.
-    fn blame(&self, failure: Failure, log: &CallLog) -> DriverError {
+    async fn blame(&self, failure: Failure, log: &CallLog) -> DriverError {
         let mut error = failure.error.from_plugin(self.id(), &self.manifest.version);
         error.log = log.last_lines();
         if failure.fault {
             tracing::warn!(plugin = self.id(), code = error.code, "{}", error.message);
-            self.fault(&error.message);
+            self.fault(&error.message).await;
         }
         error
     }
 
-    fn fault(&self, what: &str) {
+    /// Counts a fault. The one that ends in quarantine returns when that is on disk.
+    async fn fault(&self, what: &str) {
         let policy: QuarantinePolicy = self.shared.quarantine;
-        if self.health.fault(policy, what, std::time::Instant::now()) {
-            tracing::error!(plugin = self.id(), "quarantined: {what}");
+        if !self.health.fault(policy, what, std::time::Instant::now()) {
+            return;
+        }
+        tracing::error!(plugin = self.id(), "quarantined: {what}");
+        if let Err(error) = self.keep_health().await {
+            tracing::error!(
+                plugin = self.id(),
+                error = error.message,
+                "the quarantine will be forgotten when the daemon ends"
+            );
+        }
+    }
+
+    /// Brings the record of the plugin's quarantine up to date.
+    ///
+    /// # Errors
+    /// `io`, when it can't be written.
+    pub(crate) async fn keep_health(&self) -> Result<(), DriverError> {
+        let (health, files, digest) = (
+            Arc::clone(&self.health),
+            Arc::clone(&self.shared.files),
+            self.digest.clone(),
+        );
+        let kept = tokio::task::spawn_blocking(move || health.keep(&files, &digest)).await;
+        let failed = |why: String| DriverError::new("io", format!("recording the state of {}: {why}", self.id()));
+        match kept {
+            Ok(kept) => kept.map_err(|error| failed(crate::load::with_causes(&error))),
+            Err(error) => Err(failed(error.to_string())),
         }
     }
 }

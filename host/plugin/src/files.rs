@@ -14,11 +14,13 @@ use sha2::{Digest, Sha256};
 
 use crate::binary::{self, BinaryError, Inspected, MAX_FILE};
 use crate::manifest::Manifest;
+use crate::quarantine::Quarantine;
 
 /// The version of the record's format.
 const RECORD_FORMAT: u32 = 1;
 const WASM: &str = "plugin.wasm";
 const RECORD: &str = "record.json";
+const QUARANTINE: &str = "quarantine.json";
 
 /// Why a file could not be taken in.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +171,35 @@ impl FileStore {
         } else {
             Err(FileError::Changed(digest.to_owned()))
         }
+    }
+
+    /// Whether an earlier run of the daemon left the plugin of `digest` in quarantine.
+    pub(crate) fn quarantine(&self, digest: &str) -> Option<Quarantine> {
+        match std::fs::read(self.directory.join(digest).join(QUARANTINE)) {
+            Ok(text) => Some(Quarantine::from_bytes(&text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(Quarantine::unreadable(&error.to_string())),
+        }
+    }
+
+    /// Records that the stored plugin of `digest` is in quarantine, or no longer is. Durable when it returns.
+    pub(crate) fn set_quarantine(&self, digest: &str, quarantine: Option<&Quarantine>) -> Result<(), FileError> {
+        let directory = self.directory.join(digest);
+        let path = directory.join(QUARANTINE);
+        match quarantine {
+            Some(quarantine) => {
+                let temporary = path.with_extension("new");
+                write(&temporary, &quarantine.to_bytes())?;
+                std::fs::rename(&temporary, &path).map_err(io(&path))?;
+            }
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(error)),
+                _ => {}
+            },
+        }
+        File::open(&directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io(&directory))
     }
 
     /// Makes the record of a stored file anew.

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hutch_broker::MetricSink;
 use hutch_driver::DriverError;
 use serde::Serialize;
 
+use crate::files::{FileError, FileStore};
+use crate::quarantine::Quarantine;
 use crate::sync::Mutex;
 
 /// When a plugin is taken out of service.
@@ -32,17 +34,30 @@ impl Default for QuarantinePolicy {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     faults: Mutex<Faults>,
+    /// One writer of the quarantine's record at a time, so that the last one writes what is true last.
+    keeping: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Faults {
     recent: VecDeque<Instant>,
-    quarantined: Option<String>,
+    quarantined: Option<Quarantine>,
 }
 
 impl Health {
-    /// Why the plugin is in quarantine, where it is.
-    pub(crate) fn quarantined(&self) -> Option<String> {
+    /// The health of a plugin that an earlier run of the daemon left in quarantine, or did not.
+    pub(crate) fn new(quarantined: Option<Quarantine>) -> Self {
+        Self {
+            faults: Mutex::new(Faults {
+                recent: VecDeque::new(),
+                quarantined,
+            }),
+            keeping: Mutex::default(),
+        }
+    }
+
+    /// Since when and why the plugin is in quarantine, where it is.
+    pub(crate) fn quarantined(&self) -> Option<Quarantine> {
         self.faults.lock().quarantined.clone()
     }
 
@@ -61,16 +76,28 @@ impl Health {
         if faults.quarantined.is_some() || count < policy.faults {
             return false;
         }
-        faults.quarantined = Some(format!(
-            "{count} faults within {} s, the last one: {what}",
-            policy.window.as_secs()
-        ));
+        faults.quarantined = Some(Quarantine {
+            since: SystemTime::now(),
+            reason: format!(
+                "{count} faults within {} s, the last one: {what}",
+                policy.window.as_secs()
+            ),
+        });
         true
     }
 
     /// Forgets all faults.
     pub(crate) fn lift(&self) {
         *self.faults.lock() = Faults::default();
+    }
+
+    /// Has the store say of the plugin `digest` what is true at this moment. Blocks.
+    ///
+    /// # Errors
+    /// When the record can't be written or removed.
+    pub(crate) fn keep(&self, files: &FileStore, digest: &str) -> Result<(), FileError> {
+        let _turn = self.keeping.lock();
+        files.set_quarantine(digest, self.quarantined().as_ref())
     }
 }
 
@@ -211,7 +238,7 @@ mod tests {
         assert_eq!(health.quarantined(), None);
         assert!(health.fault(policy, "e", at(64)));
         assert_eq!(
-            health.quarantined().as_deref(),
+            health.quarantined().map(|quarantine| quarantine.reason).as_deref(),
             Some("3 faults within 60 s, the last one: e")
         );
         assert!(!health.fault(policy, "f", at(65)), "it is told once");

@@ -74,6 +74,7 @@ impl PluginHost {
     ) -> Result<Arc<Self>, HostError> {
         let runtime = Runtime::new().map_err(HostError::Engine)?;
         let files = FileStore::open(options.state_dir.join("plugins/sha256")).map_err(HostError::Store)?;
+        let files = Arc::new(files);
         let cache = Cache::open(
             options.state_dir.join("cache/plugins"),
             options.compiler.clone(),
@@ -85,6 +86,7 @@ impl PluginHost {
         let shared = Arc::new(Shared {
             runtime,
             broker,
+            files: Arc::clone(&files),
             lingering: Arc::default(),
             instances: Semaphore::new(MAX_INSTANCES as usize),
             quarantine: options.quarantine,
@@ -169,9 +171,7 @@ impl PluginHost {
     fn resolve(&self, family: &str, name: &str) -> Result<Arc<Plugin>, DriverError> {
         if let Some(entry) = self.find(family, name) {
             let plugin = &entry.plugin;
-            if let Phase::Failed(reason) = &*plugin.phase.borrow() {
-                return Err(plugin.unavailable(reason));
-            }
+            plugin.in_service()?;
             return Ok(Arc::clone(plugin));
         }
         let known: Vec<_> = self.list(family).into_iter().map(|info| info.name).collect();
@@ -215,11 +215,12 @@ impl PluginHost {
     }
 
     /// Takes a plugin out of quarantine, and loads one again whose code could not be compiled or mapped (a full disk, a
-    /// machine without memory). Must be called within the runtime.
+    /// machine without memory). Returns before the code is there; calls wait for it.
     ///
     /// # Errors
-    /// `not-found`, where there is no such plugin.
-    pub fn enable(&self, id: &str) -> Result<(), DriverError> {
+    /// `not-found`, where there is no such plugin, and `io`, where its quarantine can't be struck off the disk: it is back in
+    /// service then, and would be in quarantine again after the next start.
+    pub async fn enable(&self, id: &str) -> Result<(), DriverError> {
         let entry = self
             .entries
             .iter()
@@ -237,7 +238,7 @@ impl PluginHost {
         if again {
             tokio::spawn(Arc::clone(&self.loader).load(Arc::clone(plugin)));
         }
-        Ok(())
+        plugin.keep_health().await
     }
 
     /// Waits until every plugin can be called or has failed. Calls need not: they wait for their own plugin.
@@ -303,9 +304,10 @@ impl EventStream for Events {
 fn status(entry: &Entry) -> PluginStatus {
     let plugin = &entry.plugin;
     let manifest = &plugin.manifest;
-    let (state, reason) = match (&*plugin.phase.borrow(), plugin.health.quarantined()) {
+    let quarantined = plugin.health.quarantined();
+    let (state, reason) = match (&*plugin.phase.borrow(), &quarantined) {
         (Phase::Failed(reason), _) => (PluginState::Failed, reason.to_string()),
-        (_, Some(reason)) => (PluginState::Quarantined, reason),
+        (_, Some(quarantine)) => (PluginState::Quarantined, quarantine.reason.clone()),
         (Phase::Loading, None) => (PluginState::Loading, String::new()),
         (Phase::Ready(_), None) => (PluginState::Enabled, taken_names(entry)),
     };
@@ -327,6 +329,8 @@ fn status(entry: &Entry) -> PluginStatus {
         config: manifest.config.clone(),
         options: manifest.options.clone(),
         metrics: plugin.counters.snapshot(),
+        loaded_at: *plugin.loaded.lock(),
+        quarantined_at: quarantined.map(|quarantine| quarantine.since),
     }
 }
 
@@ -365,5 +369,7 @@ fn refused_status(refused: &Refused) -> PluginStatus {
         config: crate::manifest::Section::default(),
         options: crate::manifest::Section::default(),
         metrics: crate::health::PluginMetrics::default(),
+        loaded_at: None,
+        quarantined_at: None,
     }
 }

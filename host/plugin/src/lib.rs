@@ -32,6 +32,7 @@ mod log;
 pub mod manifest;
 mod mapped;
 mod plugin;
+mod quarantine;
 pub mod schema;
 mod state;
 mod status;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hutch_broker::{Grants, Permissions, Subject, SubjectLimits};
 use hutch_driver::Options;
@@ -17,6 +18,7 @@ use crate::health::{Counters, Health};
 use crate::log::PluginLog;
 use crate::plugin::{Phase, Plugin, Ready, Shared};
 use crate::state::CallState;
+use crate::sync::Mutex;
 
 /// A plugin to be loaded, before anything is known of it.
 pub(crate) struct Candidate {
@@ -118,7 +120,7 @@ fn configured(config: &PluginConfig, bundled: Option<&Path>, files: &FileStore) 
 }
 
 /// An error with its causes, for a listing.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -168,6 +170,10 @@ pub(crate) fn make_plugin(
         },
         config,
     };
+    let quarantined = shared.files.quarantine(&digest);
+    if let Some(quarantine) = &quarantined {
+        tracing::error!(plugin = manifest.id, "still in quarantine: {}", quarantine.reason);
+    }
     Ok(Plugin {
         shared: Arc::clone(shared),
         log: Arc::new(PluginLog::new(&manifest.id)),
@@ -176,8 +182,9 @@ pub(crate) fn make_plugin(
         abilities,
         subject: Arc::new(subject),
         counters: Arc::new(Counters::default()),
-        health: Health::default(),
+        health: Arc::new(Health::new(quarantined)),
         phase: watch::Sender::new(Phase::Loading),
+        loaded: Mutex::new(None),
         manifest,
     })
 }
@@ -192,7 +199,7 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<CallS
 
 /// What it takes to bring a plugin's code into memory.
 pub(crate) struct Loader {
-    pub(crate) files: FileStore,
+    pub(crate) files: Arc<FileStore>,
     pub(crate) cache: Cache,
     pub(crate) linker: Linker<CallState>,
     /// Compiling children at once.
@@ -203,7 +210,10 @@ impl Loader {
     /// Loads a plugin and tells those who wait for it.
     pub(crate) async fn load(self: Arc<Self>, plugin: Arc<Plugin>) {
         let phase = match self.code(&plugin).await {
-            Ok(ready) => Phase::Ready(Arc::new(ready)),
+            Ok(ready) => {
+                *plugin.loaded.lock() = Some(SystemTime::now());
+                Phase::Ready(Arc::new(ready))
+            }
             Err(reason) => {
                 tracing::error!(plugin = plugin.id(), "plugin can't be used: {reason}");
                 Phase::Failed(reason.into())

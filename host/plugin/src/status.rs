@@ -1,6 +1,7 @@
 //! What an operator sees of the plugins.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use hutch_broker::Permissions;
 use serde::Serialize;
@@ -60,4 +61,8 @@ pub struct PluginStatus {
     pub options: Section,
     /// Its figures since the daemon began.
     pub metrics: PluginMetrics,
+    /// When its code was last brought into memory; none before.
+    pub loaded_at: Option<SystemTime>,
+    /// Since when it is in quarantine, also by an earlier run of the daemon; none where it is not.
+    pub quarantined_at: Option<SystemTime>,
 }

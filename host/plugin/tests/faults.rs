@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Bench, call, fault, granted, start};
+use common::{Bench, call, fault, granted, start, start_in};
 use hutch_driver::storage::{PoolRef, VolumeRef};
 use hutch_driver::{DriverError, Drivers, Options};
 use hutch_plugin::{PluginState, QuarantinePolicy};
@@ -13,12 +13,7 @@ use hutch_plugin::{PluginState, QuarantinePolicy};
 const ID: &str = "org.hutch.test.faulty";
 
 async fn validate(bench: &Bench, options: &Options) -> Result<Options, DriverError> {
-    bench
-        .host
-        .storage("faulty")
-        .expect("provided")
-        .validate(&call(), options)
-        .await
+    bench.host.storage("faulty")?.validate(&call(), options).await
 }
 
 /// The call fails with `code`, names the plugin, and the next one is served.
@@ -247,16 +242,74 @@ async fn repeated_faults_end_in_quarantine_until_it_is_lifted() {
     );
     let status = bench.host.plugin(ID).expect("listed");
     assert_eq!(status.state, PluginState::Quarantined);
-    bench.host.enable(ID).expect("known");
+    bench.host.enable(ID).await.expect("known");
     validate(&bench, &Options::new()).await.expect("back in service");
     assert_eq!(
         bench.host.plugin(ID).map(|status| status.state),
         Some(PluginState::Enabled)
     );
     assert_eq!(
-        bench.host.enable("org.example.nobody.x").expect_err("unknown").code,
+        bench
+            .host
+            .enable("org.example.nobody.x")
+            .await
+            .expect_err("unknown")
+            .code,
         "not-found"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quarantine_outlives_the_daemon_and_ends_with_another_version() {
+    let strict = |options: &mut hutch_plugin::PluginHostOptions| {
+        options.quarantine = QuarantinePolicy {
+            faults: 2,
+            window: Duration::from_secs(600),
+        };
+    };
+    let state_of = |bench: &Bench| bench.host.plugin(ID).expect("listed");
+    let bench = start(strict);
+    for _ in 0..2 {
+        validate(&bench, &fault("trap")).await.expect_err("trap");
+    }
+    let before = state_of(&bench);
+    assert!(before.quarantined_at.is_some() && before.loaded_at.is_some());
+
+    // Another daemon on the same state, the same file.
+    let bench = start_in(bench.state, strict);
+    bench.host.settled().await;
+    let after = state_of(&bench);
+    assert_eq!((after.state, &after.reason), (PluginState::Quarantined, &before.reason));
+    let seconds = |status: &hutch_plugin::PluginStatus| {
+        let since = status.quarantined_at.expect("quarantined");
+        since
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("after 1970")
+            .as_secs()
+    };
+    assert_eq!(seconds(&after), seconds(&before));
+    let error = validate(&bench, &Options::new()).await.expect_err("quarantine");
+    assert_eq!((error.code.as_str(), error.plugin.as_str()), ("unavailable", ID));
+
+    // The same code in another file: a custom section more (WebAssembly Core Specification, section 5.5.3).
+    let other = bench.state.path().join("other.wasm");
+    let mut bytes = std::fs::read(common::guest()).expect("built");
+    bytes.extend_from_slice(b"\0\x05\x04more");
+    std::fs::write(&other, bytes).expect("written");
+    let bench = start_in(bench.state, |options| {
+        options.plugins = Some(vec![hutch_plugin::PluginConfig {
+            path: Some(other),
+            ..granted()
+        }]);
+    });
+    validate(&bench, &Options::new()).await.expect("not in quarantine");
+
+    // The first one is, until the operator says otherwise; and that outlives the daemon, too.
+    let bench = start_in(bench.state, strict);
+    assert_eq!(state_of(&bench).state, PluginState::Quarantined);
+    bench.host.enable(ID).await.expect("known");
+    let bench = start_in(bench.state, strict);
+    validate(&bench, &Options::new()).await.expect("back in service");
 }
 
 #[tokio::test(flavor = "multi_thread")]

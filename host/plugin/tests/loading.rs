@@ -214,7 +214,7 @@ async fn a_compiler_that_fails_makes_the_plugin_unavailable_until_it_works() {
 
     std::fs::remove_file(&compiler).expect("removed");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_compile-plugin"), &compiler).expect("linked");
-    bench.host.enable(ID).expect("known");
+    bench.host.enable(ID).await.expect("known");
     let driver = bench.host.storage("faulty").expect("loading again");
     driver.validate(&call(), &Options::new()).await.expect("called");
 }

@@ -1,7 +1,8 @@
 //! `plugin`: the drivers that the daemon has loaded.
 
 use clap::{Args, Subcommand};
-use hutch_api::plugin::{Plugin, PluginLogLine};
+use hutch_api::plugin::{Plugin, PluginLogLine, PluginStatePut};
+use hyper::Method;
 use serde_json::Value;
 
 use crate::client::ApiPath;
@@ -22,6 +23,12 @@ pub(crate) enum PluginCommand {
         plugin: String,
         #[command(flatten)]
         format: InfoFormat,
+    },
+    /// Take a plugin out of quarantine, or load one again that could not be loaded
+    Enable {
+        /// The plugin
+        #[arg(value_name = "[REMOTE:]PLUGIN")]
+        plugin: String,
     },
     /// Print what a plugin has logged
     Logs {
@@ -66,9 +73,19 @@ impl PluginCommand {
                 if format.json {
                     return output::print_json(&plugin);
                 }
-                // A person who wants the whole schema asks for JSON.
+                // A person who wants the whole schemas asks for JSON.
                 plugin.config_schema = options(&plugin.config_schema);
+                plugin.options_schema = options(&plugin.options_schema);
                 output::print_yaml(&plugin)
+            }
+            Self::Enable { plugin } => {
+                let (target, id) = find(ctx, &plugin).await?;
+                let put = PluginStatePut {
+                    action: "enable".to_owned(),
+                };
+                let path = ApiPath::new(["plugins", &id, "state"]);
+                target.client.send(Method::PUT, path, &put, None).await?;
+                Ok(())
             }
             Self::Logs { plugin, lines } => {
                 let (target, id) = find(ctx, &plugin).await?;

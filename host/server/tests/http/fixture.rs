@@ -62,6 +62,7 @@ impl EventStream for Nothing {
     }
 }
 
+#[async_trait]
 impl PluginDirectory for Nothing {
     fn plugins(&self) -> Vec<hutch_api::plugin::Plugin> {
         Vec::new()
@@ -69,6 +70,10 @@ impl PluginDirectory for Nothing {
 
     fn logs(&self, _: &str) -> Option<Vec<hutch_api::plugin::PluginLogLine>> {
         None
+    }
+
+    async fn enable(&self, id: &str) -> Result<(), DriverError> {
+        Err(none(id))
     }
 }
 
