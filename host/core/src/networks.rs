@@ -47,6 +47,16 @@ impl Network {
         self.readiness.borrow().clone()
     }
 
+    /// Whether it can be used, once that is known.
+    async fn settled(&self) -> Readiness {
+        let mut readiness = self.readiness.subscribe();
+        match readiness.wait_for(|state| *state != Readiness::Opening).await {
+            Ok(state) => state.clone(),
+            // Its sender is a part of this very value.
+            Err(_) => self.readiness(),
+        }
+    }
+
     fn set_record(&self, record: NetworkRecord) {
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
     }
@@ -91,11 +101,7 @@ impl Core {
     /// A network that can be used; waits while it is being brought up.
     pub(crate) async fn open_network(&self, project: &str, name: &str) -> Result<OpenNetwork> {
         let network = self.find_network(project, name)?;
-        let mut readiness = network.readiness.subscribe();
-        let state = readiness.wait_for(|state| *state != Readiness::Opening).await;
-        if let Ok(state) = state
-            && let Readiness::Unavailable(why) = &*state
-        {
+        if let Readiness::Unavailable(why) = network.settled().await {
             return Err(Error::Unavailable(format!("network {name} is unavailable: {why}")));
         }
         self.network_with_driver(network.record())
@@ -118,9 +124,9 @@ impl Core {
 
     /// Brings a network up after a start of the daemon, and removes what belongs to no instance.
     pub(crate) async fn bring_up_network(self: &Arc<Self>, network: &Network) {
+        let _turn = network.turn.lock().await;
         let record = network.record();
         let (project, name) = (record.project.as_str(), record.name.as_str());
-        let _turn = network.turn.lock().await;
         let result = async {
             let open = self.network_with_driver(network.record())?;
             open.driver
@@ -285,17 +291,19 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], and the driver's.
     pub async fn network_update(
-        &self,
+        self: &Arc<Self>,
         project: &str,
         name: &str,
         put: NetworkPut,
         if_match: Option<&str>,
     ) -> Result<()> {
         let network = self.find_network(project, name)?;
-        let _turn = network.turn.lock().await;
+        // Before the turn is taken: whoever brings the network up needs it.
+        let readiness = network.settled().await;
+        let turn = network.turn.lock().await;
         check_etag(&self.render_network(&network).etag_parts(), if_match)?;
         let action = format!("changing network {name}");
-        let open = self.open_network(project, name).await?;
+        let open = self.network_with_driver(network.record())?;
         let mut record = NetworkRecord {
             config: put.config,
             description: put.description,
@@ -307,7 +315,9 @@ impl Core {
             .validate(&open.call(), &reference(&record), Some(current))
             .await
             .map_err(Error::driver(&action))?;
+        // One that could not be brought up has nothing to change yet.
         if record.config != *current
+            && readiness == Readiness::Ready
             && let Err(error) = open.driver.update(&open.call(), &reference(&record), current).await
         {
             // The network is what its record says: back to that.
@@ -328,6 +338,11 @@ impl Core {
         network.set_record(record);
         self.events
             .lifecycle(&owner, "network-updated", &path, None, serde_json::Map::new());
+        drop(turn);
+        if readiness != Readiness::Ready {
+            // The change may be what it was waiting for; if not, the reason is shown with the network.
+            self.bring_up_network(&network).await;
+        }
         Ok(())
     }
 
@@ -336,7 +351,7 @@ impl Core {
     /// # Errors
     /// As [`Core::network_update`].
     pub async fn network_patch(
-        &self,
+        self: &Arc<Self>,
         project: &str,
         name: &str,
         patch: NetworkPatch,
