@@ -240,7 +240,7 @@ pub(crate) fn driver_error(error: &hutch_net::Error) -> DriverError {
     use hutch_net::Error;
     let code = match error {
         Error::Kernel { source, .. } => code_of(*source),
-        Error::WrongKind { .. } => "already-exists",
+        Error::WrongKind { .. } | Error::Taken { .. } => "already-exists",
         Error::NotFound { .. } => "not-found",
         Error::Invalid(_) => "invalid",
         Error::Filter(_) => "io",

@@ -104,6 +104,19 @@ impl FromStr for Prefix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl MacAddress {
+    /// The address of the host's end of a guest's pair: the guest's with a first byte that is local and higher than those in
+    /// use, so that a bridge, which takes the lowest of its ports' addresses for its own, never takes this one.
+    #[must_use]
+    pub fn of_host_end(self) -> Self {
+        let [first, rest @ ..] = self.0;
+        let [a, b, c, d, e] = rest;
+        // Both ends of a pair must differ.
+        let mark = if first == 0xfe { 0xfa } else { 0xfe };
+        Self([mark, a, b, c, d, e])
+    }
+}
+
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -25,6 +25,12 @@ pub enum Error {
         /// What was asked for.
         wanted: &'static str,
     },
+    /// There is an interface of that name that somebody else made.
+    #[error("there is an interface {name} already, which belongs to something else: choose another name, or remove it")]
+    Taken {
+        /// The interface.
+        name: String,
+    },
     /// There is no such interface.
     #[error("there is no interface {name}")]
     NotFound {

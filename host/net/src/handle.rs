@@ -157,12 +157,13 @@ impl Handle {
     /// Makes a pair of interfaces: one message, after which the host's end is up and a port of its bridge and the guest's
     /// end is in its namespace with its name and address, and down.
     ///
-    /// A pair of the same ends that is there already is brought into this state. One with other ends is replaced: its name
-    /// is the caller's, so that it is what a namespace left that is still being taken down.
+    /// A pair of the same ends that is there already is brought into this state. One with other ends is replaced when it was
+    /// made for the same guest address: it is what a namespace left that is still being taken down. The address of the host's
+    /// end tells ([`MacAddress::of_host_end`]).
     ///
     /// # Errors
-    /// [`Error::WrongKind`] where the name belongs to another kind of interface; [`Error::NotFound`] where there is no such
-    /// bridge; [`Error::Kernel`], with `EEXIST` where the guest's name is taken.
+    /// [`Error::WrongKind`] where the name belongs to another kind of interface, [`Error::Taken`] to a pair that was not made for
+    /// this guest; [`Error::NotFound`] where there is no such bridge; [`Error::Kernel`], with `EEXIST` where the guest's name is taken.
     pub fn ensure_veth(&self, veth: &Veth<'_>) -> Result<()> {
         check_name(veth.name)?;
         check_name(veth.guest_name)?;
@@ -196,6 +197,11 @@ impl Handle {
         }
         if is_same_pair(veth, &found)? {
             return set_port(&mut socket, veth.name, &found, bridge.as_ref());
+        }
+        if found.hwaddr != veth.hwaddr.of_host_end().to_string() {
+            return Err(Error::Taken {
+                name: veth.name.to_owned(),
+            });
         }
         delete(&mut socket, veth.name)?;
         make_veth(&mut socket, veth, bridge.as_ref())
@@ -370,7 +376,7 @@ fn make_veth(socket: &mut Socket, veth: &Veth<'_>, bridge: Option<&Interface>) -
     socket.change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |kind, flags| {
         let mut message = Message::link(kind, flags, AF_UNSPEC, 0, IFF_UP, IFF_UP);
         message.text(IFLA_IFNAME, veth.name);
-        put_address(&mut message, None, mtu);
+        put_address(&mut message, Some(veth.hwaddr.of_host_end()), mtu);
         if let Some(bridge) = bridge {
             message.number(IFLA_MASTER, bridge.index);
         }

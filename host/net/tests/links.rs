@@ -83,8 +83,20 @@ fn a_pair_is_made_in_one_step_and_again() {
         handle.ensure_veth(&Veth { bridge: None, ..veth }).unwrap();
         assert_eq!(handle.get("veth0").unwrap().unwrap().master, None);
 
-        // Another namespace wants the name: the old pair goes.
+        // Another guest wants the name: the pair that has it stays.
         let second = other_netns();
+        let other = Veth {
+            netns: second.as_fd(),
+            hwaddr: mac("00:16:3e:00:00:04"),
+            ..veth
+        };
+        assert!(matches!(
+            handle.ensure_veth(&other),
+            Err(hutch_net::Error::Taken { .. })
+        ));
+        assert!(probe.interfaces().unwrap().iter().any(|i| i.name == "eth0"));
+
+        // Another namespace of the same guest wants it: the old pair goes.
         handle
             .ensure_veth(&Veth {
                 netns: second.as_fd(),
