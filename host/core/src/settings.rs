@@ -14,10 +14,8 @@ type Check = fn(&str) -> std::result::Result<(), String>;
 /// Keys with the check of their value.
 const KEYS: &[(&str, Check)] = &[
     ("boot.autostart", boolean),
-    ("boot.autostart.delay", number),
+    ("boot.autostart.delay", delay),
     ("boot.autostart.priority", number),
-    ("boot.host_shutdown_timeout", number),
-    ("boot.stop.priority", number),
     ("cloud-init.network-config", any),
     ("cloud-init.user-data", any),
     ("cloud-init.vendor-data", any),
@@ -28,7 +26,6 @@ const KEYS: &[(&str, Check)] = &[
     ("limits.memory.enforce", enforce),
     ("limits.memory.swap", swap),
     ("limits.processes", processes),
-    ("migration.stateful", boolean),
     ("security.idmap.isolated", isolated),
     ("security.nesting", boolean),
     ("security.privileged", boolean),
@@ -60,7 +57,7 @@ pub fn check(config: &Config) -> Result<()> {
             }
             continue;
         }
-        if let Some((_, limit)) = key.split_once("limits.kernel.") {
+        if let Some(limit) = key.strip_prefix("limits.kernel.") {
             rlimit(limit, value)?;
             continue;
         }
@@ -185,7 +182,7 @@ fn parse_allowance(text: &str) -> Option<Allowance> {
     let quota: u64 = quota.trim().strip_suffix("ms")?.parse().ok()?;
     let period: u64 = period.trim().strip_suffix("ms")?.parse().ok()?;
     (quota > 0 && (1..=1000).contains(&period)).then_some(Allowance::Time {
-        quota_us: quota * 1000,
+        quota_us: quota.checked_mul(1000)?,
         period_us: period * 1000,
     })
 }
@@ -270,6 +267,14 @@ fn number(value: &str) -> std::result::Result<(), String> {
         .map_err(|_| "it must be a whole number".to_owned())
 }
 
+/// Seconds for which the start of the others waits.
+fn delay(value: &str) -> std::result::Result<(), String> {
+    match value.parse::<u32>() {
+        Ok(0..=3600) => Ok(()),
+        _ => Err("it must be 0 to 3600 seconds".to_owned()),
+    }
+}
+
 fn processes(value: &str) -> std::result::Result<(), String> {
     match value.parse::<u64>() {
         Ok(count) if count > 0 => Ok(()),
@@ -341,6 +346,18 @@ mod tests {
             ("limits.memory", "lots", "limits.memory"),
             ("limits.cpu", "0", "at least one"),
             ("boot.autostart", "maybe", "true or false"),
+            ("boot.autostart.delay", "-1", "0 to 3600"),
+            (
+                "migration.stateful",
+                "true",
+                "Unknown configuration key: migration.stateful",
+            ),
+            ("foolimits.kernel.nofile", "1", "Unknown configuration key: foolimits"),
+            (
+                "limits.cpu.allowance",
+                "99999999999999999ms/100ms",
+                "limits.cpu.allowance",
+            ),
             ("user.", "x", "nothing after the dot"),
             ("limits.kernel.bogus", "1", "limits.kernel.bogus"),
         ] {
