@@ -6,6 +6,9 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Plugins that misbehave on request, which are no part of what is shipped.
+const GUESTS: [&str; 2] = ["hutch-faulty-guest", "hutch-faulty-network"];
+
 /// Where the programs and plugins of one build are.
 #[derive(Debug)]
 pub(crate) struct Artifacts {
@@ -17,6 +20,8 @@ pub(crate) struct Artifacts {
     pub(crate) keeper: PathBuf,
     /// The directory with our plugins.
     pub(crate) plugins: PathBuf,
+    /// The directory with the plugins that misbehave, where the tests' programs were built.
+    pub(crate) guests: Option<PathBuf>,
 }
 
 impl Artifacts {
@@ -26,7 +31,11 @@ impl Artifacts {
             .env("HUTCHD", &self.daemon)
             .env("HUTCH", &self.cli)
             .env("HUTCH_KEEPER", &self.keeper)
-            .env("HUTCH_PLUGINS", &self.plugins)
+            .env("HUTCH_PLUGINS", &self.plugins);
+        if let Some(guests) = &self.guests {
+            command.env("HUTCH_GUESTS", guests);
+        }
+        command
     }
 
     /// Prints what was made.
@@ -114,7 +123,14 @@ pub(crate) fn build_release() -> Result<Artifacts> {
 /// # Errors
 /// When a build fails.
 pub(crate) fn build_for_tests() -> Result<Artifacts> {
-    build("dev")
+    let metadata = metadata()?;
+    let mut artifacts = build("dev")?;
+    let mut command = run::cargo();
+    command.args(["build", "--profile", "plugin", "--target", setup::PLUGIN_TARGET]);
+    run::check(command.args(GUESTS.iter().flat_map(|guest| ["--package", guest])))?;
+    let directory = metadata.target_directory.join(setup::PLUGIN_TARGET).join("plugin");
+    artifacts.guests = Some(directory);
+    Ok(artifacts)
 }
 
 fn build(profile: &str) -> Result<Artifacts> {
@@ -135,6 +151,7 @@ fn build(profile: &str) -> Result<Artifacts> {
         cli: programs.join("hutch"),
         keeper: build_keeper(target)?,
         plugins: build_plugins(&metadata)?,
+        guests: None,
     };
     Ok(artifacts)
 }

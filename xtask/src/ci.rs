@@ -1,6 +1,6 @@
 //! `ci`: all that must pass before a change goes in, with the time that each step took.
 
-use crate::{artifacts, run, setup, test};
+use crate::{artifacts, run, setup, test, wit};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         })
     })?;
     times.step("format", || run::check(run::cargo().args(["fmt", "--all", "--check"])))?;
+    times.step("released interfaces", || wit::run(&wit::Options::Check))?;
     times.step("cargo-deny", deny)?;
     times.step("clippy", clippy)?;
     times.step("clippy, as WebAssembly", clippy_plugins)?;

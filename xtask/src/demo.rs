@@ -255,6 +255,7 @@ fn end(options: &Options) -> Result<()> {
         cli: folder.join("hutch"),
         keeper: folder.join("hutch-keeper"),
         plugins: folder.join("../plugins"),
+        guests: None,
         daemon: program,
     };
     let demo = Demo {

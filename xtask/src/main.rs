@@ -12,6 +12,7 @@ mod prove;
 mod run;
 mod setup;
 mod test;
+mod wit;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -45,6 +46,9 @@ enum Chore {
     Bench(bench::Options),
     /// Run every fault point and every comparison, and write the dated results to docs/proof.md
     Prove(prove::Options),
+    /// Check that released interfaces of plugins are unchanged, or release one
+    #[command(subcommand)]
+    Wit(wit::Options),
     /// Run a command in a virtual machine with another kernel, such as one with a pure cgroup v2 tree
     Lab(lab::Options),
 }
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Chore::Ci(options) => ci::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Prove(options) => prove::run(&options),
+        Chore::Wit(options) => wit::run(&options),
         Chore::Lab(options) => lab::run(&options),
     };
     match done {
