@@ -23,6 +23,8 @@ use tokio::sync::{broadcast, watch};
 
 use config::Config;
 
+/// Heaps for threads that allocate at the same time. The daemon's threads mostly wait for the kernel and for drivers.
+const HEAPS: u8 = 2;
 /// Events of drivers that may wait for the core.
 const DRIVER_EVENTS: usize = 1024;
 /// Where the daemons of this machine lock ranges of user ids. All must use the same.
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     if arguments.next().as_deref() == Some(hutch_plugin::SUBCOMMAND) {
         return hutch_plugin::compile_child_main(arguments);
     }
+    hutch_sys::memory::limit_heaps(HEAPS);
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -128,6 +131,8 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
     .await
     .map_err(|error| anyhow::anyhow!(error.report()))?;
     tracing::info!(state_dir = %state_dir.display(), socket = %listener.path().display(), "serving");
+    // Much of the program is there for the start, which does not come again.
+    hutch_sys::memory::forget_code();
     hutch_server::serve(Arc::clone(&core), listener, stopping).await;
     tracing::info!("stopping; containers go on");
     core.close().await.map_err(|error| anyhow::anyhow!(error.report()))

@@ -12,7 +12,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::listener::Listener;
@@ -24,6 +24,8 @@ const CONNECTIONS: usize = 8192;
 const BUFFER: usize = 64 << 10;
 /// How long a request's head may take, and a connection may be idle.
 const HEAD: Duration = Duration::from_secs(120);
+/// How long after a connection's end memory is given back: once for all that end meanwhile.
+const TIDY: Duration = Duration::from_secs(2);
 /// How long requests may go on once the server is to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -31,6 +33,10 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS.min(descriptors() / 2)));
     let tasks = TaskTracker::new();
+    let ended = Arc::new(Notify::new());
+    // What the start took is given back, too.
+    ended.notify_one();
+    let tidying = tokio::spawn(tidy(Arc::clone(&ended)));
     loop {
         let permit = tokio::select! {
             // The semaphore is never closed.
@@ -46,10 +52,11 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, stop) = (router.clone(), stop.clone());
+                let (router, stop, ended) = (router.clone(), stop.clone(), Arc::clone(&ended));
                 tasks.spawn(async move {
                     connection(stream, router, stop).await;
                     drop(permit);
+                    ended.notify_one();
                 });
             }
             Err(error) => {
@@ -60,12 +67,29 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
         }
     }
     drop(listener);
+    tidying.abort();
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
         tracing::warn!(
             connections = tasks.len(),
             "requests that did not end in time are cut off"
         );
+    }
+}
+
+/// Gives memory back once connections have ended: what thousands of requests at once have taken would stay with the process
+/// otherwise.
+async fn tidy(ended: Arc<Notify>) {
+    loop {
+        ended.notified().await;
+        tokio::time::sleep(TIDY).await;
+        if tokio::task::spawn_blocking(hutch_sys::memory::trim_heaps)
+            .await
+            .is_err()
+        {
+            // The runtime ends.
+            return;
+        }
     }
 }
 
