@@ -16,3 +16,4 @@ mod restart;
 mod snapshots;
 mod socket;
 mod storage;
+mod templates;

@@ -22,6 +22,7 @@ use crate::layout::Content;
 use crate::limits::{Budget, Limits};
 use crate::metadata::ImageMetadata;
 use crate::pack::{Packer, Placed, place_metadata};
+use crate::render::{self, Page, Surroundings};
 use crate::squashfs::SquashfsReader;
 use crate::stream::{Format, Stream};
 use crate::tar::reader::TarReader;
@@ -58,6 +59,11 @@ pub(crate) enum Job {
         metadata: ImageMetadata,
         templates: BTreeMap<String, String>,
     },
+    /// Render templates of an image. The standard input is not used.
+    Render {
+        pages: Vec<Page>,
+        surroundings: Surroundings,
+    },
 }
 
 /// What the process answers: any number of `Progress`, then one of the others.
@@ -67,6 +73,7 @@ pub(crate) enum Message {
     Progress(Progress),
     Inspected(Box<Inspection>),
     Unpacked(Report),
+    Rendered(Vec<String>),
     Failed(Error),
 }
 
@@ -110,6 +117,10 @@ fn unpack_child_main(task: &OsStr) -> ExitCode {
 
 fn run(task: Task, mut archive: File, answers: &mut File) -> Result<Message> {
     let Task { content, limits, job } = task;
+    if let Job::Render { pages, surroundings } = job {
+        jail::enter(Purpose::Render)?;
+        return render::render(&pages, &surroundings).map(Message::Rendered);
+    }
     let (depth, memory) = (limits.depth, limits.decoder_memory);
     let read = Arc::new(AtomicU64::new(0));
     let mut tell = |progress| send(answers, &Message::Progress(progress));
@@ -138,7 +149,7 @@ fn run(task: Task, mut archive: File, answers: &mut File) -> Result<Message> {
     match job {
         Job::Unpack { sync } => unpack(source.as_mut(), content, meter, sync),
         Job::Repack { placed, time } => repack(source.as_mut(), content, meter, depth, &placed, time),
-        Job::Inspect | Job::Pack { .. } => Ok(Message::Inspected(Box::new(walk::inspect(
+        Job::Inspect | Job::Pack { .. } | Job::Render { .. } => Ok(Message::Inspected(Box::new(walk::inspect(
             source.as_mut(),
             content,
             meter,

@@ -16,6 +16,7 @@ use crate::layout::Content;
 use crate::limits::Limits;
 use crate::metadata::ImageMetadata;
 use crate::pack::Placed;
+use crate::render::{Page, Surroundings};
 use crate::walk::{Inspection, Progress, Report};
 
 /// Bytes of one answer: the templates of an image are in it.
@@ -114,6 +115,20 @@ impl Unpacker {
         let nothing = File::open("/dev/null").map_err(|e| Error::Read(Errno::from(&e)))?;
         match self.run(Content::Unified, job, &nothing, Aim::File(out), watch)? {
             Message::Unpacked(report) => Ok(report),
+            _ => Err(Error::Process("its answer is not one to this question".to_owned())),
+        }
+    }
+
+    /// Renders templates of an image, in order, each within the bounds that [`Page`] says.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the template that can't be rendered, and the line.
+    pub fn render(&self, pages: Vec<Page>, surroundings: Surroundings) -> Result<Vec<String>> {
+        let job = Job::Render { pages, surroundings };
+        let nothing = File::open("/dev/null").map_err(|e| Error::Read(Errno::from(&e)))?;
+        let mut watch = |_| ControlFlow::Continue(());
+        match self.run(Content::Unified, job, &nothing, Aim::Nothing, &mut watch)? {
+            Message::Rendered(texts) => Ok(texts),
             _ => Err(Error::Process("its answer is not one to this question".to_owned())),
         }
     }

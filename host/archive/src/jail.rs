@@ -21,6 +21,9 @@ use crate::error::{Errno, Error, Result};
 const MEMORY: u64 = 1 << 30;
 /// Seconds of computing after which something is wrong: `xz` unpacks a hundred gigabytes in a third of it.
 const CPU_SECONDS: u64 = 3600;
+/// The same for rendering templates: a megabyte or two as a rule, in a moment.
+const RENDERING_MEMORY: u64 = 128 << 20;
+const RENDERING_SECONDS: u64 = 10;
 /// Descriptors that may be open at a time.
 const FILES: u64 = 64;
 
@@ -45,12 +48,18 @@ pub(crate) enum Purpose<'a> {
     /// Reading a tree, which becomes the root directory: the first of these directories with all others below it as layers of
     /// an overlay, uppermost first.
     Pack(&'a [PathBuf]),
+    /// Rendering templates: no file can be opened, and there is less to spend.
+    Render,
 }
 
 /// Confines this process, which has one thread. There is no way back.
 pub(crate) fn enter(purpose: Purpose<'_>) -> Result<()> {
-    limit(Resource::Data, MEMORY)?;
-    limit(Resource::Cpu, CPU_SECONDS)?;
+    let (memory, seconds) = match purpose {
+        Purpose::Render => (RENDERING_MEMORY, RENDERING_SECONDS),
+        _ => (MEMORY, CPU_SECONDS),
+    };
+    limit(Resource::Data, memory)?;
+    limit(Resource::Cpu, seconds)?;
     limit(Resource::Nofile, FILES)?;
     limit(Resource::Core, 0)?;
     let namespaces =
@@ -58,7 +67,7 @@ pub(crate) fn enter(purpose: Purpose<'_>) -> Result<()> {
     nix::sched::unshare(namespaces).map_err(|e| failed("namespaces", Errno(e as i32)))?;
     let root = |e: rustix::io::Errno| failed("changing the root directory", e.into());
     let (keep, calls) = match purpose {
-        Purpose::Inspect => {
+        Purpose::Inspect | Purpose::Render => {
             become_nobody().map_err(|e| failed("changing the user", Errno(e as i32)))?;
             (CapabilitySet::empty(), &[][..])
         }

@@ -11,6 +11,8 @@
 //! except in `dev/`, where they are left out, because distributions' archives have them there and a container's `/dev` is made
 //! by its host; damaged and truncated archives; and what exceeds the limits. What is kept: owners, modes with set-uid
 //! bits, times, hard links, holes of sparse files, and the extended attributes that belong to an image.
+//!
+//! The templates of an image are as hostile as the rest of it, and are rendered in such a process, too (see `render`).
 
 mod check;
 mod child;
@@ -24,6 +26,7 @@ mod layout;
 mod limits;
 mod metadata;
 mod pack;
+mod render;
 mod squashfs;
 mod stream;
 mod tar;
@@ -38,5 +41,6 @@ pub use layout::Content;
 pub use limits::Limits;
 pub use metadata::{ImageMetadata, METADATA_FILE, ROOTFS_DIR, TEMPLATES_DIR, Template};
 pub use pack::{Placed, PlacedKind, write_metadata};
+pub use render::{Page, Surroundings};
 pub use stream::extension;
 pub use walk::{Inspection, Progress, Report};

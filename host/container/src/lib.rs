@@ -32,7 +32,7 @@ pub use limits::{BadCpuSet, CpuQuota, CpuSet, Limits};
 pub use runtime::{AdoptOutcome, Runtime};
 pub use services::{Service, ServiceSpec, ServiceState};
 pub use spec::{
-    BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, Rlimit, RootFs, SPEC_VERSION, SeccompPolicy,
+    BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, NewFile, Rlimit, RootFs, SPEC_VERSION, SeccompPolicy,
     check_file_name,
 };
 pub use state::{ContainerState, ExecInfo, Exit, ExitKind, ExitStatus, KeeperEvent, Stats};

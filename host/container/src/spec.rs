@@ -31,6 +31,9 @@ pub struct ContainerSpec {
     pub root: RootFs,
     /// What is mounted besides, in this order.
     pub mounts: Vec<Mount>,
+    /// Files of the root file system that are written before PID 1 begins, in this order.
+    #[serde(default)]
+    pub files: Vec<NewFile>,
     /// Whether containers can be made inside.
     pub nesting: bool,
     /// Name of its cgroup under [`crate::CGROUP_PARENT`]; as [`ContainerSpec::id`], unique on the machine.
@@ -49,7 +52,8 @@ pub struct ContainerSpec {
     pub devices: Vec<DeviceRule>,
 }
 
-/// Where the root file system comes from.
+/// Where the root file system comes from. All paths are absolute, without `..`, and have no symbolic link on the way: the keeper
+/// refuses to follow one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, tag = "type", rename_all = "kebab-case")]
 pub enum RootFs {
@@ -87,6 +91,23 @@ pub struct Mount {
     pub shift: bool,
     /// A missing source or a failed mount stops the start; otherwise it is left out.
     pub required: bool,
+}
+
+/// A file that is written into the root file system, as its root: with mode 0644 where there is none yet, below directories
+/// with 0755; with the owner and the mode that it has where there is one. Symbolic links in its path are followed inside the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewFile {
+    /// Absolute path in the container.
+    pub path: PathBuf,
+    /// What it is to hold.
+    pub content: String,
+    /// What is there already is left as it is.
+    pub create_only: bool,
+    /// It is written again when the container reboots.
+    pub every_boot: bool,
+    /// Where it comes from, for the error if it can't be written.
+    pub origin: String,
 }
 
 /// The console of PID 1, a pseudo-terminal on `/dev/console`.
@@ -214,6 +235,7 @@ impl ContainerSpec {
             idmap,
             root,
             mounts: Vec::new(),
+            files: Vec::new(),
             nesting: false,
             limits: Limits::default(),
             sysctls: Vec::new(),
@@ -261,6 +283,9 @@ impl ContainerSpec {
                 return bad(format!("mount target {} is the root itself", mount.target.display()));
             }
         }
+        for file in &self.files {
+            check_path("file", &file.path)?;
+        }
         for (name, _) in &self.sysctls {
             let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
             if name.is_empty() || name.len() > 255 || name.contains("..") || !name.bytes().all(plain) {
@@ -278,7 +303,7 @@ impl ContainerSpec {
 
     fn check_root(&self) -> Result<(), BadSpec> {
         match &self.root {
-            RootFs::Bind { path } => check_path("root", path),
+            RootFs::Bind { path } => check_plain_path("root", path),
             RootFs::Overlay { layers, upper, work } => {
                 if layers.is_empty() || layers.len() > 500 {
                     return Err(BadSpec(format!(
@@ -289,7 +314,7 @@ impl ContainerSpec {
                 layers
                     .iter()
                     .chain([upper, work])
-                    .try_for_each(|path| check_path("overlay directory", path))?;
+                    .try_for_each(|path| check_plain_path("overlay directory", path))?;
                 check_overlay_pair(upper, work)
             }
         }
@@ -350,6 +375,14 @@ pub(crate) fn check_environment(env: &[(String, String)]) -> Result<(), BadSpec>
     Ok(())
 }
 
+fn check_plain_path(what: &str, path: &Path) -> Result<(), BadSpec> {
+    check_path(what, path)?;
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(BadSpec(format!("{what} {} leads upwards", path.display())));
+    }
+    Ok(())
+}
+
 fn check_path(what: &str, path: &Path) -> Result<(), BadSpec> {
     if !path.is_absolute() || path.as_os_str().as_encoded_bytes().contains(&0) {
         return Err(BadSpec(format!("{what} {} is not an absolute path", path.display())));
@@ -402,6 +435,7 @@ mod tests {
             (|s| s.init.clear(), "init"),
             (|s| s.env.push(("A=B".into(), String::new())), "A=B"),
             (|s| s.root = RootFs::Bind { path: "srv".into() }, "root srv"),
+            (|s| s.root = RootFs::Bind { path: "/srv/../etc".into() }, "root /srv/../etc"),
             (|s| s.sysctls.push(("net/../x".into(), String::new())), "net/../x"),
             (|s| s.console.log_bytes = 1, "console log"),
         ];

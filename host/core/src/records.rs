@@ -61,6 +61,18 @@ pub struct SnapshotRecord {
     pub instance: InstanceRecord,
 }
 
+/// The templates of the image that an instance was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplatesRecord {
+    /// [`RECORD_VERSION`].
+    pub v: u32,
+    /// The image's fingerprint.
+    pub image: String,
+    /// As the image had them.
+    pub templates: crate::images::Templates,
+}
+
 /// A storage pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +162,10 @@ pub mod key {
     /// Where a snapshot's record is.
     pub fn snapshot(project: &str, instance: &str, name: &str) -> String {
         format!("snapshot/{project}/{instance}/{name}")
+    }
+    /// Where the templates are that an instance keeps, by its id, which no rename changes.
+    pub fn templates(instance: &uuid::Uuid) -> String {
+        format!("templates/{instance}")
     }
     /// Where a pool's record is.
     pub fn pool(name: &str) -> String {

@@ -390,6 +390,7 @@ impl Owner {
         }
         let mut record = crate::records::InstanceRecord::clone(&self.record);
         record.last_used_at = Timestamp::now();
+        record.config.remove(crate::instances::templates::PENDING);
         record
             .config
             .insert("volatile.last_state.power".to_owned(), "RUNNING".to_owned());

@@ -43,7 +43,7 @@ use crate::{Core, Tagged, etag};
 pub use change::{ExportFile, ImageExport};
 pub use choose::ImageChoice;
 pub use files::StagedFile;
-pub use import::ImageUpload;
+pub use import::{ImageUpload, Templates};
 pub use record::{AliasRecord, ImageRecord, Origin, Shape};
 pub use volume::ImageVolume;
 
@@ -111,6 +111,18 @@ impl Images {
         }
         images.sweep()?;
         Ok(images)
+    }
+
+    /// Renders templates; blocks meanwhile.
+    ///
+    /// # Errors
+    /// As [`Unpacker::render`].
+    pub(crate) fn render_templates(
+        &self,
+        pages: Vec<hutch_archive::Page>,
+        surroundings: hutch_archive::Surroundings,
+    ) -> hutch_archive::Result<Vec<String>> {
+        self.unpacker.render(pages, surroundings)
     }
 
     /// Removes files of images that have no record, which an interrupted import or deletion leaves. Nothing may be on its way

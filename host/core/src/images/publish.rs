@@ -81,8 +81,8 @@ impl Core {
         let Published { instance, snapshot } = published;
         let record = Arc::clone(&instance.view().record);
         let of_image = |(key, value): (&String, &String)| Some((key.strip_prefix("image.")?.to_owned(), value.clone()));
-        let base = record.config.get("volatile.base_image");
-        let templates = base.map_or_else(|| Ok(Templates::default()), |base| self.image_templates(base))?;
+        let kept = self.kept_templates(&record.id).await?;
+        let templates = kept.map(|kept| kept.templates).unwrap_or_default();
         let metadata = ImageMetadata {
             architecture: record.architecture.clone(),
             creation_date: time::OffsetDateTime::now_utc().unix_timestamp(),

@@ -9,12 +9,12 @@ use hutch_store::Transaction;
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{self, Instance, devices, snapshots, start};
+use crate::instances::{self, Instance, devices, snapshots, start, templates};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::pools::{OpenPool, instance_volume};
 use crate::profiles::with_project;
-use crate::records::{InstanceRecord, RECORD_VERSION};
+use crate::records::{InstanceRecord, RECORD_VERSION, TemplatesRecord, key};
 use crate::{Caller, Core, Operation, names, profiles, settings};
 
 /// Where an instance's content comes from.
@@ -28,6 +28,15 @@ enum Source {
     },
     /// Nothing.
     Empty,
+}
+
+/// What an instance is filled with.
+struct Content {
+    source: Source,
+    /// The image's fingerprint.
+    image: Option<String>,
+    /// What the instance keeps of its image's templates.
+    templates: Option<TemplatesRecord>,
 }
 
 impl Core {
@@ -189,15 +198,21 @@ impl Core {
         if operation.cancel_flag().is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.make(
-            record,
-            &pool,
+        let (templates, trigger) = match (&source, &image) {
+            (Source::Copy { instance, .. }, _) => (self.kept_templates(&instance.view().record.id).await?, "copy"),
+            (_, Some(image)) => (self.templates_for_instance(&image.fingerprint)?, "create"),
+            _ => (None, ""),
+        };
+        if templates.is_some() {
+            templates::defer(&mut record, trigger);
+        }
+        let content = Content {
             source,
-            image.map(|image| image.fingerprint.clone()),
-            root.get("size").map(String::as_str),
-            operation,
-        )
-        .await
+            image: image.map(|image| image.fingerprint.clone()),
+            templates,
+        };
+        let size = root.get("size").map(String::as_str);
+        self.make(record, &pool, content, size, operation).await
     }
 
     fn new_record(&self, project: &str, post: &InstancesPost) -> InstanceRecord {
@@ -237,8 +252,7 @@ impl Core {
         self: &Arc<Self>,
         record: InstanceRecord,
         pool: &OpenPool,
-        source: Source,
-        image: Option<String>,
+        content: Content,
         size: Option<&str>,
         operation: &Arc<Operation>,
     ) -> Result<Arc<Instance>> {
@@ -252,7 +266,8 @@ impl Core {
         };
         let made = async {
             let entry = self.journal.begin(operation.id(), entry).await?;
-            let filled = self.fill(&record, pool, source, image, operation, &entry).await;
+            let templates = content.templates.clone();
+            let filled = self.fill(&record, pool, content, operation, &entry).await;
             let sized = match (&filled, size.filter(|size| !size.is_empty())) {
                 (Ok(()), Some(size)) => set_size(pool, &record, Some(size)).await,
                 _ => filled,
@@ -262,7 +277,11 @@ impl Core {
                 self.journal.done(entry, Transaction::new()).await?;
                 return Err(error);
             }
-            self.journal.done(entry, Owner::write(&record)?).await
+            let mut change = Owner::write(&record)?;
+            if let Some(templates) = &templates {
+                change = change.put(key::templates(&record.id), templates)?;
+            }
+            self.journal.done(entry, change).await
         };
         if let Err(error) = made.await {
             self.instances.remove(&project, &name);
@@ -282,14 +301,13 @@ impl Core {
         &self,
         record: &InstanceRecord,
         pool: &OpenPool,
-        source: Source,
-        image: Option<String>,
+        content: Content,
         operation: &Arc<Operation>,
         entry: &Open,
     ) -> Result<()> {
         let (call, reference, volume) = (pool.call(Some(operation)), pool.reference(), instance_volume(record));
         let action = format!("creating the volume of instance {}", record.name);
-        match (source, image) {
+        match (content.source, content.image) {
             (Source::Image(_), Some(fingerprint)) => {
                 let image = crate::pools::image_volume(&fingerprint);
                 pool.driver

@@ -20,6 +20,7 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub(crate) mod templates;
 pub mod update;
 pub mod view;
 

@@ -10,7 +10,7 @@ use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
-use crate::instances::{Instance, devices, spec, stop};
+use crate::instances::{Instance, devices, spec, stop, templates};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::pools::instance_volume;
@@ -210,7 +210,8 @@ impl Owner {
     /// Everything between the journal's entry and its end.
     async fn launch(&mut self, entry: &Open) -> Result<InstanceRecord> {
         let core = Arc::clone(&self.core);
-        let spec = self.specify().await?;
+        let mut spec = self.specify().await?;
+        spec.files = self.files_of_templates().await?;
         let name = self.record.name.clone();
         let lock = self
             .ids
@@ -237,6 +238,7 @@ impl Owner {
         self.started_at = Timestamp::now();
         let mut record = InstanceRecord::clone(&self.record);
         record.last_used_at = self.started_at;
+        record.config.remove(templates::PENDING);
         record.config.insert(POWER.to_owned(), "RUNNING".to_owned());
         Ok(record)
     }
@@ -391,7 +393,9 @@ impl Owner {
             .await
             .map_err(Error::driver(action))?;
         core.journal.step(entry, "volume");
-        let mut change = Transaction::new().delete(key::instance(&project, &name));
+        let mut change = Transaction::new()
+            .delete(key::instance(&project, &name))
+            .delete(key::templates(&self.record.id));
         for snapshot in &self.snapshots {
             change = change.delete(key::snapshot(&project, &name, &snapshot.name));
         }

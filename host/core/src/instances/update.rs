@@ -10,7 +10,7 @@ use hutch_store::Transaction;
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{create, devices};
+use crate::instances::{create, devices, templates};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::pools::instance_volume;
@@ -295,10 +295,13 @@ impl Owner {
             .await
             .map_err(Error::driver(format!("renaming the volume of instance {}", old.name)))?;
         core.journal.step(entry, "volume");
-        let record = InstanceRecord {
+        let mut record = InstanceRecord {
             name: new_name.to_owned(),
             ..InstanceRecord::clone(&old)
         };
+        if core.kept_templates(&old.id).await?.is_some() {
+            templates::defer(&mut record, "rename");
+        }
         let mut change = Transaction::new().delete(key::instance(&old.project, &old.name));
         change = change.put(key::instance(&record.project, &record.name), &record)?;
         let mut snapshots = Vec::new();

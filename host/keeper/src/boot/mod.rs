@@ -6,6 +6,7 @@
 //! Both report on a socket.
 
 pub(crate) mod devices;
+mod files;
 pub(crate) mod filesystems;
 pub(crate) mod prepare;
 pub(crate) mod root;
@@ -49,6 +50,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) userns: Option<BorrowedFd<'a>>,
     pub(crate) netns: BorrowedFd<'a>,
     pub(crate) cgroup: &'a Cgroup,
+    /// Whether there was a boot before.
+    pub(crate) reboot: bool,
     /// The root of the boot before, when this is a reboot.
     pub(crate) root: Option<OwnedFd>,
     /// Where reports go.
@@ -114,6 +117,8 @@ fn run_init(boot: &Boot<'_>, prepared: Prepared) -> Result<std::convert::Infalli
     wire::send(&boot.socket, &Report::Root, &[copy.as_fd()]).at("reporting", "the root")?;
     drop(copy);
     let old_root = root::pivot(&tree)?;
+    // Before anything is mounted: they are files of the root, wherever their paths lead there.
+    files::write(spec, boot.reboot)?;
     filesystems::mount_kernel(spec)?;
     let console = devices::build(spec, prepared.nodes)?;
     filesystems::mount_extra(spec, prepared.mounts)?;

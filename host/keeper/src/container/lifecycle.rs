@@ -28,6 +28,7 @@ impl Container {
                     userns: self.namespaces.user.as_ref().map(AsFd::as_fd),
                     netns: self.namespaces.network.as_fd(),
                     cgroup: &self.cgroup,
+                    reboot: self.state != ContainerState::Created,
                     root: self.root.take(),
                     socket: theirs,
                 })
@@ -124,6 +125,8 @@ impl Container {
                     clients.answer(reactor, asker, Ok((Answer::Nothing, Vec::new())));
                 }
                 // From here on the keeper waits, for years perhaps, and needs little of itself for that.
+                self.spec.files.retain(|file| file.every_boot);
+                self.spec.files.shrink_to_fit();
                 hutch_sys::memory::forget_code();
                 return;
             }
