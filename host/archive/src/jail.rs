@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
@@ -108,17 +108,19 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
 }
 
 /// Makes the working directory the root of the mount namespace, without devices and set-uid programs, and leaves nothing
-/// else mounted. The working directory is bound onto itself because pivot_root(2) wants a mount point; stacking the old
-/// root onto the new one saves a directory to put it into (its section "pivot_root(".", ".")").
+/// else mounted. A copy of its mount is put onto it because pivot_root(2) wants a mount point, and entered by its descriptor:
+/// by name it might be another directory by now. Stacking the old root onto the new one saves a directory to put it into
+/// (pivot_root(2), "pivot_root(".", ".")").
 fn make_cwd_the_root(more: MountFlags) -> rustix::io::Result<()> {
-    let here = rustix::process::getcwd(Vec::new())?;
     // Nothing that is mounted here may appear elsewhere; what enter_layers mounted is in the same namespace already.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)?;
-    rustix::mount::mount_bind(".", here.as_c_str())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let here = rustix::mount::open_tree(CWD, ".", flags)?;
+    rustix::mount::move_mount(&here, "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::process::fchdir(&here)?;
     let flags = MountFlags::BIND | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | more;
-    rustix::mount::mount_remount(here.as_c_str(), flags, "")?;
-    rustix::process::chdir(here.as_c_str())?;
+    rustix::mount::mount_remount(".", flags, "")?;
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     rustix::process::chdir(Path::new("/"))
@@ -134,9 +136,10 @@ fn enter_layers(layers: &[PathBuf]) -> rustix::io::Result<()> {
     if !below.is_empty() {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = |layer: &PathBuf| rustix::fs::open(layer, flags, Mode::empty());
-        let fds = layers.iter().map(open).collect::<rustix::io::Result<Vec<_>>>()?;
+        let fds = layers
+            .iter()
+            .map(|layer| open_layer(layer))
+            .collect::<rustix::io::Result<Vec<_>>>()?;
         let names: Vec<String> = fds
             .iter()
             .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
@@ -145,9 +148,19 @@ fn enter_layers(layers: &[PathBuf]) -> rustix::io::Result<()> {
         let options =
             CString::new(format!("lowerdir={},userxattr", names.join(":"))).map_err(|_| rustix::io::Errno::INVAL)?;
         let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-        rustix::mount::mount(c"overlay", top, c"overlay", flags, options.as_c_str())?;
+        let onto = names.first().ok_or(rustix::io::Errno::INVAL)?;
+        rustix::mount::mount(c"overlay", onto.as_str(), c"overlay", flags, options.as_c_str())?;
     }
-    rustix::process::chdir(top)
+    // Opened anew where an overlay lies on it now.
+    rustix::process::fchdir(open_layer(top)?)
+}
+
+/// Opens a directory without following a symbolic link anywhere on the way: layers are named by drivers and filled by
+/// containers, whose links must not lead out of the pool.
+fn open_layer(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let plain = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(CWD, path, flags, Mode::empty(), plain)
 }
 
 /// The user "nobody" of every distribution (the kernel's overflow id).

@@ -179,3 +179,32 @@ fn a_tree_becomes_a_unified_image() {
     let gone = unpacker().pack(&[work.path().join("missing")], &metadata, &BTreeMap::new(), &out, go_on);
     assert!(matches!(gone, Err(Error::Jail { .. })), "{gone:?}");
 }
+
+/// Layers are named by drivers and lie among what containers have made: a link there leads nowhere.
+#[test]
+fn a_layer_behind_a_link_is_refused() {
+    let work = tempfile::tempdir().unwrap();
+    let at = |name: &str| work.path().canonicalize().unwrap().join(name);
+    for dir in ["pool/upper", "pool/lower", "secret/tree"] {
+        std::fs::create_dir_all(at(dir)).unwrap();
+    }
+    std::fs::write(at("secret/tree/key"), "secret").unwrap();
+    std::os::unix::fs::symlink(at("secret"), at("pool/link")).unwrap();
+    let metadata = ImageMetadata {
+        templates: BTreeMap::new(),
+        ..ImageMetadata::parse(METADATA).unwrap()
+    };
+    let linked = at("pool/link/tree");
+    for layers in [
+        vec![linked.clone()],
+        vec![at("pool/link")],
+        vec![linked.clone(), at("pool/lower")],
+        vec![at("pool/upper"), linked],
+    ] {
+        let out = tempfile::tempfile().unwrap();
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let refused = unpacker().pack(&layers, &metadata, &BTreeMap::new(), &out, go_on);
+        assert!(matches!(refused, Err(Error::Jail { .. })), "{layers:?}: {refused:?}");
+        assert_eq!(out.metadata().unwrap().len(), 0, "{layers:?}");
+    }
+}

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::path::Arg;
 
@@ -101,4 +101,56 @@ pub fn clone_tree(path: impl Arg, recursive: bool) -> io::Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     Ok(open_tree(CWD, path, flags)?)
+}
+
+/// A copy of the mount at the directory `path`, which is absolute and has no symbolic link anywhere on the way; without those
+/// below it. It goes as that of [`clone_tree`] does.
+///
+/// For places in trees that strangers fill, in which a name may have become a link to anywhere since it was last looked at: the
+/// directory is opened by `openat2(2)` with `RESOLVE_NO_SYMLINKS`, and copied through that descriptor.
+///
+/// # Errors
+/// `ELOOP` for a link on the way, `ENOTDIR` for what is no directory, and those of `open_tree(2)`.
+pub fn clone_directory(path: impl Arg) -> io::Result<OwnedFd> {
+    let directory = openat2(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(&directory, "", flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As root, because copies of mounts are made here.
+    #[test]
+    fn a_directory_is_copied_only_where_no_link_leads() {
+        let dir = std::env::temp_dir().canonicalize().unwrap();
+        let dir = dir.join(format!("hutch-mount-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        std::fs::write(dir.join("a/file"), "").unwrap();
+        std::os::unix::fs::symlink("/", dir.join("a/out")).unwrap();
+        std::os::unix::fs::symlink("b", dir.join("a/beside")).unwrap();
+        let errno = |path: &str| {
+            clone_directory(dir.join(path))
+                .err()
+                .and_then(|error| error.raw_os_error())
+        };
+        let found = ["a/b", "a/out", "a/out/etc", "a/beside", "a/file", "a/none"].map(errno);
+        std::fs::remove_dir_all(&dir).unwrap();
+        let expected = [
+            None,
+            Some(libc::ELOOP),
+            Some(libc::ELOOP),
+            Some(libc::ELOOP),
+            Some(libc::ENOTDIR),
+            Some(libc::ENOENT),
+        ];
+        assert_eq!(found, expected);
+    }
 }

@@ -73,9 +73,10 @@ impl OpenPool {
                 source: Box::new(error),
             }
         };
+        let root = self.real_root()?;
         let path = |tree: &TreePath| {
-            if tree.root == ROOT {
-                Ok(self.root.join(&tree.path))
+            if tree.root == ROOT && is_plain(&tree.path) {
+                Ok(root.join(&tree.path))
             } else {
                 Err(bad("leaves the pool"))
             }
@@ -91,14 +92,17 @@ impl OpenPool {
         }
     }
 
-    /// Where a tree of the pool is on the host.
+    /// The root without symbolic links on the way to it. What is opened below it by a driver's word is opened without following
+    /// any, so that a link that a container or an image has in the pool leads nowhere.
+    fn real_root(&self) -> Result<PathBuf> {
+        let action = format!("finding the directory of storage pool {}", self.record.name);
+        self.root.canonicalize().map_err(Error::io(action))
+    }
+
+    /// Where a tree of the pool is on the host. Whoever opens it follows no symbolic link.
     pub(crate) fn path(&self, tree: &TreePath) -> Result<PathBuf> {
-        if tree.root == ROOT
-            && Path::new(&tree.path)
-                .components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)))
-        {
-            return Ok(self.root.join(&tree.path));
+        if tree.root == ROOT && is_plain(&tree.path) {
+            return Ok(self.real_root()?.join(&tree.path));
         }
         let info = self.driver.info();
         let error = DriverError::new(
@@ -113,4 +117,11 @@ impl OpenPool {
             source: Box::new(error.from_plugin(&info.plugin, &info.version)),
         })
     }
+}
+
+/// Whether a path leads down, and nowhere else.
+fn is_plain(path: &str) -> bool {
+    Path::new(path)
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)))
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use hutch_container::{ContainerSpec, Fault, FaultKind, RootFs};
-use hutch_sys::mount::{Flags, clone_tree, set_attributes};
+use hutch_sys::mount::{Flags, clone_directory, clone_tree, set_attributes};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::fault::{At, Result};
@@ -65,11 +65,12 @@ impl Prepared {
     }
 }
 
-/// A copy of the mount at a directory of the root file system. The pool's mount may refuse set-user-id programs and devices;
+/// A copy of the mount at a directory of the root file system. What lies in a pool is named by a driver, and its trees are filled
+/// by containers: a symbolic link in either must not lead out of the pool. The pool's mount may refuse set-user-id programs and devices;
 /// the container's ids being mapped, the first are its own, and the second are the device cgroup's matter where nodes can be
 /// made at all.
 fn root_tree(userns: Option<BorrowedFd<'_>>, path: &Path) -> Result<OwnedFd> {
-    let tree = clone_tree(path, false).at("opening", path)?;
+    let tree = clone_directory(path).at("opening", path)?;
     let (set, clear) = match userns {
         Some(_) => (Flags::NO_DEVICES, Flags::NO_SUID.and(Flags::READ_ONLY)),
         None => (
