@@ -266,3 +266,38 @@ fn an_object_that_changed_meanwhile_is_not_overwritten() -> Result<()> {
     ensure!(client.get("/1.0/profiles/default")?["description"] == "changed");
     Ok(())
 }
+
+#[test]
+fn a_change_goes_on_when_its_client_hangs_up() -> Result<()> {
+    let daemon = bare()?;
+    let mut client = daemon.client();
+    let before = Leftovers::settled(&daemon)?;
+    for (i, patience) in [0, 2, 5, 10, 20, 40].into_iter().enumerate() {
+        let network = json!({
+            "name": format!("hangup{i}"),
+            "config": { "ipv4.address": format!("10.219.{i}.1/24"), "ipv6.address": "none" },
+        });
+        let body = network.to_string();
+        let mut connection = client.connect()?;
+        write!(
+            connection,
+            "POST /1.0/networks HTTP/1.1\r\nHost: hutch\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        // Somewhere between the request's arrival and its answer.
+        std::thread::sleep(std::time::Duration::from_millis(patience));
+        drop(connection);
+        // It was not read, or it is done as a whole: who asks once more waits for it, and finds the one or the other.
+        let again = client.request("POST", "/1.0/networks", &network)?;
+        let path = format!("/1.0/networks/hangup{i}");
+        let found = client.get(&path)?;
+        ensure!(
+            matches!(again.status, 201 | 409) && found["managed"] == true && found["status"] == "Created",
+            "after {patience} ms: {} {}, and there is {found}",
+            again.status,
+            again.error()
+        );
+        client.sync("DELETE", &path, &Value::Null)?;
+    }
+    before.compare_with_now(&daemon)
+}

@@ -17,7 +17,7 @@ mod snapshots;
 mod storage;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
@@ -45,12 +45,12 @@ pub(crate) fn router(app: App) -> Router {
         .merge(plugins::routes())
         .fallback(|| async { Failure::not_found() })
         .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn(admit))
+        .layer(middleware::from_fn_with_state(app.clone(), admit))
         .with_state(app)
 }
 
-/// The one gate: who asks may do so.
-async fn admit(request: Request, next: Next) -> Response {
+/// The one gate: who asks may do so, and what they change is changed whole, whether they wait for it or not.
+async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
     let extensions = request.extensions();
     let (Some(caller), Some(pace)) = (extensions.get::<Caller>().cloned(), extensions.get::<Pace>().cloned()) else {
         // Connections put them there; without them nobody knows who asks.
@@ -67,7 +67,8 @@ async fn admit(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let (body, left) = Leftover::of(body);
     let response = match authorize(&caller, access) {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Ok(()) if access == Access::Read => next.run(Request::from_parts(parts, body)).await,
+        Ok(()) => app.changes.run(next.run(Request::from_parts(parts, body))).await,
         Err(error) => Failure::from(error).into_response(),
     };
     if response.status().is_client_error() || response.status().is_server_error() {
