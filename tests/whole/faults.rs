@@ -1,7 +1,7 @@
 //! The daemon killed at every step of the journal: what was begun is finished or taken back, and nothing else is touched.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::daemon::{Daemon, creation, tail};
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::rest::Client;
 use hutch_tests::sample::sample;
@@ -63,7 +63,7 @@ const CASES: &[(Action, &str, &[&str])] = &[
     (Action::PoolDelete, "pool-delete", &["pool"]),
 ];
 
-/// How many of the points are tried in an ordinary run.
+/// How many of the points are tried in an ordinary run. `HUTCH_TEST_POINT="Restore snapshot-restore:volume"` tries one.
 const SAMPLE: usize = 10;
 
 #[test]
@@ -79,9 +79,14 @@ fn killed_at_each_step_it_is_finished_or_taken_back() -> Result<()> {
     let bystander = state(&mut daemon.client(), "bystander")?["pid"].clone();
     // What the first creation leaves in the pool, the image's own volume, is there from now on.
     let before = Leftovers::settled(&daemon)?;
+    if let Ok(chosen) = std::env::var("HUTCH_TEST_POINT") {
+        points.retain(|(action, point)| format!("{action:?} {point}").contains(&chosen));
+        ensure!(!points.is_empty(), "there is no fault point {chosen:?}");
+    }
     for (action, point) in sample("fault points", &points, SAMPLE) {
         println!("{action:?} killed at {point}");
-        one(&mut daemon, action, &point).with_context(|| format!("{action:?} killed at {point}"))?;
+        let done = one(&mut daemon, action, &point);
+        done.with_context(|| format!("{action:?} killed at {point}: {}", tail(&daemon.log())))?;
         ensure!(
             state(&mut daemon.client(), "bystander")?["pid"] == bystander,
             "{point}: another instance was touched"

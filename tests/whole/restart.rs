@@ -81,6 +81,40 @@ fn the_exit_status_of_a_command_that_ended_meanwhile_is_kept() -> Result<()> {
 }
 
 #[test]
+fn a_keeper_that_does_not_answer_holds_up_its_own_instance_alone() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    for name in ["c1", "c2"] {
+        daemon.instance(name, &json!({}))?;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid(&daemon, "c1")?))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let keeper = nix::unistd::Pid::from_raw(parent.context("no parent")?.trim().parse()?);
+    daemon.kill()?;
+    nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGSTOP)?;
+    let started = daemon.launch(&[]);
+    let looked = started.and_then(|_| {
+        ensure!(daemon.status("c1")? == "Error", "shown as {}", daemon.status("c1")?);
+        ensure!(daemon.shell("c2", "echo works")? == "works");
+        let mut client = daemon.client();
+        let start = json!({ "action": "start" });
+        for (method, path, body) in [
+            ("PUT", "/1.0/instances/c1/state", &start),
+            ("DELETE", "/1.0/instances/c1", &Value::Null),
+            ("POST", "/1.0/instances/c1", &json!({ "name": "c3" })),
+        ] {
+            let (_, message) = client.refused(method, path, body)?;
+            ensure!(message.contains("does not answer"), "{method} {path}: {message}");
+        }
+        Ok(())
+    });
+    nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGCONT)?;
+    looked?;
+    crate::lifecycle::wait_for_status(&daemon, "c1", "Running")?;
+    ensure!(daemon.shell("c1", "echo works")? == "works");
+    Ok(())
+}
+
+#[test]
 fn a_container_reboots_itself_while_nobody_watches() -> Result<()> {
     let mut daemon = Daemon::start()?;
     daemon.instance("c1", &json!({}))?;

@@ -29,7 +29,7 @@ pub use exec::{ExecSpec, ExecStdio, MAX_EXEC_BYTES};
 pub use files::FilesHandle;
 pub use idmap::{IdMap, IdRange};
 pub use limits::{BadCpuSet, CpuQuota, CpuSet, Limits};
-pub use runtime::{AdoptOutcome, Runtime};
+pub use runtime::{AdoptOutcome, Adopted, LateKeepers, Runtime};
 pub use services::{Service, ServiceSpec, ServiceState};
 pub use spec::{
     BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, NewFile, Rlimit, RootFs, SPEC_VERSION, SeccompPolicy,

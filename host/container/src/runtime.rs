@@ -1,13 +1,16 @@
 //! Starting keepers and finding those that live.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::Interest;
+use tokio::task::JoinSet;
 
 use crate::client::Keeper;
 use crate::connection::watched;
@@ -24,6 +27,9 @@ pub struct Runtime {
     run_dir: PathBuf,
 }
 
+/// How long a start of the daemon goes on waiting when no keeper answers. They answer at once, or something is wrong with them.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// What became of a container that had a keeper before the daemon was restarted.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -34,6 +40,43 @@ pub enum AdoptOutcome {
     Dead,
     /// Its keeper lives and can't be talked to.
     Failed(Error),
+}
+
+/// What [`Runtime::adopt`] found.
+#[derive(Debug)]
+pub struct Adopted {
+    /// By the containers' ids, in any order.
+    pub found: Vec<(String, AdoptOutcome)>,
+    /// Those that have not answered yet.
+    pub late: LateKeepers,
+}
+
+/// Keepers that have not answered: stopped by somebody, or waiting for a disk that does not answer.
+#[derive(Debug, Default)]
+pub struct LateKeepers {
+    ids: BTreeSet<String>,
+    tasks: JoinSet<(String, AdoptOutcome)>,
+}
+
+impl LateKeepers {
+    /// The containers' ids.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.ids.iter().map(String::as_str)
+    }
+
+    /// Waits, for as long as it takes, for one of them; `None` when there are no more.
+    pub async fn next(&mut self) -> Option<(String, AdoptOutcome)> {
+        // A task that panicked is named by what is left when the others are through.
+        while let Some(done) = self.tasks.join_next().await {
+            if let Ok((id, outcome)) = done {
+                self.ids.remove(&id);
+                return Some((id, outcome));
+            }
+        }
+        let id = self.ids.pop_first()?;
+        let what = "and the daemon failed at its answer".to_owned();
+        Some((id.clone(), AdoptOutcome::Failed(Error::Protocol { id, what })))
+    }
 }
 
 /// Roles of the keeper's program, its first argument.
@@ -92,28 +135,25 @@ impl Runtime {
     }
 
     /// After a restart of the daemon: connects to every keeper in the run directory, in any order. Of those that have died,
-    /// what is left is killed and removed.
+    /// what is left is killed and removed. Returns when all have answered, or when none of the rest has for two seconds.
     ///
     /// # Errors
     /// [`Error::Io`] when the run directory can't be read.
-    pub async fn adopt(&self) -> Result<Vec<(String, AdoptOutcome)>, Error> {
-        let mut tasks = Vec::new();
+    pub async fn adopt(&self) -> Result<Adopted, Error> {
+        let mut late = LateKeepers::default();
         for id in self.ids(Role::Container)? {
+            late.ids.insert(id.clone());
             let this = self.clone();
-            tasks.push((id.clone(), tokio::spawn(async move { this.adopt_one(&id).await })));
+            late.tasks.spawn(async move {
+                let outcome = this.adopt_one(&id).await;
+                (id, outcome)
+            });
         }
-        let mut found = Vec::with_capacity(tasks.len());
-        for (id, task) in tasks {
-            let outcome = match task.await {
-                Ok(outcome) => outcome,
-                Err(error) => AdoptOutcome::Failed(Error::Protocol {
-                    id: id.clone(),
-                    what: error.to_string(),
-                }),
-            };
-            found.push((id, outcome));
+        let mut found = Vec::with_capacity(late.ids.len());
+        while let Ok(Some(one)) = tokio::time::timeout(SILENCE, late.next()).await {
+            found.push(one);
         }
-        Ok(found)
+        Ok(Adopted { found, late })
     }
 
     async fn adopt_one(&self, id: &str) -> AdoptOutcome {

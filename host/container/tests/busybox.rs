@@ -80,7 +80,7 @@ async fn boots_executes_and_is_killed_without_a_trace() {
         );
     }
     assert_eq!(std::fs::read_dir(lab.dir.path().join("run")).unwrap().count(), 0);
-    assert!(lab.runtime.adopt().await.unwrap().is_empty());
+    assert!(lab.runtime.adopt().await.unwrap().found.is_empty());
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ fn reboots_and_programs_go_on_without_a_daemon() {
 }
 
 async fn adopt(runtime: &Runtime, id: &str) -> hutch_container::Keeper {
-    let mut found = runtime.adopt().await.unwrap();
+    let mut found = runtime.adopt().await.unwrap().found;
     assert_eq!(found.len(), 1);
     match found.remove(0) {
         (found, AdoptOutcome::Adopted(keeper)) if found == id => keeper,
@@ -678,6 +678,81 @@ async fn directories_and_files_of_the_host() {
 }
 
 #[tokio::test]
+async fn mounts_come_and_go_while_it_runs() {
+    let lab = Lab::new();
+    let spec = lab.busybox("hotplug");
+    let RootFs::Bind { path: root } = &spec.root else {
+        unreachable!()
+    };
+    // A link of the container's leads nowhere but inside.
+    std::os::unix::fs::symlink(lab.dir.path(), root.join("escape")).unwrap();
+    let mount = |name: &str, target: &str| {
+        let source = lab.dir.path().join(name);
+        std::fs::create_dir_all(&source).unwrap();
+        std::fs::write(source.join("file"), name).unwrap();
+        Mount {
+            source,
+            target: target.into(),
+            readonly: false,
+            recursive: false,
+            shift: true,
+            required: true,
+        }
+    };
+    let keeper = lab.start(&spec).await;
+    let (outer, inner) = (mount("outer", "/srv/new"), mount("inner", "srv/new/below"));
+    let readonly = Mount {
+        readonly: true,
+        ..mount("readonly", "/escape/within")
+    };
+    let shown = async || {
+        let script = "cd /; for d in srv/new srv/new/below escape/within; do cat $d/file 2>/dev/null || echo -n none; echo -n ' '; done";
+        run(&keeper, &["sh", "-c", script]).await.1
+    };
+    // The order is that of the list, whatever is there already; in a frozen one as well.
+    keeper.freeze().await.unwrap();
+    keeper.set_mounts(std::slice::from_ref(&inner)).await.unwrap();
+    let all = [outer.clone(), inner.clone(), readonly.clone()];
+    keeper.set_mounts(&all).await.unwrap_or_else(|error| panic!("{error}"));
+    keeper.thaw().await.unwrap();
+    assert_eq!(shown().await, "outer inner readonly ");
+    assert!(!lab.dir.path().join("within").exists());
+    let script = "echo x > /srv/new/mine && stat -c %u /srv/new/mine; echo x > /escape/within/mine || echo refused";
+    assert_eq!(run(&keeper, &["sh", "-c", script]).await.1, "0\nrefused\n");
+    assert_eq!(outer.source.join("mine").metadata().unwrap().uid(), 0);
+
+    // All or nothing.
+    let missing = Mount {
+        source: lab.dir.path().join("missing"),
+        ..inner.clone()
+    };
+    let error = keeper.set_mounts(&[readonly.clone(), missing]).await.unwrap_err();
+    assert!(error.to_string().contains("/missing: no such file"), "{error}");
+    let onto_file = Mount {
+        target: "/srv/new/file/below".into(),
+        ..inner.clone()
+    };
+    let error = keeper.set_mounts(&[outer.clone(), onto_file]).await.unwrap_err();
+    assert!(error.to_string().contains("/srv/new/file/below"), "{error}");
+    assert_eq!(shown().await, "outer inner readonly ");
+
+    // They are there after a reboot, and one that the container has unmounted itself can be taken away.
+    let mut events = keeper.events();
+    run(&keeper, &["sh", "-c", "kill -TERM 1"]).await;
+    timeout(async { while !matches!(events.recv().await.unwrap(), KeeperEvent::Rebooted { .. }) {} }).await;
+    assert_eq!(shown().await, "outer inner readonly ");
+    assert_eq!(run(&keeper, &["umount", "/escape/within"]).await.0, OK);
+    keeper.set_mounts(&[outer.clone()]).await.unwrap();
+    assert_eq!(shown().await, "outer none none ");
+    keeper.set_mounts(&[]).await.unwrap();
+    assert_eq!(shown().await, "none none none ");
+    assert_eq!(std::fs::read(outer.source.join("file")).unwrap(), b"outer");
+    lab.stop(&keeper).await;
+    let error = keeper.set_mounts(&[outer]).await.unwrap_err();
+    assert!(matches!(error, hutch_container::Error::Lost { .. }) || error.fault().unwrap().kind == FaultKind::State);
+}
+
+#[tokio::test]
 async fn a_failed_start_names_what_failed_and_leaves_nothing() {
     let lab = Lab::new();
     let mut spec = lab.busybox("broken");
@@ -738,7 +813,7 @@ async fn a_lost_keeper_takes_its_container_along() {
         }
     })
     .await;
-    assert!(lab.runtime.adopt().await.unwrap().is_empty());
+    assert!(lab.runtime.adopt().await.unwrap().found.is_empty());
     // The name is free again.
     let keeper = lab.start(&spec).await;
     lab.stop(&keeper).await;

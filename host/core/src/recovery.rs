@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hutch_api::Timestamp;
-use hutch_container::{AdoptOutcome, ContainerState, Keeper};
+use hutch_container::{AdoptOutcome, Adopted, ContainerState, Keeper, LateKeepers};
 use hutch_store::Transaction;
 
 use crate::Core;
@@ -17,7 +17,7 @@ use crate::journal::{Entry, Open};
 use crate::networks::Network;
 use crate::operations::NewOperation;
 use crate::pools::Pool;
-use crate::records::{NetworkRecord, PoolRecord, RECORD_VERSION, key};
+use crate::records::key;
 use crate::{images, settings};
 
 /// How long the first answer waits for interrupted changes. A driver that hangs must not keep the daemon from starting.
@@ -26,7 +26,7 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// See the module. When this returns the state of every instance is known; what needs pools and networks goes on in the
 /// background.
 pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
-    let adopted = adopt(core).await?;
+    let Keepers { adopted, broken, late } = adopt(core).await?;
     let commands: Vec<String> = adopted
         .values()
         .flat_map(|(_, keeper)| keeper.list_execs())
@@ -34,12 +34,12 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
         .collect();
     core.operations.restore(&commands).await?;
     for (_, keeper) in adopted.values() {
-        for exec in keeper.list_execs() {
-            match core.operations.get(&exec.id) {
-                Ok(operation) if !operation.status().is_final() => core.resume_exec(&operation, keeper.clone()),
-                _ => drop(keeper.forget_exec(&exec.id).await),
-            }
-        }
+        resume_execs(core, keeper).await;
+    }
+    for (instance, why) in broken {
+        instance
+            .ask(move |owner| Box::pin(async move { owner.set_broken(Some(why)) }))
+            .await?;
     }
     let interrupted = core.journal.interrupted().await?;
     for (instance, keeper) in adopted.into_values() {
@@ -48,6 +48,7 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
             .ask(move |owner| Box::pin(async move { owner.adopt(keeper, restarts) }))
             .await?;
     }
+    tokio::spawn(follow_late(Arc::clone(core), late));
     // Pools and networks that were not finished must be gone before the others are brought up, and what is to be started
     // again comes when everything else about it is settled.
     let (infrastructure, rest): (Vec<_>, Vec<_>) = interrupted
@@ -139,44 +140,129 @@ impl Unfinished {
     }
 }
 
-/// Keepers of this daemon's instances, by the instances' names.
-async fn adopt(core: &Arc<Core>) -> Result<HashMap<(String, String), (Arc<Instance>, Keeper)>> {
+/// What became of the keepers of this daemon's instances.
+#[derive(Default)]
+struct Keepers {
+    /// Those that live, by the instances' names.
+    adopted: HashMap<(String, String), (Arc<Instance>, Keeper)>,
+    /// Instances whose containers may run and can't be reached, with the reason.
+    broken: Vec<(Arc<Instance>, String)>,
+    /// Those that have not answered.
+    late: LateKeepers,
+}
+
+async fn adopt(core: &Arc<Core>) -> Result<Keepers> {
     let by_id: HashMap<String, Arc<Instance>> = core
         .instances
         .list(None)
         .into_iter()
         .map(|instance| (host_id(&instance.view().record), instance))
         .collect();
-    let mut adopted = HashMap::new();
-    for (id, outcome) in core
+    let Adopted { found, late } = core
         .runtime
         .adopt()
         .await
-        .map_err(Error::container("looking for running containers"))?
-    {
+        .map_err(Error::container("looking for running containers"))?;
+    let mut keepers = Keepers::default();
+    for (id, outcome) in found {
         match (by_id.get(&id), outcome) {
             (Some(instance), AdoptOutcome::Adopted(keeper)) => {
-                adopted.insert((instance.project(), instance.name()), (Arc::clone(instance), keeper));
+                let at = (instance.project(), instance.name());
+                keepers.adopted.insert(at, (Arc::clone(instance), keeper));
             }
-            (None, AdoptOutcome::Adopted(keeper)) => {
-                tracing::warn!(id, "a container that belongs to no instance is ended");
-                if let Err(error) = keeper.kill().await {
-                    tracing::debug!(id, %error, "it had ended");
-                }
-                if let Err(error) = keeper.release().await {
-                    tracing::warn!(id, %error, "its keeper could not be released");
-                }
-            }
-            (_, AdoptOutcome::Dead) => {
-                tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up");
-            }
-            (_, AdoptOutcome::Failed(error)) => {
+            (None, AdoptOutcome::Adopted(keeper)) => end_stray(&id, keeper).await,
+            (Some(instance), AdoptOutcome::Failed(error)) => {
                 tracing::error!(id, %error, "a keeper can't be talked to; its container is left alone");
+                keepers.broken.push((Arc::clone(instance), unreachable(&error)));
             }
-            (_, outcome) => tracing::error!(id, ?outcome, "a keeper is in a state that this daemon does not know"),
+            (_, outcome) => note_adoption(&id, &outcome),
         }
     }
-    Ok(adopted)
+    for id in late.ids() {
+        tracing::error!(
+            id,
+            "a keeper does not answer; its container is left alone until it does"
+        );
+        if let Some(instance) = by_id.get(id) {
+            keepers.broken.push((Arc::clone(instance), SILENT.to_owned()));
+        }
+    }
+    keepers.late = late;
+    Ok(keepers)
+}
+
+/// Why an instance can't be used whose keeper has not answered.
+const SILENT: &str = "its keeper, the process that holds it, does not answer: it is stopped, or waits for a disk";
+
+fn unreachable(error: &hutch_container::Error) -> String {
+    format!("its keeper, the process that holds it, can't be talked to: {error}")
+}
+
+fn note_adoption(id: &str, outcome: &AdoptOutcome) {
+    match outcome {
+        AdoptOutcome::Dead => {
+            tracing::info!(id, "a keeper was lost while the daemon was away; it is cleaned up");
+        }
+        AdoptOutcome::Failed(error) => {
+            tracing::error!(id, %error, "a keeper that belongs to no instance can't be talked to");
+        }
+        outcome => tracing::error!(id, ?outcome, "a keeper is in a state that this daemon does not know"),
+    }
+}
+
+/// Ends a container whose instance is gone.
+async fn end_stray(id: &str, keeper: Keeper) {
+    tracing::warn!(id, "a container that belongs to no instance is ended");
+    if let Err(error) = keeper.kill().await {
+        tracing::debug!(id, %error, "it had ended");
+    }
+    if let Err(error) = keeper.release().await {
+        tracing::warn!(id, %error, "its keeper could not be released");
+    }
+}
+
+/// Takes commands up again that run, and forgets those whose operation is over.
+async fn resume_execs(core: &Arc<Core>, keeper: &Keeper) {
+    for exec in keeper.list_execs() {
+        match core.operations.get(&exec.id) {
+            Ok(operation) if !operation.status().is_final() => core.resume_exec(&operation, keeper.clone()),
+            _ => drop(keeper.forget_exec(&exec.id).await),
+        }
+    }
+}
+
+/// Takes over the containers whose keepers answer after all.
+async fn follow_late(core: Arc<Core>, mut late: LateKeepers) {
+    while let Some((id, outcome)) = late.next().await {
+        let mut list = core.instances.list(None).into_iter();
+        let instance = list.find(|instance| host_id(&instance.view().record) == id);
+        let (broken, keeper) = match (&instance, outcome) {
+            (None, AdoptOutcome::Adopted(keeper)) => {
+                end_stray(&id, keeper).await;
+                continue;
+            }
+            (Some(_), AdoptOutcome::Adopted(keeper)) => {
+                tracing::info!(id, "a keeper answers at last");
+                resume_execs(&core, &keeper).await;
+                (None, Some(keeper))
+            }
+            (Some(_), AdoptOutcome::Failed(error)) => (Some(unreachable(&error)), None),
+            (_, outcome) => {
+                note_adoption(&id, &outcome);
+                (None, None)
+            }
+        };
+        let Some(instance) = instance else { continue };
+        let taken = instance.ask(move |owner| {
+            Box::pin(async move {
+                owner.set_broken(broken)?;
+                keeper.map_or(Ok(()), |keeper| owner.adopt(keeper, Vec::new()))
+            })
+        });
+        if let Err(error) = taken.await {
+            tracing::error!(id, error = error.report(), "the container could not be taken over");
+        }
+    }
 }
 
 /// The interrupted restarts of one instance.
@@ -207,19 +293,7 @@ fn report(entry: Entry, result: Result<()>) {
 async fn infrastructure(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
     let done = |change| core.journal.done(open.clone(), change);
     match entry {
-        Entry::PoolCreate { name, driver, config } => {
-            if core.pools.get(name).is_none() {
-                let record = PoolRecord {
-                    v: RECORD_VERSION,
-                    name: name.clone(),
-                    driver: driver.clone(),
-                    description: String::new(),
-                    config: config.clone(),
-                };
-                core.undo_pool_create(&record).await;
-            }
-            done(Transaction::new()).await
-        }
+        Entry::PoolCreate { .. } => core.recover_pool_create(open, entry).await,
         Entry::PoolDelete { name } => {
             if let Some(pool) = core.pools.get(name) {
                 core.finish_pool_delete(&pool.record()).await?;
@@ -232,25 +306,7 @@ async fn infrastructure(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<
             core.pools.remove(name);
             Ok(())
         }
-        Entry::NetworkCreate {
-            project,
-            name,
-            driver,
-            config,
-        } => {
-            if core.networks.get(&(project.clone(), name.clone())).is_none() {
-                let record = NetworkRecord {
-                    v: RECORD_VERSION,
-                    project: project.clone(),
-                    name: name.clone(),
-                    driver: driver.clone(),
-                    description: String::new(),
-                    config: config.clone(),
-                };
-                core.undo_network_create(&record).await;
-            }
-            done(Transaction::new()).await
-        }
+        Entry::NetworkCreate { .. } => core.recover_network_create(open, entry).await,
         Entry::NetworkDelete { project, name } => {
             if let Some(network) = core.networks.get(&(project.clone(), name.clone())) {
                 core.finish_network_delete(&network.record()).await?;
@@ -367,6 +423,13 @@ where
 }
 
 impl Owner {
+    /// Says why the instance can't be used, or that it can.
+    fn set_broken(&mut self, why: Option<String>) -> Result<()> {
+        self.broken = why;
+        self.publish();
+        Ok(())
+    }
+
     /// Takes over a container that an earlier daemon started.
     fn adopt(&mut self, keeper: Keeper, restarts: Vec<Open>) -> Result<()> {
         self.restarts = restarts;
