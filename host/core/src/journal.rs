@@ -227,6 +227,18 @@ impl Journal {
         self.all_done(&[open], result).await
     }
 
+    /// Strikes out the entry of a change that has failed and was told so: it must not go on after the next start of the daemon,
+    /// when the object may be another of the same name, or have been used meanwhile.
+    ///
+    /// # Errors
+    /// The change's, and the store's.
+    pub async fn unless_failed(&self, open: Open, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.done(open, Transaction::new()).await?;
+        }
+        result
+    }
+
     /// Strikes several entries out together with what they came to: two requests to stop one instance end at the same moment.
     ///
     /// # Errors

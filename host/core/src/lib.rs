@@ -110,6 +110,8 @@ pub struct Core {
     pub(crate) machine: machine::Machine,
     /// Held while several objects are looked at and one is changed, and never across a driver's call.
     pub(crate) changes: tokio::sync::Mutex<()>,
+    /// Trees of pools that are containers' roots.
+    pub(crate) claims: Arc<pools::Claims>,
     /// Changes of pools and networks, which wait for drivers.
     pub(crate) turns: turns::Turns,
 }
@@ -145,6 +147,7 @@ impl Core {
             instances: Instances::default(),
             machine: machine::Machine::read(),
             changes: tokio::sync::Mutex::new(()),
+            claims: Arc::default(),
             turns: turns::Turns::default(),
             store,
         });

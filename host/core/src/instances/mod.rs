@@ -55,6 +55,8 @@ const QUEUE: usize = 64;
 pub struct Instance {
     view: RwLock<Arc<View>>,
     jobs: mpsc::Sender<Job>,
+    /// What keeps its root from being another's, while it is mounted.
+    claim: std::sync::Mutex<Option<crate::pools::Claim>>,
 }
 
 impl Instance {
@@ -65,6 +67,11 @@ impl Instance {
 
     pub(crate) fn publish(&self, view: View) {
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// Keeps what says that its root is mounted, or lets go of it.
+    pub(crate) fn hold(&self, claim: Option<crate::pools::Claim>) {
+        *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = claim;
     }
 
     /// Its name.
@@ -254,6 +261,7 @@ pub(crate) fn spawn(core: &Arc<Core>, record: InstanceRecord, snapshots: Vec<Arc
     let instance = Arc::new(Instance {
         view: RwLock::new(Arc::new(view)),
         jobs,
+        claim: std::sync::Mutex::new(None),
     });
     tokio::spawn(Owner::new(Arc::clone(core), Arc::clone(&instance)).run(inbox));
     instance

@@ -161,11 +161,11 @@ impl Owner {
 
     /// Closes the files of the stopped instance, if somebody had opened them.
     pub(crate) async fn close_files(&mut self) {
-        if let Some(files) = self.files.take()
-            && let Err(error) = files.close().await
-        {
+        let Some(files) = self.files.take() else { return };
+        if let Err(error) = files.close().await {
             tracing::warn!(instance = self.record.name, %error, "closing the files of a stopped instance");
         }
+        self.instance.hold(None);
     }
 
     /// The container has ended by itself or was killed.

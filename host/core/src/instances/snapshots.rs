@@ -316,7 +316,27 @@ impl Owner {
             new_name: new_name.to_owned(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        self.finish_rename_snapshot(&entry, name, new_name).await
+        let renamed = self.finish_rename_snapshot(&entry, name, new_name).await;
+        if renamed.is_err()
+            && let Err(error) = self.take_back_rename_snapshot(name, new_name).await
+        {
+            tracing::error!(error = error.report(), "the next start of the daemon finishes it");
+            return renamed;
+        }
+        self.core.journal.unless_failed(entry, renamed).await
+    }
+
+    /// A renaming failed, and the snapshot may have either name: back to the one that the record has.
+    async fn take_back_rename_snapshot(&self, name: &str, new_name: &str) -> Result<()> {
+        let pool = self.core.open_pool(&self.record.pool).await?;
+        let (call, volume) = (pool.call(None), instance_volume(&self.record));
+        pool.driver
+            .snapshot_rename(&call, &pool.reference(), &volume, new_name, name)
+            .await
+            .map_err(Error::driver(format!(
+                "taking back the renaming of snapshot {}/{name}",
+                self.record.name
+            )))
     }
 
     /// Everything after the journal's entry.
@@ -377,7 +397,8 @@ impl Owner {
             snapshot: name.to_owned(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        self.finish_delete_snapshot(&entry, name).await
+        let deleted = self.finish_delete_snapshot(&entry, name).await;
+        self.core.journal.unless_failed(entry, deleted).await
     }
 
     /// Everything after the journal's entry.
@@ -414,7 +435,8 @@ impl Owner {
             snapshot: name.to_owned(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        self.finish_restore(&entry, name).await
+        let restored = self.finish_restore(&entry, name).await;
+        self.core.journal.unless_failed(entry, restored).await
     }
 
     /// Everything after the journal's entry.

@@ -252,13 +252,10 @@ impl Owner {
             self.ids = Some(core.ids.take()?);
         }
         let pool = core.open_pool(&self.record.pool).await?;
-        let action = format!("mounting the root of instance {}", self.record.name);
-        let plan = pool
-            .driver
-            .mount(&pool.call(None), &pool.reference(), &instance_volume(&self.record))
-            .await
-            .map_err(Error::driver(action))?;
-        let root = pool.root_fs(&plan)?;
+        // Its own earlier claim is no obstacle: the root is not mounted, or is about to be replaced.
+        self.instance.hold(None);
+        let (root, claim) = pool.root_of(&core, &self.record).await?;
+        self.instance.hold(Some(claim));
         spec::build(&view, root, self.ids.as_ref().filter(|_| !privileged), &core.machine)
     }
 
@@ -317,6 +314,7 @@ impl Owner {
             self.disconnect(&keeper).await;
         }
         self.ids = None;
+        self.instance.hold(None);
         self.started_at = Timestamp::NEVER;
         self.publish();
     }
@@ -379,7 +377,8 @@ impl Owner {
             name: self.record.name.clone(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        self.finish_delete(&entry).await
+        let deleted = self.finish_delete(&entry).await;
+        self.core.journal.unless_failed(entry, deleted).await
     }
 
     /// Everything after the journal's entry; repeated after a crash it goes on where it stopped.

@@ -209,6 +209,7 @@ impl Owner {
         self.save_console(keeper).await;
         self.disconnect(keeper).await;
         self.ids = None;
+        self.instance.hold(None);
         self.started_at = hutch_api::Timestamp::NEVER;
         let record = self.with_power("STOPPED");
         let stops = std::mem::take(&mut self.stops);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hutch_api::instance::{InstancePatch, InstancePost, InstancePut};
 use hutch_api::{Config, Devices};
+use hutch_driver::storage::VolumeRef;
 use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
@@ -271,13 +272,42 @@ impl Owner {
         };
         let renamed = async {
             let entry = self.core.journal.begin(operation, entry).await?;
-            self.finish_rename(&entry, new_name).await
+            let renamed = self.finish_rename(&entry, new_name).await;
+            if renamed.is_err()
+                && let Err(error) = self.take_back_rename(new_name).await
+            {
+                tracing::error!(error = error.report(), "the next start of the daemon finishes it");
+                return renamed;
+            }
+            self.core.journal.unless_failed(entry, renamed).await
         };
         if let Err(error) = renamed.await {
             self.core.instances.remove(&project, new_name);
             return Err(error);
         }
         Ok(())
+    }
+
+    /// A renaming failed, and the volume may have either name: back to the one that the record has.
+    async fn take_back_rename(&self, new_name: &str) -> Result<()> {
+        let old = &self.record;
+        let pool = self.core.open_pool(&old.pool).await?;
+        let renamed = VolumeRef {
+            name: volume_name(&old.project, new_name),
+            ..instance_volume(old)
+        };
+        pool.driver
+            .rename(
+                &pool.call(None),
+                &pool.reference(),
+                &renamed,
+                &volume_name(&old.project, &old.name),
+            )
+            .await
+            .map_err(Error::driver(format!(
+                "taking back the renaming of instance {}",
+                old.name
+            )))
     }
 
     /// Everything after the journal's entry. The new name is in the table of instances already.

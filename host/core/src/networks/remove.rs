@@ -117,8 +117,7 @@ impl Core {
         };
         let entry = self.journal.begin("", entry).await?;
         if let Err(error) = self.finish_network_delete(record).await {
-            self.journal.done(entry, Transaction::new()).await?;
-            return Err(error);
+            return self.journal.unless_failed(entry, Err(error)).await;
         }
         self.journal.step(&entry, "network");
         let change = Transaction::new().delete(key::network(&record.project, &record.name));

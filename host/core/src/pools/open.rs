@@ -7,10 +7,10 @@ use hutch_container::RootFs;
 use hutch_driver::storage::{PoolRef, StorageDriver};
 use hutch_driver::{Call, DriverError, MountPlan, Progress, Root, TreePath};
 
-use super::ROOT;
-use crate::Operation;
+use super::{Claim, ROOT, instance_volume};
 use crate::error::{Error, Result};
-use crate::records::PoolRecord;
+use crate::records::{InstanceRecord, PoolRecord};
+use crate::{Core, Operation};
 
 /// A pool with its driver, ready for calls.
 pub(crate) struct OpenPool {
@@ -59,6 +59,25 @@ impl OpenPool {
             action: format!("using pool {}", self.record.name),
             source: Box::new(error.from_plugin(&info.plugin, &info.version)),
         })
+    }
+
+    /// The root of an instance, which nobody else gets before the claim is dropped.
+    pub(crate) async fn root_of(&self, core: &Core, record: &InstanceRecord) -> Result<(RootFs, Claim)> {
+        let action = || format!("mounting the root of instance {}", record.name);
+        let plan = self
+            .driver
+            .mount(&self.call(None), &self.reference(), &instance_volume(record))
+            .await
+            .map_err(Error::driver(action()))?;
+        let root = self.root_fs(&plan)?;
+        let who = format!("instance {} of project {}", record.name, record.project);
+        let claim = core.claims.take(&who, &root).map_err(|taken| {
+            let info = self.driver.info();
+            let error = DriverError::new("internal", format!("the mount plan {taken}"))
+                .from_plugin(&info.plugin, &info.version);
+            Error::driver(action())(error)
+        })?;
+        Ok((root, claim))
     }
 
     /// A plan's paths as the host has them. The broker has already kept the driver inside its roots; here a plan that the
