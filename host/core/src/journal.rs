@@ -149,6 +149,10 @@ pub enum Entry {
         driver: String,
         /// The configuration with which it was made.
         config: std::collections::BTreeMap<String, String>,
+        /// The mark of its directory: where there is another, nothing is taken back.
+        token: String,
+        /// The directory was missing before.
+        made: bool,
     },
     /// Finished.
     PoolDelete {

@@ -18,6 +18,7 @@ use crate::records::{NetworkRecord, RECORD_VERSION, key};
 use crate::{Core, Tagged, check_etag, etag, names};
 
 mod remove;
+mod undo;
 
 /// A network in memory.
 #[derive(Debug)]
@@ -231,6 +232,7 @@ impl Core {
             .await
             .map_err(Error::driver(&action))?;
         let _turn = self.turns.take(&turn(&record.name)).await;
+        self.finish_network_undo(&record.name).await?;
         let at = (record.project.clone(), record.name.clone());
         // The interface's name is the machine's, so no two projects can have it.
         if self.network_is_known(&record.name) || self.machine.link(&record.name).await?.is_some() {
@@ -248,8 +250,7 @@ impl Core {
             driver: open.driver,
         };
         if let Err(error) = open.driver.start(&open.call(), &open.reference()).await {
-            self.undo_network_create(&record).await;
-            self.journal.done(entry, Transaction::new()).await?;
+            self.give_network_up(entry, &record).await?;
             return Err(Error::driver(&action)(error));
         }
         self.journal.step(&entry, "network");
@@ -266,24 +267,6 @@ impl Core {
         self.events
             .lifecycle(&at.0, "network-created", &path, None, serde_json::Map::new());
         Ok(())
-    }
-
-    /// Takes back a network that was not finished.
-    pub(crate) async fn undo_network_create(&self, record: &NetworkRecord) {
-        let undone = async {
-            let open = self.network_with_driver(Arc::new(record.clone()))?;
-            open.driver
-                .stop(&open.call(), &open.reference())
-                .await
-                .map_err(Error::driver("stopping the network"))
-        };
-        if let Err(error) = undone.await {
-            tracing::warn!(
-                network = record.name,
-                error = error.report(),
-                "a network that was not finished could not be taken back"
-            );
-        }
     }
 
     /// Replaces a network's configuration, also while instances are connected.

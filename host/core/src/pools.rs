@@ -7,25 +7,30 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use hutch_api::storage::{
     ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch,
-    StoragePoolPut, StoragePoolsPost,
+    StoragePoolPut,
 };
-use hutch_driver::{Call, DriverError};
+use hutch_driver::DriverError;
 use hutch_store::Transaction;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::journal::Entry;
 use crate::profiles::with_project;
-use crate::records::{PoolRecord, RECORD_VERSION, key};
-use crate::{Core, Tagged, check_etag, etag, names};
+use crate::records::{PoolRecord, key};
+use crate::{Core, Tagged, check_etag, etag};
 
-mod claims;
+mod create;
+mod mark;
 mod open;
 mod volumes;
 
-pub(crate) use claims::{Claim, Claims};
+use mark::Owner;
+
 pub(crate) use open::OpenPool;
 pub(crate) use volumes::{image_volume, instance_volume};
+
+/// Where pools are that were given no other place, below the state directory.
+const PLACES: &str = "storage-pools";
 
 /// The id under which a driver sees its pool's tree.
 pub(crate) const ROOT: &str = "pool";
@@ -125,7 +130,7 @@ impl Core {
     }
 
     fn default_pool_path(&self, name: &str) -> PathBuf {
-        self.state_dir.join("storage-pools").join(name)
+        self.state_dir.join(PLACES).join(name)
     }
 
     /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there, but for what
@@ -135,6 +140,14 @@ impl Core {
         let name = record.name.as_str();
         let result = async {
             let open = self.pool_with_driver(pool.record())?;
+            match mark::owner(&open.root, &record)? {
+                Owner::Pool => {}
+                Owner::Missing => {
+                    let gone = format!("there is no directory {}", open.root.display());
+                    return Err(Error::Unavailable(gone));
+                }
+                Owner::Other(why) => return Err(Error::Unavailable(why)),
+            }
             let call = open.call(None);
             open.driver
                 .open_pool(&call, &open.reference())
@@ -148,7 +161,6 @@ impl Core {
             for what in removed {
                 tracing::info!(pool = name, what, "removed what belonged to nothing");
             }
-            self.claim_running(&open).await;
             Ok::<_, Error>(())
         };
         match result.await {
@@ -156,25 +168,6 @@ impl Core {
             Err(error) => {
                 tracing::error!(pool = name, error = error.report(), "the storage pool is unavailable");
                 pool.set_ready(Readiness::Unavailable(error.report()));
-            }
-        }
-    }
-
-    /// Claims the trees of containers that an earlier daemon started.
-    async fn claim_running(&self, open: &OpenPool) {
-        for instance in self.instances.list(None) {
-            let view = instance.view();
-            if view.record.pool != open.record.name || view.keeper.is_none() {
-                continue;
-            }
-            let claimed = open.root_of(self, &view.record).await;
-            match claimed {
-                Ok((_, claim)) => instance.hold(Some(claim)),
-                Err(error) => tracing::warn!(
-                    instance = instance.name(),
-                    error = error.report(),
-                    "nothing keeps the root of a running container from being another's"
-                ),
             }
         }
     }
@@ -200,113 +193,6 @@ impl Core {
         })
     }
 
-    /// Makes a pool.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::Conflict`], and the driver's.
-    pub async fn pool_create(&self, post: StoragePoolsPost) -> Result<()> {
-        names::object("storage pool", &post.name)?;
-        let driver = if post.driver.is_empty() {
-            self.default_driver("storage")?
-        } else {
-            post.driver
-        };
-        let action = format!("creating storage pool {}", post.name);
-        let implementation = self.drivers.storage(&driver).map_err(Error::driver(&action))?;
-        let mut config = post.config;
-        let own = self.default_pool_path(&post.name);
-        let source = config.entry("source".to_owned()).or_default();
-        if source.is_empty() {
-            *source = own.display().to_string();
-        }
-        check_source(source, &own, &self.state_dir)?;
-        let config = implementation
-            .validate(&Call::new(crate::DEFAULT_PROJECT, &post.name), &config)
-            .await
-            .map_err(Error::driver(&action))?;
-        let _turn = self.turns.take(&turn(&post.name)).await;
-        if self.pools.get(&post.name).is_some() {
-            return Err(Error::Conflict(format!("Storage pool {:?} already exists", post.name)));
-        }
-        let record = PoolRecord {
-            v: RECORD_VERSION,
-            name: post.name,
-            driver,
-            description: post.description,
-            config,
-        };
-        let entry = self
-            .journal
-            .begin(
-                "",
-                Entry::PoolCreate {
-                    name: record.name.clone(),
-                    driver: record.driver.clone(),
-                    config: record.config.clone(),
-                },
-            )
-            .await?;
-        let made = async {
-            let open = self.pool_with_driver(Arc::new(record.clone()))?;
-            make_private_dir(&open.root)?;
-            open.driver
-                .create_pool(&open.call(None), &open.reference())
-                .await
-                .map_err(Error::driver(&action))
-        };
-        if let Err(error) = made.await {
-            self.undo_pool_create(&record).await;
-            self.journal.done(entry, Transaction::new()).await?;
-            return Err(error);
-        }
-        self.journal.step(&entry, "pool");
-        self.journal
-            .done(entry, Transaction::new().put(key::pool(&record.name), &record)?)
-            .await?;
-        let name = record.name.clone();
-        let pool = Pool::new(record);
-        pool.set_ready(Readiness::Ready);
-        self.pools.insert(name.clone(), Arc::new(pool));
-        let path = format!("/1.0/storage-pools/{name}");
-        self.events.lifecycle(
-            crate::DEFAULT_PROJECT,
-            "storage-pool-created",
-            &path,
-            None,
-            serde_json::Map::new(),
-        );
-        Ok(())
-    }
-
-    /// Takes back a pool that was not finished.
-    pub(crate) async fn undo_pool_create(&self, record: &PoolRecord) {
-        let undone = async {
-            let root = self.pool_root(record);
-            if !root.exists() {
-                return Ok(());
-            }
-            let deleted = async {
-                let open = self.pool_with_driver(Arc::new(record.clone()))?;
-                open.driver
-                    .delete_pool(&open.call(None), &open.reference())
-                    .await
-                    .map_err(Error::driver("deleting the pool"))
-            };
-            let deleted = deleted.await;
-            // A directory of the daemon's own goes whatever the driver does: it was made for this pool, and nobody has anything
-            // in it.
-            self.remove_pool_dir(&root).await?;
-            deleted
-        };
-        if let Err(error) = undone.await {
-            tracing::warn!(
-                pool = record.name,
-                error = error.report(),
-                "a pool that was not finished could not be taken back"
-            );
-        }
-    }
-
     /// Replaces a pool's configuration. What the driver says can't change is refused by it.
     ///
     /// # Errors
@@ -325,11 +211,7 @@ impl Core {
                 "Storage pool {name}: the source of an existing pool can't be changed"
             )));
         }
-        let config = open
-            .driver
-            .validate(&open.call(None), &config)
-            .await
-            .map_err(Error::driver(format!("changing storage pool {name}")))?;
+        let config = open.validate(&open.call(None), &config).await?;
         let record = PoolRecord {
             config,
             description: put.description,
@@ -402,7 +284,8 @@ impl Core {
             .begin("", Entry::PoolDelete { name: name.to_owned() })
             .await?;
         if let Err(error) = self.finish_pool_delete(record).await {
-            return self.journal.unless_failed(entry, Err(error)).await;
+            self.journal.done(entry, Transaction::new()).await?;
+            return Err(error);
         }
         self.journal.step(&entry, "pool");
         self.journal
@@ -419,8 +302,17 @@ impl Core {
         let action = format!("deleting storage pool {}", record.name);
         let open = self.pool_with_driver(Arc::clone(record))?;
         let call = open.call(None);
-        if !open.root.exists() {
-            return Ok(());
+        match mark::owner(&open.root, record)? {
+            Owner::Pool => {}
+            Owner::Missing => return Ok(()),
+            Owner::Other(why) => {
+                tracing::warn!(
+                    pool = record.name,
+                    why,
+                    "nothing is removed from the directory of a deleted pool"
+                );
+                return Ok(());
+            }
         }
         for fingerprint in self.images.volumes(&record.name) {
             open.driver
@@ -432,20 +324,26 @@ impl Core {
             .delete_pool(&call, &open.reference())
             .await
             .map_err(Error::driver(&action))?;
-        self.remove_pool_dir(&open.root).await
+        self.remove_pool_dir(&open.root, record, false).await
     }
 
-    /// A pool's directory below the state directory is ours to remove; a source that the operator named is not.
-    async fn remove_pool_dir(&self, root: &Path) -> Result<()> {
-        let action = || format!("removing {}", root.display());
-        self.roots.release(root).await.map_err(Error::driver(action()))?;
-        if !root.starts_with(self.state_dir.join("storage-pools")) {
-            return Ok(());
+    /// Lets a pool's directory go when its driver has removed what it had there. One of the daemon's own goes with whatever is
+    /// left; of one that the operator named only the mark, and the directory itself if it was `made` for the pool. Of one that
+    /// does not bear the pool's mark nothing.
+    async fn remove_pool_dir(&self, root: &Path, record: &PoolRecord, made: bool) -> Result<()> {
+        let action = format!("removing {}", root.display());
+        if mark::owner(root, record)? == Owner::Pool {
+            self.roots.release(root).await.map_err(Error::driver(&action))?;
         }
-        match std::fs::remove_dir_all(root) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(action())(error)),
-            _ => Ok(()),
-        }
+        let own = self.is_own_place(root);
+        let (root, record) = (root.to_owned(), record.clone());
+        tokio::task::spawn_blocking(move || mark::unmark(&root, &record, made || own, own))
+            .await
+            .map_err(|error| Error::io(action)(std::io::Error::other(error)))?
+    }
+
+    fn is_own_place(&self, root: &Path) -> bool {
+        root.starts_with(self.state_dir.join(PLACES))
     }
 
     /// How full a pool is.
@@ -537,26 +435,6 @@ impl Core {
 /// Whose turn a change of the pool `name` takes.
 pub(crate) fn turn(name: &str) -> String {
     format!("storage-pool {name}")
-}
-
-/// A source must be a directory of its own: absolute, and not one of the daemon's.
-fn check_source(source: &str, own: &Path, state_dir: &Path) -> Result<()> {
-    let path = Path::new(source);
-    let plain = path.is_absolute()
-        && path
-            .components()
-            .all(|part| !matches!(part, std::path::Component::ParentDir));
-    if !plain || source.len() > 4096 || source.contains('\0') {
-        return Err(Error::invalid(format!(
-            "Invalid storage pool source {source:?}: it must be an absolute path without .."
-        )));
-    }
-    if path != own && (path.starts_with(state_dir) || state_dir.starts_with(path)) {
-        return Err(Error::invalid(format!(
-            "Invalid storage pool source {source:?}: it overlaps the daemon's own directory"
-        )));
-    }
-    Ok(())
 }
 
 /// A directory that only root enters: what lies below has unshifted owners and set-uid bits.

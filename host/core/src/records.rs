@@ -87,6 +87,8 @@ pub struct PoolRecord {
     pub description: String,
     /// The configuration, completed by the driver.
     pub config: Config,
+    /// The mark that its directory bears; random, so that no other pool's does.
+    pub token: String,
 }
 
 /// A managed network.

@@ -23,6 +23,7 @@ impl Core {
         let network = self.find_network(project, name)?;
         let _turn = network.turn.lock().await;
         let old = network.record();
+        self.finish_network_undo(&post.name).await?;
         if self.network_is_known(&post.name) || self.machine.link(&post.name).await?.is_some() {
             return Err(Error::Conflict(format!("Network {:?} already exists", post.name)));
         }
