@@ -10,6 +10,7 @@ use crate::exec::{ExecSpec, ExecStdio};
 use crate::limits::Limits;
 use crate::link::{Link, Told, wait_exec};
 use crate::protocol::{Answer, Request};
+use crate::spec::Mount;
 use crate::state::{ContainerState, ExecInfo, ExitStatus, KeeperEvent, Stats};
 use crate::stats::StatsReader;
 
@@ -316,6 +317,19 @@ impl Keeper {
             .link
             .call(Request::SetLimits { limits: limits.clone() })
             .await
+    }
+
+    /// Replaces what is mounted besides the root in the running container, in this order; what is mounted already stays as it is,
+    /// unless something above it changes. All of it happens, or nothing. What is unmounted vanishes from its place; files that
+    /// are open and copies that the container has made of the mount stay until it ends.
+    ///
+    /// # Errors
+    /// A fault that names what can't be mounted; of kind `state` when the container does not run, of kind `unsupported` when its
+    /// keeper is of a version without this.
+    pub async fn set_mounts(&self, mounts: &[Mount]) -> Result<(), Error> {
+        mounts.iter().try_for_each(Mount::check)?;
+        let mounts = mounts.to_vec();
+        self.inner.link.call(Request::SetMounts { mounts }).await
     }
 
     /// The container has ended, or was never started, and that is recorded: the keeper removes cgroup and socket, lets the

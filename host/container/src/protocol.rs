@@ -11,6 +11,7 @@ use crate::error::Fault;
 use crate::exec::ExecSpec;
 use crate::limits::Limits;
 use crate::services::ServiceState;
+use crate::spec::Mount;
 use crate::state::{ContainerState, ExecInfo, KeeperEvent};
 
 /// Version of this language. The daemon says its own in [`Request::Hello`], the keeper answers with its own.
@@ -104,6 +105,11 @@ pub enum Request {
     SetLimits {
         /// The new ones.
         limits: Limits,
+    },
+    /// Replace what is mounted besides the root, now and at each reboot.
+    SetMounts {
+        /// All of it, in order.
+        mounts: Vec<Mount>,
     },
     /// The end is recorded: clean up and exit.
     Release,

@@ -93,6 +93,36 @@ pub struct Mount {
     pub required: bool,
 }
 
+impl Mount {
+    /// Checks what can be checked without touching the system.
+    ///
+    /// # Errors
+    /// A source that is not an absolute path, or a target that is the root itself.
+    pub fn check(&self) -> Result<(), BadSpec> {
+        check_path("source", &self.source)?;
+        if self.place().next().is_none() {
+            let target = self.target.display();
+            return Err(BadSpec(format!("mount target {target} is the root itself")));
+        }
+        Ok(())
+    }
+
+    /// Whether it lies at the same place as the other, or below.
+    #[must_use]
+    pub fn is_within(&self, other: &Self) -> bool {
+        let mut place = self.place();
+        other.place().all(|part| place.next() == Some(part))
+    }
+
+    /// The names that its target's path goes through.
+    fn place(&self) -> impl Iterator<Item = &std::ffi::OsStr> {
+        self.target.components().filter_map(|part| match part {
+            std::path::Component::Normal(name) => Some(name),
+            _ => None,
+        })
+    }
+}
+
 /// A file that is written into the root file system, as its root: with mode 0644 where there is none yet, below directories
 /// with 0755; with the owner and the mode that it has where there is one. Symbolic links in its path are followed inside the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,16 +303,7 @@ impl ContainerSpec {
         }
         self.limits.check().map_err(BadSpec)?;
         self.check_root()?;
-        for mount in &self.mounts {
-            check_path("source", &mount.source)?;
-            if mount
-                .target
-                .components()
-                .all(|c| !matches!(c, std::path::Component::Normal(_)))
-            {
-                return bad(format!("mount target {} is the root itself", mount.target.display()));
-            }
-        }
+        self.mounts.iter().try_for_each(Mount::check)?;
         for file in &self.files {
             check_path("file", &file.path)?;
         }
@@ -435,7 +456,14 @@ mod tests {
             (|s| s.init.clear(), "init"),
             (|s| s.env.push(("A=B".into(), String::new())), "A=B"),
             (|s| s.root = RootFs::Bind { path: "srv".into() }, "root srv"),
-            (|s| s.root = RootFs::Bind { path: "/srv/../etc".into() }, "root /srv/../etc"),
+            (
+                |s| {
+                    s.root = RootFs::Bind {
+                        path: "/srv/../etc".into(),
+                    }
+                },
+                "root /srv/../etc",
+            ),
             (|s| s.sysctls.push(("net/../x".into(), String::new())), "net/../x"),
             (|s| s.console.log_bytes = 1, "console log"),
         ];

@@ -1,6 +1,7 @@
 //! One container: what it is asked for. What happens to it is in [`lifecycle`].
 
 mod lifecycle;
+mod mounts;
 
 use std::os::fd::OwnedFd;
 
@@ -77,6 +78,7 @@ pub(crate) struct Container {
     execs: Execs,
     killed: bool,
     freezing: Vec<(Asker, bool)>,
+    mounting: Option<mounts::Changing>,
     /// The connection for whose life the container is frozen.
     held_by: Option<u32>,
 }
@@ -103,6 +105,7 @@ impl Container {
             execs: Execs::new(reactor)?,
             killed: false,
             freezing: Vec::new(),
+            mounting: None,
             held_by: None,
             spec,
         })
@@ -130,6 +133,7 @@ impl Container {
                 self.held_by = Some(asker.client);
                 return self.freeze(asker, true, true);
             }
+            Request::SetMounts { mounts } => return self.set_mounts(reactor, asker, mounts),
             Request::Release => return self.release(),
             Request::Console => {
                 return Outcome::Now(self.console.open_stream(reactor).map(|fd| (Answer::Nothing, vec![fd])));

@@ -74,6 +74,7 @@ fn container_event(reactor: &Reactor, clients: &mut Clients, container: &mut Con
         Source::ExecProcess => container.execs().process_ready(reactor, clients, place),
         Source::ExecTerminal => container.execs().terminal_ready(reactor, place),
         Source::Timer => container.execs().timer_ready(reactor),
+        Source::Mounts => container.mounts_ready(reactor, clients),
         Source::Service => {}
     }
     false

@@ -40,9 +40,11 @@ pub(crate) enum Source {
     Timer,
     /// A service's program.
     Service,
+    /// The report of a process that mounts.
+    Mounts,
 }
 
-const SOURCES: [Source; 15] = [
+const SOURCES: [Source; 16] = [
     Source::Listener,
     Source::Client,
     Source::Boot,
@@ -58,6 +60,7 @@ const SOURCES: [Source; 15] = [
     Source::ExecTerminal,
     Source::Timer,
     Source::Service,
+    Source::Mounts,
 ];
 
 /// An event: what, in which place, and what is the matter with it.

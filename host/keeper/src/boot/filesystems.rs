@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use hutch_container::ContainerSpec;
+use hutch_container::{ContainerSpec, Mount};
 use hutch_sys::mount::{Flags, clone_tree, set_attributes};
 use rustix::fs::CWD;
 use rustix::mount::{MountAttrFlags, MountFlags, mount};
@@ -60,22 +60,28 @@ fn make_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Mounts what the specification asks for. The process's root being the container's, whatever the paths go through stays inside.
+/// Mounts what the specification asks for.
 pub(crate) fn mount_extra(spec: &ContainerSpec, trees: Vec<Option<OwnedFd>>) -> Result<()> {
     for (mount, tree) in spec.mounts.iter().zip(trees) {
         let Some(tree) = tree else { continue };
-        let target = PathBuf::from("/").join(mount.target.strip_prefix("/").unwrap_or(&mount.target));
-        let put = || -> Result<()> {
-            make_target(&tree, &target)?;
-            let path = target.to_string_lossy();
-            attach(&tree, CWD, &path).at("mounting on", &target)
-        };
-        match put() {
+        match put(mount, &tree) {
             Err(fault) if mount.required => return Err(fault),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Attaches a mount at its target. The process's root being the container's, whatever the path goes through stays inside.
+pub(crate) fn put(mount: &Mount, tree: &OwnedFd) -> Result<()> {
+    let target = target(mount);
+    make_target(tree, &target)?;
+    attach(tree, CWD, &target.to_string_lossy()).at("mounting on", &target)
+}
+
+/// Where a mount goes, from the root.
+pub(crate) fn target(mount: &Mount) -> PathBuf {
+    Path::new("/").join(mount.target.strip_prefix("/").unwrap_or(&mount.target))
 }
 
 /// Makes a place of the kind that the mount is: a directory, or else a file.

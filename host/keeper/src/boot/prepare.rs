@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use hutch_container::{ContainerSpec, Fault, FaultKind, RootFs};
+use hutch_container::{ContainerSpec, Fault, FaultKind, Mount, RootFs};
 use hutch_sys::mount::{Flags, clone_directory, clone_tree, set_attributes};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -59,7 +59,7 @@ impl Prepared {
         };
         Ok(Self {
             root,
-            mounts: extra_mounts(spec, userns)?,
+            mounts: open_mounts(&spec.mounts, userns)?,
             nodes: nodes()?,
         })
     }
@@ -92,8 +92,9 @@ fn map_fault(path: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
-fn extra_mounts(spec: &ContainerSpec, userns: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
-    spec.mounts
+/// Copies of the mounts at the sources, with their flags and ids, attached nowhere; `None` for one that is not required and missing.
+pub(crate) fn open_mounts(mounts: &[Mount], userns: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
+    mounts
         .iter()
         .map(|mount| {
             let open = || -> Result<OwnedFd> {

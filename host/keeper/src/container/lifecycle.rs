@@ -186,6 +186,7 @@ impl Container {
     fn clean_up(&mut self, reactor: &Reactor, clients: &mut Clients) {
         self.console.detach(reactor);
         self.execs.retire_all(reactor);
+        self.abandon_mounts(reactor, clients);
         // That can only fail when the cgroup is gone, and then it is empty.
         drop(self.cgroup.kill());
         self.cgroup_ready(reactor, clients);
@@ -247,7 +248,7 @@ impl Container {
 }
 
 /// Waits for a process that has ended or is about to.
-fn wait_for(pidfd: &OwnedFd) {
+pub(super) fn wait_for(pidfd: &OwnedFd) {
     use rustix::event::{PollFd, PollFlags, poll};
     // Neither can fail on a child's descriptor.
     let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None);
