@@ -80,6 +80,37 @@ fn directories_links_and_appending() -> Result<()> {
     Ok(())
 }
 
+/// As tools do that copy trees: each file over a connection of its own, several at a time.
+#[test]
+fn several_clients_work_in_a_stopped_instance_at_once() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.change("c1", "stop", true)?;
+    let content: Vec<u8> = (0..3_000_000_u32).map(|index| (index % 241) as u8).collect();
+    std::thread::scope(|scope| -> Result<()> {
+        let each = |number: u32| {
+            let (daemon, content) = (&daemon, &content);
+            scope.spawn(move || -> Result<()> {
+                let file = path(&format!("/root/file{number}"));
+                let pushed = daemon.client().send("POST", &file, &[], content)?;
+                ensure!(pushed.status == 200, "{file}: {}", pushed.error());
+                let pulled = daemon.client().send("GET", &file, &[], b"")?;
+                ensure!(pulled.body == *content, "{file}: {} bytes came back", pulled.body.len());
+                Ok(())
+            })
+        };
+        let all: Vec<_> = (0..8).map(each).collect();
+        for one in all {
+            one.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(())
+    })?;
+    // What works on its files does not keep it from starting.
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "cat /root/file[0-7] | wc -c")?.trim() == "24000000");
+    Ok(())
+}
+
 #[test]
 fn a_stopped_instance_has_files_too() -> Result<()> {
     let daemon = Daemon::start()?;

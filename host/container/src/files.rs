@@ -1,97 +1,144 @@
 //! The files of containers that do not run.
 
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::connection::watched;
 use crate::runtime::{Role, Runtime, encode, ended, spec_memfd};
 use crate::{ContainerSpec, Error};
 
+/// Longest verdict on a start.
+const LONGEST_VERDICT: usize = 4096;
+
 impl Runtime {
     /// Opens the files of a container that does not run: its root and mounts as it would see them, in a user namespace with
-    /// the same map, with an SFTP server at the other end of [`FilesHandle::stream`].
+    /// the same map, with an SFTP server at the other end of each [`FilesHandle::stream`]. They close by themselves some seconds
+    /// after the last stream.
     ///
     /// # Errors
     /// A fault that names what could not be mounted.
     pub async fn files(&self, spec: &ContainerSpec) -> Result<FilesHandle, Error> {
         spec.check()?;
+        let failed = |error: std::io::Error| Error::io("making a socket for", &spec.id, error);
+        // The server's end blocks: it has nothing else to do.
+        let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-                .map_err(|error| Error::io("making a socket for", &spec.id, error))?;
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|e| failed(e.into()))?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|e| failed(e.into()))?;
+        let control = watched(ours, Interest::READABLE | Interest::WRITABLE).map_err(failed)?;
         let memfd = spec_memfd(&encode(&spec.id, spec)?).map_err(|e| Error::io("making a memfd for", &spec.id, e))?;
         let process = self.spawn_role(Role::Files, &spec.id, memfd, theirs, None)?;
-        let stream = read_verdict(&spec.id, ours).await?;
-        Ok(FilesHandle { stream, process })
+        read_verdict(&spec.id, &control).await?;
+        Ok(FilesHandle {
+            id: spec.id.clone(),
+            control,
+            process,
+        })
     }
 }
 
-/// The open files of a container that does not run.
+/// The open files of a container that does not run. Dropped without [`FilesHandle::close`], they are closed a moment later.
 #[derive(Debug)]
 pub struct FilesHandle {
-    stream: OwnedFd,
+    id: String,
+    control: AsyncFd<OwnedFd>,
     process: OwnedFd,
 }
 
 impl FilesHandle {
-    /// The stream socket on which SFTP (version 3) is spoken.
-    #[must_use]
-    pub fn stream(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+    /// A stream socket on which SFTP (version 3) is spoken, beside those that are open; `None` when the files have closed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub async fn stream(&self) -> Result<Option<OwnedFd>, Error> {
+        let failed = |error: std::io::Error| Error::io("asking for a stream of the files of", &self.id, error);
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|error| failed(error.into()))?;
+        let sent = self
+            .control
+            .async_io(Interest::WRITABLE, |control| Ok(send(control.as_fd(), theirs.as_fd())?))
+            .await;
+        match sent {
+            Ok(()) => Ok(Some(ours)),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::PIPE | Errno::CONNRESET) => Ok(None),
+                _ => Err(failed(error)),
+            },
+        }
     }
 
-    /// Closes the stream and waits until the files are not in use any more.
+    /// Whether the files have closed.
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        let mut process = [rustix::event::PollFd::new(&self.process, rustix::event::PollFlags::IN)];
+        let at_once = rustix::event::Timespec::default();
+        rustix::event::poll(&mut process, Some(&at_once)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Returns once the files have closed by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when that can't be watched.
+    pub fn closed(&self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        let process = self.process.try_clone();
+        async move {
+            let watched = async { ended(process?.as_fd()).await };
+            watched
+                .await
+                .map_err(|error| Error::io("waiting for", "the file server", error))
+        }
+    }
+
+    /// Closes all streams and waits until the files are not in use any more.
     ///
     /// # Errors
     /// [`Error::Io`] when that can't be watched.
     pub async fn close(self) -> Result<(), Error> {
-        // A shutdown reaches the server even when somebody holds a duplicate of the stream.
-        match rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both) {
-            Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
-            Err(error) => return Err(Error::io("closing the stream of", "the file server", error)),
-        }
-        drop(self.stream);
-        ended(self.process.as_fd())
-            .await
-            .map_err(|error| Error::io("waiting for", "the file server", error))
+        let closed = self.closed();
+        drop(self.control);
+        closed.await
     }
 }
 
-/// Reads how a file server's start went: a line, empty when all is well, else a fault as JSON.
-async fn read_verdict(id: &str, socket: OwnedFd) -> Result<OwnedFd, Error> {
-    let failed = |error| Error::io("hearing from the file server of", id, error);
-    rustix::io::ioctl_fionbio(&socket, true).map_err(|error| failed(error.into()))?;
-    let socket = watched(socket, Interest::READABLE).map_err(failed)?;
-    let mut line = Vec::new();
-    // Byte by byte, not to take what belongs to SFTP.
-    loop {
-        let mut byte = [0];
-        let read = socket
-            .async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut byte)?))
-            .await
-            .map_err(failed)?;
-        match (read, byte) {
-            (0, _) => return Err(Error::Lost { id: id.to_owned() }),
-            (_, [b'\n']) => break,
-            _ if line.len() > 4096 => {
-                return Err(Error::Protocol {
-                    id: id.to_owned(),
-                    what: "a line without end".to_owned(),
-                });
-            }
-            _ => line.extend(byte),
+fn send(control: BorrowedFd<'_>, stream: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let streams = [stream];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    if !rights.push(SendAncillaryMessage::ScmRights(&streams)) {
+        return Err(Errno::INVAL);
+    }
+    sendmsg(control, &[IoSlice::new(b"stream")], &mut rights, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Reads how a file server's start went: the word `ready`, or a fault as JSON.
+async fn read_verdict(id: &str, control: &AsyncFd<OwnedFd>) -> Result<(), Error> {
+    let mut verdict = vec![0; LONGEST_VERDICT];
+    let length = control
+        .async_io(Interest::READABLE, |fd| {
+            Ok(rustix::io::readv(fd, &mut [IoSliceMut::new(&mut verdict)])?)
+        })
+        .await
+        .map_err(|error| Error::io("hearing from the file server of", id, error))?;
+    match verdict.get(..length) {
+        None | Some([]) => Err(Error::Lost { id: id.to_owned() }),
+        Some(b"ready") => Ok(()),
+        Some(text) => {
+            let fault = serde_json::from_slice(text).map_err(|error| Error::Protocol {
+                id: id.to_owned(),
+                what: error.to_string(),
+            })?;
+            Err(Error::Keeper {
+                id: id.to_owned(),
+                fault,
+            })
         }
     }
-    if !line.is_empty() {
-        let fault = serde_json::from_slice(&line).map_err(|error| Error::Protocol {
-            id: id.to_owned(),
-            what: error.to_string(),
-        })?;
-        return Err(Error::Keeper {
-            id: id.to_owned(),
-            fault,
-        });
-    }
-    Ok(socket.into_inner())
 }

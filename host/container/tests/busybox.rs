@@ -556,18 +556,31 @@ async fn files_of_running_and_stopped_containers() {
     lab.stop(&keeper).await;
 
     let files = lab.runtime.files(&spec).await.unwrap_or_else(|error| panic!("{error}"));
-    let stream = files.stream().try_clone_to_owned().unwrap();
+    let (first, second) = (
+        files.stream().await.unwrap().unwrap(),
+        files.stream().await.unwrap().unwrap(),
+    );
     tokio::task::spawn_blocking(move || {
-        let mut sftp = Sftp::new(stream);
-        assert_eq!(sftp.get("/etc/new").unwrap(), b"from outside");
-        sftp.put("/root/stopped", b"x", 0o600);
+        let (mut first, mut second) = (Sftp::new(first), Sftp::new(second));
+        assert_eq!(first.get("/etc/new").unwrap(), b"from outside");
+        second.put("/root/stopped", b"x", 0o600);
+        drop(second);
+        assert_eq!(first.get("/root/stopped").unwrap(), b"x");
         // Links lead nowhere but inside.
-        assert_eq!(sftp.get("/../../../work").unwrap_err(), 2);
+        assert_eq!(first.get("/../../../work").unwrap_err(), 2);
     })
     .await
     .unwrap();
-    timeout(files.close()).await.unwrap();
+    // Nobody reads or writes any more: they close by themselves.
+    timeout(files.closed()).await.unwrap();
+    assert!(files.has_closed() && files.stream().await.unwrap().is_none());
     assert_eq!(root.join("root/stopped").metadata().unwrap().uid(), 0);
+
+    let files = lab.runtime.files(&spec).await.unwrap_or_else(|error| panic!("{error}"));
+    let stream = files.stream().await.unwrap().unwrap();
+    timeout(files.close()).await.unwrap();
+    let mut end = [0];
+    assert_eq!(rustix::io::read(&stream, &mut end), Ok(0), "it serves on");
 
     let mut broken = spec.clone();
     broken.root = RootFs::Bind {

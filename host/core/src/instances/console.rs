@@ -1,6 +1,6 @@
 //! Consoles, logs and files of instances.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -229,7 +229,8 @@ impl Core {
 }
 
 impl Owner {
-    /// Opens the files of the stopped instance; they are open once, and closed before anything else is done with it.
+    /// A stream to the files of the stopped instance. Its root is mounted once for all streams, and not any more when anything
+    /// else is done with it.
     async fn open_files(&mut self) -> Result<OwnedFd> {
         if let Some(keeper) = &self.keeper {
             return keeper.sftp().await.map_err(Error::container(format!(
@@ -237,18 +238,49 @@ impl Owner {
                 self.record.name
             )));
         }
+        self.require_stopped("open its files")?;
+        let action = format!("opening the files of instance {}", self.record.name);
+        if let Some(files) = &self.files
+            && let Some(stream) = files.stream().await.map_err(Error::container(&action))?
+        {
+            return Ok(stream);
+        }
         self.close_files().await;
         let spec = self.specify().await?;
-        let action = format!("opening the files of instance {}", self.record.name);
         let files = self
             .core
             .runtime
             .files(&spec)
             .await
             .map_err(Error::container(&action))?;
-        let stream = files.stream().as_fd().try_clone_to_owned().map_err(Error::io(action))?;
+        let stream = files.stream().await.map_err(Error::container(&action))?;
+        self.forget_files_once_closed(&files);
         self.files = Some(files);
-        Ok(stream)
+        stream.ok_or_else(|| Error::Unavailable(format!("{action}: the file server ended at once")))
+    }
+
+    fn forget_files_once_closed(&self, files: &hutch_container::FilesHandle) {
+        let (closed, instance) = (files.closed(), Arc::clone(&self.instance));
+        tokio::spawn(async move {
+            if let Err(error) = closed.await {
+                tracing::warn!(instance = instance.name(), %error, "the file server can't be watched");
+            }
+            let forget = instance.ask(|owner| {
+                Box::pin(async move {
+                    // Another one may have been opened meanwhile, which goes on.
+                    if owner
+                        .files
+                        .as_ref()
+                        .is_some_and(hutch_container::FilesHandle::has_closed)
+                    {
+                        owner.close_files().await;
+                    }
+                    Ok(())
+                })
+            });
+            // An instance that is gone has no files.
+            drop(forget.await);
+        });
     }
 
     /// Keeps what the console showed for after the container's end.
