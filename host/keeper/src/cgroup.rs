@@ -30,6 +30,11 @@ use crate::reactor::{Reactor, Source};
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
+/// How deep and how many the cgroups of one container may be: systemd in a container in a container takes some ten levels, and a
+/// hundred for each system. Their memory is the host's.
+const MOST_DEEP: &str = "64";
+const MOST: &str = "20000";
+
 /// The container's own tree.
 const CONTAINER: &str = "container";
 
@@ -116,6 +121,10 @@ impl Cgroup {
     }
 
     fn fill(unified: PathBuf, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<Self> {
+        for (file, most) in [("cgroup.max.depth", MOST_DEEP), ("cgroup.max.descendants", MOST)] {
+            let path = unified.join(file);
+            fs::write(&path, most).at("limiting", &path)?;
+        }
         turn_on_controllers(&unified)?;
         let mut this = Self {
             events: open_events(&unified)?,

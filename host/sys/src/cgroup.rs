@@ -1,12 +1,15 @@
 //! Where the cgroup hierarchies are mounted, and getting rid of a cgroup with all that is in it.
 
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 /// The mounted cgroup hierarchies of this machine. It may have the unified one (v2), legacy ones (v1) with one or more
 /// controllers each, or both (`cgroups(7)`, "hybrid").
@@ -148,33 +151,108 @@ fn wait_empty(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a cgroup and those below it, deepest first. One that is not there is no error.
+/// Removes a cgroup and those below it, deepest first. One that is not there is no error. It holds two descriptors however deep
+/// they are, and needs no path: whoever made them may have made them deeper than a path can be long.
 ///
 /// # Errors
 /// `EBUSY` when a process is in one of them.
 pub fn remove_tree(dir: &Path) -> io::Result<()> {
     match fs::remove_dir(dir) {
-        Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // Both a process and a cgroup below are EBUSY; which it is shows when those below are gone.
-        Err(error) if error.raw_os_error() != Some(libc::EBUSY) => return Err(error),
-        Err(_) => {}
+        Err(error) if Errno::from_io_error(&error).is_some_and(is_full) => {}
+        other => return other,
     }
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
+    remove_below(open(rustix::fs::CWD, dir)?)?;
     match fs::remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
+/// Both a process and a cgroup below are `EBUSY` (other file systems say `ENOTEMPTY`); which it is shows when those below are gone.
+fn is_full(error: Errno) -> bool {
+    matches!(error, Errno::BUSY | Errno::NOTEMPTY)
+}
+
+fn open(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, path, flags, Mode::empty())
+}
+
+/// Removes what is below: down to a cgroup without children, and from there up again.
+fn remove_below(top: OwnedFd) -> io::Result<()> {
+    let mut current = top;
+    // From the top to where it is.
+    let mut names: Vec<CString> = Vec::new();
+    loop {
+        match child_of(&current)? {
+            Some(child) => match remove_one(&current, &child) {
+                Ok(()) => {}
+                Err(error) if is_full(error) => match open(&current, &child) {
+                    Ok(below) => {
+                        current = below;
+                        names.push(child);
+                    }
+                    // Somebody else removes them, too.
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                },
+                Err(error) => return Err(error.into()),
+            },
+            None => {
+                let Some(name) = names.pop() else { return Ok(()) };
+                current = open(&current, c"..")?;
+                // It has no children any more: what keeps it is a process.
+                remove_one(&current, &name)?;
+            }
+        }
+    }
+}
+
+fn remove_one(at: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The name of some child.
+fn child_of(cgroup: &OwnedFd) -> rustix::io::Result<Option<CString>> {
+    for entry in Dir::read_from(cgroup)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_goes_that_is_deeper_than_a_path_can_be_long() {
+        let top = std::env::temp_dir().join(format!("hutch-cgroup-{}", std::process::id()));
+        fs::create_dir(&top).unwrap();
+        let name = "d".repeat(200);
+        let mut current = open(rustix::fs::CWD, &top).unwrap();
+        for _ in 0..60 {
+            for name in [name.as_str(), "beside"] {
+                rustix::fs::mkdirat(&current, name, Mode::RWXU).unwrap();
+            }
+            current = open(&current, name.as_str()).unwrap();
+        }
+        // What is no cgroup stays, and is told.
+        rustix::fs::openat(&current, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+        let refused = remove_tree(&top).unwrap_err();
+        assert!(Errno::from_io_error(&refused).is_some_and(is_full), "{refused}");
+        rustix::fs::unlinkat(&current, "file", AtFlags::empty()).unwrap();
+        remove_tree(&top).unwrap();
+        assert!(!top.exists());
+        remove_tree(&top).unwrap();
+    }
 
     #[test]
     fn mountinfo_is_read() {
