@@ -15,7 +15,7 @@ use crate::pools::Readiness;
 use crate::profiles::with_project;
 use crate::projects::Feature;
 use crate::records::{NetworkRecord, RECORD_VERSION, key};
-use crate::{Core, Tagged, check_etag, etag, names};
+use crate::{Core, Tagged, check_etag, etag, names, settings};
 
 mod remove;
 mod undo;
@@ -223,7 +223,7 @@ impl Core {
             name: post.name,
             driver,
             description: post.description,
-            config: post.config,
+            config: settings::pruned(post.config),
         };
         let open = self.network_with_driver(Arc::new(record.clone()))?;
         record.config = open
@@ -288,7 +288,7 @@ impl Core {
         let action = format!("changing network {name}");
         let open = self.network_with_driver(network.record())?;
         let mut record = NetworkRecord {
-            config: put.config,
+            config: settings::pruned(put.config),
             description: put.description,
             ..NetworkRecord::clone(&open.record)
         };

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::journal::Entry;
 use crate::profiles::with_project;
 use crate::records::{PoolRecord, key};
-use crate::{Core, Tagged, check_etag, etag};
+use crate::{Core, Tagged, check_etag, etag, settings};
 
 mod create;
 mod mark;
@@ -202,7 +202,7 @@ impl Core {
         let current = self.pool(name)?;
         check_etag(&current.value.etag_parts(), if_match)?;
         let open = self.open_pool(name).await?;
-        let mut config = put.config;
+        let mut config = settings::pruned(put.config);
         let source = config
             .entry("source".to_owned())
             .or_insert_with(|| current.value.config.get("source").cloned().unwrap_or_default());

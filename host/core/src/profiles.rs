@@ -90,7 +90,7 @@ impl Core {
             project,
             name: post.name,
             description: post.description,
-            config: post.config,
+            config: settings::pruned(post.config),
             devices: post.devices,
         };
         self.store_profile(record, "profile-created").await
@@ -115,7 +115,7 @@ impl Core {
             check_etag(&self.render_profile(&old).etag_parts(), if_match)?;
             let record = ProfileRecord {
                 description: put.description,
-                config: put.config,
+                config: settings::pruned(put.config),
                 devices: put.devices,
                 ..ProfileRecord::clone(&old)
             };

@@ -116,7 +116,7 @@ impl Core {
             )));
         }
         check(&post.config)?;
-        let mut config = post.config;
+        let mut config = settings::pruned(post.config);
         for (key, value) in Feature::KEYS {
             config.entry(key.to_owned()).or_insert_with(|| value.to_string());
         }
@@ -170,7 +170,7 @@ impl Core {
             v: RECORD_VERSION,
             name: name.to_owned(),
             description: put.description,
-            config: put.config,
+            config: settings::pruned(put.config),
         };
         self.store
             .commit(Transaction::new().put(key::project(name), &record)?)

@@ -3,6 +3,8 @@
 //! A key that has no effect here is refused rather than kept, so that nobody relies on it; keys under `user.`, `image.`,
 //! `volatile.` and `environment.` are the caller's or the daemon's own text.
 
+use std::collections::BTreeMap;
+
 use hutch_api::Config;
 use hutch_container::{CpuQuota, CpuSet, Limits};
 
@@ -69,6 +71,12 @@ pub fn check(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A configuration without the keys that have no value: that is how clients take a key out.
+pub fn pruned(mut config: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    config.retain(|_, value| !value.is_empty());
+    config
 }
 
 /// Whether the key is set to a true value (`true`, `1`, `yes`, `on`).
@@ -370,6 +378,14 @@ mod tests {
             ("limits.kernel.nofile", "1024:unlimited"),
         ]))
         .unwrap();
+    }
+
+    #[test]
+    fn keys_without_a_value_are_taken_out() {
+        assert_eq!(
+            pruned(config(&[("user.x", ""), ("user.y", " ")])),
+            config(&[("user.y", " ")])
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::journal::Entry;
 use crate::operations::NewOperation;
 use crate::pools::image_volume;
 use crate::projects::Feature;
-use crate::{Core, Operation, check_etag};
+use crate::{Core, Operation, check_etag, settings};
 
 /// Days after which an image goes that was fetched for an instance and has not been used since. It is what LXD has in
 /// `images.remote_cache_expiry` by default.
@@ -92,7 +92,7 @@ impl Core {
             auto_update: put.auto_update,
             expires_at: put.expires_at,
             profiles: self.check_image_profiles(&project, put.profiles)?,
-            properties: put.properties,
+            properties: settings::pruned(put.properties),
             public: put.public,
             ..ImageRecord::clone(&record)
         };

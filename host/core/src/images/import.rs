@@ -19,7 +19,7 @@ use crate::journal::Entry;
 use crate::operations::NewOperation;
 use crate::projects::Feature;
 use crate::records::RECORD_VERSION;
-use crate::{Core, Operation, names};
+use crate::{Core, Operation, names, settings};
 
 /// Properties of one image and bytes of each, so that records stay small.
 const MOST_PROPERTIES: usize = 256;
@@ -276,7 +276,7 @@ impl Core {
             filename: new.filename,
             architecture: metadata.architecture,
             size,
-            properties,
+            properties: settings::pruned(properties),
             profiles: new.profiles,
             public: new.public,
             auto_update: new.auto_update,
