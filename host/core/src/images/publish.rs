@@ -1,5 +1,6 @@
 //! Images made from instances.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::instances::Instance;
 use crate::instances::owner::Owner;
 use crate::pools::{OpenPool, instance_volume};
-use crate::{Core, Operation};
+use crate::{Core, Operation, settings};
 
 /// What of an instance becomes an image.
 struct Published {
@@ -53,7 +54,7 @@ impl Core {
         let about = image_operation(&into, "Publishing instance").also("instances", format!("/1.0/instances/{name}"));
         let (core, published) = (Arc::clone(self), Published { instance, snapshot });
         let work = move |operation: Arc<Operation>| async move {
-            let main = core.pack(published, &operation).await?;
+            let main = core.pack(published, &how.properties, &operation).await?;
             let new = NewImage {
                 project: into,
                 main,
@@ -69,25 +70,34 @@ impl Core {
                 expires_at: how.expires_at,
                 origin: None,
                 source_aliases: Vec::new(),
-                may_exist: true,
+                // One that is the same to the byte has properties and readers of its own already.
+                may_exist: false,
             };
             core.take_in(new, &operation).await.map(drop)
         };
         self.operations.begin(about, work).await
     }
 
-    /// Packs a unified image. The owner does it, so that the instance is not started or changed meanwhile.
-    async fn pack(self: &Arc<Self>, published: Published, operation: &Arc<Operation>) -> Result<StagedFile> {
+    /// Packs a unified image with these properties besides those of the instance's own image. The owner does it, so that the
+    /// instance is not started or changed meanwhile.
+    async fn pack(
+        self: &Arc<Self>,
+        published: Published,
+        properties: &BTreeMap<String, String>,
+        operation: &Arc<Operation>,
+    ) -> Result<StagedFile> {
         let Published { instance, snapshot } = published;
         let record = Arc::clone(&instance.view().record);
         let of_image = |(key, value): (&String, &String)| Some((key.strip_prefix("image.")?.to_owned(), value.clone()));
         let kept = self.kept_templates(&record.id).await?;
         let templates = kept.map(|kept| kept.templates).unwrap_or_default();
+        let mut all: BTreeMap<String, String> = record.config.iter().filter_map(of_image).collect();
+        all.extend(properties.clone());
         let metadata = ImageMetadata {
             architecture: record.architecture.clone(),
             creation_date: time::OffsetDateTime::now_utc().unix_timestamp(),
             expiry_date: 0,
-            properties: record.config.iter().filter_map(of_image).collect(),
+            properties: settings::pruned(all),
             templates: templates.templates.clone(),
         };
         let (staged, operation) = (self.stage_upload()?, Arc::clone(operation));
