@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::BadSpec;
 
-/// Why an operation on a container failed.
+/// Why an operation on a container failed. The message does not name the container: its id is the daemon's own, and whoever
+/// asked knows the name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -15,7 +16,7 @@ pub enum Error {
     #[error(transparent)]
     Spec(#[from] BadSpec),
     /// The keeper tried and failed.
-    #[error("{id}: {fault}")]
+    #[error("{fault}")]
     Keeper {
         /// The container or service.
         id: String,
@@ -23,13 +24,13 @@ pub enum Error {
         fault: Fault,
     },
     /// The keeper is not there any more, or never came up.
-    #[error("the keeper of {id} is gone")]
+    #[error("its keeper is gone")]
     Lost {
         /// The container or service.
         id: String,
     },
     /// The keeper's answer could not be understood.
-    #[error("the keeper of {id} answered {what}")]
+    #[error("its keeper answered {what}")]
     Protocol {
         /// The container or service.
         id: String,
@@ -37,7 +38,7 @@ pub enum Error {
         what: String,
     },
     /// A keeper for this id exists already.
-    #[error("{id} has a keeper already")]
+    #[error("it has a keeper already")]
     Exists {
         /// The container or service.
         id: String,

@@ -17,7 +17,7 @@ pub struct ExecSpec {
     pub command: Vec<String>,
     /// The whole environment; nothing is inherited.
     pub env: Vec<(String, String)>,
-    /// Working directory inside; `/` when it is `None`.
+    /// Working directory inside; when it is `None`, the one that `HOME` names in `env`, and `/` where that can't be entered.
     pub cwd: Option<String>,
     /// User id inside.
     pub uid: u32,

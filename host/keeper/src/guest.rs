@@ -162,11 +162,23 @@ fn execute(
             return Err(std::io::Error::last_os_error()).at("preparing", "the standard streams");
         }
     }
-    let cwd = spec.cwd.as_deref().unwrap_or("/");
-    rustix::process::chdir(cwd).map_err(|error| found(Fault::system("entering", cwd, error.raw_os_error())))?;
+    enter_directory(spec)?;
     security::become_user(spec.uid, spec.gid, &spec.groups)?;
     // Cleared by the change of user, and what is executed is not to die with the keeper: only PID 1 is.
     Err(execute_in_path(spec)?)
+}
+
+/// The directory that was asked for, or home. A home that is not there is no fault, as at a login (`login(1)`).
+fn enter_directory(spec: &ExecSpec) -> Result<()> {
+    if let Some(cwd) = &spec.cwd {
+        return rustix::process::chdir(cwd)
+            .map_err(|error| found(Fault::system("entering", cwd, error.raw_os_error())));
+    }
+    let home = spec.env.iter().find(|(name, _)| name == "HOME");
+    if home.is_some_and(|(_, home)| rustix::process::chdir(home.as_str()).is_ok()) {
+        return Ok(());
+    }
+    rustix::process::chdir("/").at("entering", "/")
 }
 
 /// A terminal of the container's as controlling terminal; its master side goes to the keeper.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hutch_api::instance::{ExecControl, InstanceExecPost};
 use hutch_api::operation;
-use hutch_container::{Exec, ExecSpec, ExecStdio, ExitStatus, FaultKind, Keeper};
+use hutch_container::{ContainerState, Exec, ExecSpec, ExecStdio, ExitStatus, FaultKind, Keeper};
 use rustix::termios::Winsize;
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::instances::view::View;
 use crate::operations::{NewOperation, Socket, Sockets};
 use crate::profiles::with_project;
-use crate::{Core, Operation};
+use crate::{Core, Operation, idrange, settings};
 
 /// What a shell says when there is no such program, and when it can't be run (`sh(1p)`, 2.8.2).
 const NOT_FOUND: i32 = 127;
@@ -40,6 +40,9 @@ impl Core {
             .keeper
             .clone()
             .ok_or_else(|| Error::invalid("Instance is not running"))?;
+        if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
+            return Err(Error::invalid(format!("Instance {name:?} is frozen: resume it first")));
+        }
         if post.command.is_empty() {
             return Err(Error::invalid("The request names no command"));
         }
@@ -55,17 +58,22 @@ impl Core {
         new.metadata = json_map(
             json!({"command": post.command, "environment": post.environment, "interactive": post.interactive}),
         );
-        let env = environment(&view, &post);
-        if !post.wait_for_websocket {
+        check_ids(&view, &post)?;
+        let command = Command {
+            env: environment(&view, &post),
+            instance: name.to_owned(),
+            post,
+        };
+        if !command.post.wait_for_websocket {
             let core = Arc::clone(self);
             return self
                 .operations
                 .begin(new, move |op| async move {
-                    run_recorded(&core, &view, &keeper, post, env, &op).await
+                    run_recorded(&core, &view, &keeper, &command, &op).await
                 })
                 .await;
         }
-        let names: &[&str] = if post.interactive {
+        let names: &[&str] = if command.post.interactive {
             &["0", "control"]
         } else {
             &["0", "1", "2", "control"]
@@ -75,10 +83,10 @@ impl Core {
         new.metadata.insert("fds".to_owned(), Value::Object(sockets.fds()));
         let ends = Arc::clone(&sockets);
         let work = move |op: Arc<Operation>| async move {
-            if post.interactive {
-                run_terminal(&keeper, post, env, &op, &ends).await
+            if command.post.interactive {
+                run_terminal(&keeper, &command, &op, &ends).await
             } else {
-                run_pipes(&keeper, post, env, &op, &ends).await
+                run_pipes(&keeper, &command, &op, &ends).await
             }
         };
         self.operations.begin_with_sockets(new, sockets, work).await
@@ -127,15 +135,72 @@ fn environment(view: &View, post: &InstanceExecPost) -> Vec<(String, String)> {
     env.into_iter().collect()
 }
 
-fn spec(post: &InstanceExecPost, env: Vec<(String, String)>, id: &str) -> ExecSpec {
-    ExecSpec {
-        id: id.to_owned(),
-        command: post.command.clone(),
-        env,
-        cwd: Some(post.cwd.clone()).filter(|cwd| !cwd.is_empty()),
-        uid: post.user,
-        gid: post.group,
-        groups: Vec::new(),
+/// Refuses ids that the instance has not.
+fn check_ids(view: &View, post: &InstanceExecPost) -> Result<()> {
+    if settings::is_true(&view.config, "security.privileged") {
+        return Ok(());
+    }
+    match [("User", post.user), ("Group", post.group)]
+        .into_iter()
+        .find(|(_, id)| *id >= idrange::RANGE)
+    {
+        Some((what, id)) => Err(Error::invalid(format!(
+            "{what} {id} can't be had in instance {:?}: its ids are 0 to {}",
+            view.record.name,
+            idrange::RANGE - 1
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What is to be run.
+struct Command {
+    /// The instance's name.
+    instance: String,
+    post: InstanceExecPost,
+    env: Vec<(String, String)>,
+}
+
+impl Command {
+    fn spec(&self, id: &str) -> ExecSpec {
+        ExecSpec {
+            id: id.to_owned(),
+            command: self.post.command.clone(),
+            env: self.env.clone(),
+            cwd: Some(self.post.cwd.clone()).filter(|cwd| !cwd.is_empty()),
+            uid: self.post.user,
+            gid: self.post.group,
+            groups: Vec::new(),
+        }
+    }
+
+    /// A program that is not there is the command's failure and not the operation's, as in a shell.
+    fn not_started(&self, op: &Operation, error: &hutch_container::Error) -> Result<()> {
+        let instance = &self.instance;
+        let Some(fault) = error.fault() else {
+            return Err(Error::invalid(format!(
+                "Command can't be run in instance {instance:?}: {error}"
+            )));
+        };
+        match fault.kind {
+            FaultKind::NotFound | FaultKind::NotExecutable if fault.step == "entering" => Err(Error::invalid(format!(
+                "The working directory {:?} can't be entered in instance {instance:?}: {}",
+                self.post.cwd, fault.cause
+            ))),
+            FaultKind::NotFound => {
+                op.set_metadata("return", json!(NOT_FOUND));
+                Err(Error::invalid("Command not found"))
+            }
+            FaultKind::NotExecutable => {
+                op.set_metadata("return", json!(NOT_EXECUTABLE));
+                Err(Error::invalid("Command not executable"))
+            }
+            // It ended or was frozen meanwhile.
+            FaultKind::State => Err(Error::invalid(format!("Instance {instance:?}: {}", fault.cause))),
+            _ => Err(Error::invalid(format!(
+                "Command can't be run in instance {instance:?}: {fault}"
+            ))),
+        }
     }
 }
 
@@ -154,8 +219,7 @@ async fn connected(keeper: &Keeper, op: &Operation, sockets: &Sockets, names: &[
 
 async fn run_pipes(
     keeper: &Keeper,
-    post: InstanceExecPost,
-    env: Vec<(String, String)>,
+    command: &Command,
     op: &Arc<Operation>,
     sockets: &Arc<Sockets>,
 ) -> Result<()> {
@@ -163,28 +227,27 @@ async fn run_pipes(
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let over = watch::Sender::new(false);
     let stdio = ExecStdio::Pipes { stdin, stdout, stderr };
-    let started = keeper.exec(spec(&post, env, op.id()), stdio).await;
+    let started = keeper.exec(command.spec(op.id()), stdio).await;
     // The clients get their ends in any case: of a command that could not be run, the end of its output.
     sockets.give("0", Socket::Input(to_stdin));
     sockets.give("1", Socket::Output(from_stdout, over.subscribe()));
     sockets.give("2", Socket::Output(from_stderr, over.subscribe()));
-    attend(keeper, started, op, sockets, over, None).await
+    attend(keeper, command, started, op, sockets, over, None).await
 }
 
 async fn run_terminal(
     keeper: &Keeper,
-    post: InstanceExecPost,
-    env: Vec<(String, String)>,
+    command: &Command,
     op: &Arc<Operation>,
     sockets: &Arc<Sockets>,
 ) -> Result<()> {
     connected(keeper, op, sockets, &["0"]).await?;
     let side = |pixels: i32, default: u16| u16::try_from(pixels).ok().filter(|side| *side > 0).unwrap_or(default);
     let stdio = ExecStdio::Pty {
-        cols: side(post.width, 80),
-        rows: side(post.height, 25),
+        cols: side(command.post.width, 80),
+        rows: side(command.post.height, 25),
     };
-    let mut started = keeper.exec(spec(&post, env, op.id()), stdio).await;
+    let mut started = keeper.exec(command.spec(op.id()), stdio).await;
     let over = watch::Sender::new(false);
     let mut terminal = None;
     if let Ok(exec) = &mut started
@@ -197,12 +260,13 @@ async fn run_terminal(
         terminal = Some(copy);
         sockets.give("0", Socket::Terminal(pty, over.subscribe()));
     }
-    attend(keeper, started, op, sockets, over, terminal).await
+    attend(keeper, command, started, op, sockets, over, terminal).await
 }
 
 /// Follows a command to its end.
 async fn attend(
     keeper: &Keeper,
+    command: &Command,
     started: std::result::Result<Exec, hutch_container::Error>,
     op: &Arc<Operation>,
     sockets: &Arc<Sockets>,
@@ -213,7 +277,7 @@ async fn attend(
         Ok(exec) => exec,
         Err(error) => {
             over.send_replace(true);
-            return not_started(op, error);
+            return command.not_started(op, &error);
         }
     };
     let (commands, inbox) = mpsc::channel(16);
@@ -241,20 +305,6 @@ async fn attend(
 
 fn libc_sigkill() -> i32 {
     nix::sys::signal::Signal::SIGKILL as i32
-}
-
-/// A program that is not there is the command's failure and not the operation's, as in a shell.
-fn not_started(op: &Operation, error: hutch_container::Error) -> Result<()> {
-    let status = match error.fault().map(|fault| fault.kind) {
-        Some(FaultKind::NotFound) => NOT_FOUND,
-        Some(FaultKind::NotExecutable) => NOT_EXECUTABLE,
-        _ => return Err(Error::container("running the command")(error)),
-    };
-    op.set_metadata("return", json!(status));
-    match status {
-        NOT_FOUND => Err(Error::invalid("Command not found")),
-        _ => Err(Error::invalid("Command not executable")),
-    }
 }
 
 async fn finish(keeper: &Keeper, op: &Operation, status: ExitStatus) -> Result<()> {
@@ -310,12 +360,11 @@ async fn run_recorded(
     core: &Arc<Core>,
     view: &View,
     keeper: &Keeper,
-    post: InstanceExecPost,
-    env: Vec<(String, String)>,
+    command: &Command,
     op: &Arc<Operation>,
 ) -> Result<()> {
     let record = &view.record;
-    let (stdout, stderr) = if post.record_output {
+    let (stdout, stderr) = if command.post.record_output {
         let (out, err) = (
             core.exec_log(record, op.id(), "stdout")?,
             core.exec_log(record, op.id(), "stderr")?,
@@ -333,9 +382,9 @@ async fn run_recorded(
         stdout,
         stderr,
     };
-    let exec = match keeper.exec(spec(&post, env, op.id()), stdio).await {
+    let exec = match keeper.exec(command.spec(op.id()), stdio).await {
         Ok(exec) => exec,
-        Err(error) => return not_started(op, error),
+        Err(error) => return command.not_started(op, &error),
     };
     match exec.wait().await {
         Some(status) => finish(keeper, op, status).await,
