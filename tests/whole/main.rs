@@ -3,6 +3,7 @@
 
 mod clients;
 mod debian;
+mod devices;
 mod exec;
 mod faults;
 mod files;

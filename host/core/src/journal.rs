@@ -44,6 +44,13 @@ pub enum Entry {
         /// What it shall be called.
         new_name: String,
     },
+    /// Taken back: the volume's size, and limits, disks and interfaces of a running container are again what the record says.
+    InstanceUpdate {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+    },
     /// Taken back unless PID 1 runs, in which case it is finished.
     InstanceStart {
         /// The instance's project.
@@ -300,6 +307,7 @@ impl Entry {
             Self::InstanceCreate { .. } => "instance-create",
             Self::InstanceDelete { .. } => "instance-delete",
             Self::InstanceRename { .. } => "instance-rename",
+            Self::InstanceUpdate { .. } => "instance-update",
             Self::InstanceStart { .. } => "instance-start",
             Self::InstanceStop { .. } => "instance-stop",
             Self::InstanceRestart { .. } => "instance-restart",

@@ -345,6 +345,13 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
                 .ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await }))
                 .await
         }
+        Entry::InstanceUpdate { project, name } => {
+            let open = open.clone();
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_update(&open).await })
+            })
+            .await
+        }
         Entry::InstanceStart { project, name } => {
             let open = open.clone();
             continue_with(core, project, name, strike, move |owner| {

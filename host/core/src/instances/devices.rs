@@ -271,13 +271,10 @@ pub fn complete_volatile(config: &mut Config, devices: &Devices) {
     }
 }
 
-/// The directories of the host that an instance sees.
-///
-/// # Errors
-/// [`Error::Invalid`] for a required source that is missing.
-pub fn mounts(devices: &Devices) -> Result<Vec<Mount>> {
+/// The directories and files of the host that an instance sees, outer paths first, so that an inner one is not hidden.
+pub fn mounts(devices: &Devices) -> Vec<Mount> {
     let mut mounts = Vec::new();
-    for (name, device) in devices {
+    for device in devices.values() {
         if device.get("type").is_none_or(|kind| kind != "disk") || is_root(device) {
             continue;
         }
@@ -285,28 +282,33 @@ pub fn mounts(devices: &Devices) -> Result<Vec<Mount>> {
             continue;
         };
         let flag = |key: &str| device.get(key).and_then(|value| settings::parse_bool(value));
-        let required = flag("required").unwrap_or_else(|| !flag("optional").unwrap_or(false));
-        let source = PathBuf::from(source);
-        if !source.exists() {
-            if required {
-                return Err(Error::invalid(format!(
-                    "Device {name:?}: the source {} is missing on the host",
-                    source.display()
-                )));
-            }
-            continue;
-        }
         mounts.push(Mount {
-            source,
+            source: PathBuf::from(source),
             target: PathBuf::from(target),
             readonly: flag("readonly").unwrap_or(false),
             recursive: flag("recursive").unwrap_or(false),
             shift: flag("shift").unwrap_or(false),
-            required,
+            required: flag("required").unwrap_or_else(|| !flag("optional").unwrap_or(false)),
         });
     }
-    // Outer paths first, so that an inner one is not hidden.
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    mounts
+}
+
+/// Those whose source the host has.
+///
+/// # Errors
+/// [`Error::Invalid`] for a required one that is missing.
+pub fn present(mut mounts: Vec<Mount>) -> Result<Vec<Mount>> {
+    let missing = |mount: &Mount| !mount.source.exists();
+    if let Some(mount) = mounts.iter().find(|mount| mount.required && missing(mount)) {
+        return Err(Error::invalid(format!(
+            "The disk at {} can't be mounted: its source {} is missing on the host",
+            mount.target.display(),
+            mount.source.display()
+        )));
+    }
+    mounts.retain(|mount| !missing(mount));
     Ok(mounts)
 }
 
@@ -368,13 +370,12 @@ mod tests {
             ("a".to_owned(), disk("/", "srv/x/y")),
             ("b".to_owned(), disk("/", "srv/x")),
         ]);
-        let targets: Vec<_> = mounts(&devices)
-            .unwrap()
-            .into_iter()
-            .map(|mount| mount.target)
-            .collect();
+        let targets: Vec<_> = mounts(&devices).into_iter().map(|mount| mount.target).collect();
         assert_eq!(targets, [PathBuf::from("srv/x"), PathBuf::from("srv/x/y")]);
-        let missing = Devices::from([("a".to_owned(), disk("/nowhere/at/all", "x"))]);
-        assert!(mounts(&missing).unwrap_err().to_string().contains("/nowhere/at/all"));
+        let mut missing = disk("/nowhere/at/all", "x");
+        let found = |device: &Device| present(mounts(&Devices::from([("a".to_owned(), device.clone())])));
+        assert!(found(&missing).unwrap_err().to_string().contains("/nowhere/at/all"));
+        missing.insert("optional".to_owned(), "true".to_owned());
+        assert!(found(&missing).unwrap().is_empty());
     }
 }

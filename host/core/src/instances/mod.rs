@@ -14,6 +14,7 @@ pub mod console;
 pub mod create;
 pub mod devices;
 pub mod exec;
+pub(crate) mod live;
 pub mod owner;
 pub mod snapshots;
 pub mod spec;

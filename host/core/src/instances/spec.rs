@@ -31,7 +31,7 @@ pub(crate) fn build(view: &View, root: RootFs, ids: Option<&IdRange>, machine: &
     spec.nesting = settings::is_true(&view.config, "security.nesting");
     spec.limits = settings::limits(&view.config, machine.memory_bytes, &machine.cpus)?;
     spec.rlimits = rlimits(&view.config);
-    spec.mounts = devices::mounts(&view.devices)?;
+    spec.mounts = devices::present(devices::mounts(&view.devices))?;
     spec.check()
         .map_err(|error| Error::invalid(format!("Instance {:?}: {error}", record.name)))?;
     Ok(spec)

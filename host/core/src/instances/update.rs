@@ -178,82 +178,25 @@ impl Owner {
         let record = Arc::new(record);
         let after = View::stopped(&core, Arc::clone(&record), Vec::new());
         create::check_root(&after.devices, &self.record)?;
-        if self.keeper.is_some() {
-            self.apply_live(before, &after).await?;
+        let change = Self::write(&record)?;
+        if self.is_live_change(before, &after)? {
+            let entry = Entry::InstanceUpdate {
+                project: record.project.clone(),
+                name: record.name.clone(),
+            };
+            let entry = core.journal.begin("", entry).await?;
+            if let Err(error) = self.change_live(before, &after, &entry).await {
+                self.take_back_live(before, &after).await;
+                core.journal.done(entry, Transaction::new()).await?;
+                return Err(error);
+            }
+            core.journal.done(entry, change).await?;
+        } else {
+            core.store.commit(change).await?;
         }
-        self.apply_size(before, &after).await?;
-        core.store.commit(Self::write(&record)?).await?;
         self.record = record;
         self.publish();
         Ok(())
-    }
-
-    /// Changes the running container from `before` to `after`, or refuses before anything is changed.
-    async fn apply_live(&self, before: &View, after: &View) -> Result<()> {
-        for key in ["security.privileged", "security.nesting"] {
-            if settings::is_true(&before.config, key) != settings::is_true(&after.config, key) {
-                return Err(Error::invalid(format!(
-                    "{key} can't be changed while the instance runs"
-                )));
-            }
-        }
-        let disks = |view: &View| -> Devices {
-            let list = view
-                .devices
-                .iter()
-                .filter(|(_, device)| device.get("type").is_some_and(|kind| kind == "disk"));
-            list.filter(|(_, device)| !devices::is_root(device))
-                .map(|(name, device)| (name.clone(), device.clone()))
-                .collect()
-        };
-        if disks(before) != disks(after) {
-            return Err(Error::invalid(format!(
-                "Disks can't be added, changed or removed while instance {:?} runs: stop it first",
-                self.record.name
-            )));
-        }
-        let Some(keeper) = &self.keeper else { return Ok(()) };
-        let machine = &self.core.machine;
-        let limits = settings::limits(&after.config, machine.memory_bytes, &machine.cpus)?;
-        if limits != settings::limits(&before.config, machine.memory_bytes, &machine.cpus)? {
-            let action = format!("changing the limits of instance {}", self.record.name);
-            keeper.set_limits(&limits).await.map_err(Error::container(action))?;
-        }
-        let (old, new) = (
-            devices::nics(&before.record, &before.devices),
-            devices::nics(&after.record, &after.devices),
-        );
-        let same = |a: &devices::Nic, b: &devices::Nic| {
-            let (x, y) = (&a.reference, &b.reference);
-            a.network == b.network
-                && x.device == y.device
-                && x.host_name == y.host_name
-                && x.hwaddr == y.hwaddr
-                && x.guest_name == y.guest_name
-                && x.config == y.config
-        };
-        for nic in old.iter().filter(|nic| !new.iter().any(|other| same(nic, other))) {
-            self.detach_nic(nic, Some(keeper)).await?;
-        }
-        for nic in new.iter().filter(|nic| !old.iter().any(|other| same(nic, other))) {
-            self.attach_nic(keeper, nic.clone()).await?;
-        }
-        Ok(())
-    }
-
-    /// The size of the root disk follows the configuration.
-    async fn apply_size(&self, before: &View, after: &View) -> Result<()> {
-        let size = |view: &View| {
-            devices::root(&view.devices)
-                .ok()
-                .and_then(|root| root.get("size").cloned())
-                .filter(|size| !size.is_empty())
-        };
-        if size(before) == size(after) {
-            return Ok(());
-        }
-        let pool = self.core.open_pool(&self.record.pool).await?;
-        create::set_size(&pool, &self.record, size(after).as_deref()).await
     }
 
     /// Gives the stopped instance another name.
