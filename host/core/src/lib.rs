@@ -105,6 +105,8 @@ pub struct Core {
     pub(crate) profiles: Table<(String, String), ProfileRecord>,
     pub(crate) pools: Table<String, pools::Pool>,
     pub(crate) networks: Table<(String, String), networks::Network>,
+    /// Subnets of networks that are being made or changed.
+    pub(crate) subnets: networks::Subnets,
     pub(crate) instances: Instances,
     pub(crate) images: Images,
     pub(crate) machine: machine::Machine,
@@ -144,6 +146,7 @@ impl Core {
             profiles: Table::default(),
             pools: Table::default(),
             networks: Table::default(),
+            subnets: networks::Subnets::default(),
             instances: Instances::default(),
             machine: machine::Machine::read(),
             changes: tokio::sync::Mutex::new(()),

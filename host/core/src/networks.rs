@@ -18,7 +18,10 @@ use crate::records::{NetworkRecord, RECORD_VERSION, key};
 use crate::{Core, Tagged, check_etag, etag, names, settings};
 
 mod remove;
+mod subnets;
 mod undo;
+
+pub(crate) use subnets::Subnets;
 
 /// A network in memory.
 #[derive(Debug)]
@@ -207,7 +210,7 @@ impl Core {
     /// Makes a network and brings it up.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::Conflict`], and the driver's.
+    /// [`Error::Invalid`], [`Error::Conflict`] also for subnets that overlap with another network's, and the driver's.
     pub async fn network_create(&self, project: &str, post: NetworksPost) -> Result<()> {
         names::network(&post.name)?;
         let project = self.scope(project, Feature::Networks)?;
@@ -238,6 +241,7 @@ impl Core {
         if self.network_is_known(&record.name) || self.machine.link(&record.name).await?.is_some() {
             return Err(Error::Conflict(format!("Network {:?} already exists", record.name)));
         }
+        let claim = self.subnets.claim(&record, &self.networks)?;
         let entry = Entry::NetworkCreate {
             project: record.project.clone(),
             name: record.name.clone(),
@@ -264,6 +268,7 @@ impl Core {
         let network = Network::new(record);
         network.readiness.send_replace(Readiness::Ready);
         self.networks.insert(at.clone(), Arc::new(network));
+        drop(claim);
         self.events
             .lifecycle(&at.0, "network-created", &path, None, serde_json::Map::new());
         Ok(())
@@ -272,7 +277,7 @@ impl Core {
     /// Replaces a network's configuration, also while instances are connected.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Changed`], and the driver's.
+    /// [`Error::NotFound`], [`Error::Changed`], [`Error::Conflict`] as for [`Core::network_create`], and the driver's.
     pub async fn network_update(
         self: &Arc<Self>,
         project: &str,
@@ -298,6 +303,7 @@ impl Core {
             .validate(&open.call(), &reference(&record), Some(current))
             .await
             .map_err(Error::driver(&action))?;
+        let _claim = self.subnets.claim(&record, &self.networks)?;
         // One that could not be brought up has nothing to change yet.
         if record.config != *current
             && readiness == Readiness::Ready
