@@ -533,6 +533,39 @@ async fn frozen_means_nothing_runs() {
 }
 
 #[tokio::test]
+async fn programs_start_though_the_container_removed_their_cgroup() {
+    let lab = Lab::new();
+    let spec = lab.busybox("removed");
+    let keeper = lab.start(&spec).await;
+    let RootFs::Bind { path: root } = &spec.root else {
+        unreachable!()
+    };
+    let remove = "echo $$ > /sys/fs/cgroup/cgroup.procs; touch /tmp/out; \
+                  until rmdir /sys/fs/cgroup/.hutch; do sleep 0.01; done; touch /tmp/removed; sleep 60";
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let stdio = ExecStdio::Pipes {
+        stdin: null(),
+        stdout: null(),
+        stderr: null(),
+    };
+    keeper
+        .exec(program("remove", &["sh", "-c", remove]), stdio)
+        .await
+        .unwrap();
+    timeout(async {
+        while !root.join("tmp/removed").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(
+        run(&keeper, &["cat", "/proc/self/cgroup"]).await.1.lines().last(),
+        Some("0::/.hutch")
+    );
+    lab.stop(&keeper).await;
+}
+
+#[tokio::test]
 async fn files_of_running_and_stopped_containers() {
     let lab = Lab::new();
     let spec = lab.busybox("files");

@@ -75,13 +75,8 @@ impl Tree {
         for dir in [&container, &guests, &files] {
             make_directory(dir)?;
         }
-        if let Some(map) = &spec.idmap {
-            for dir in [&container, &guests] {
-                for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
-                    let path = if file.is_empty() { dir.clone() } else { dir.join(file) };
-                    chown(&path, map.host_uid(0), map.host_gid(0)).at("delegating", &path)?;
-                }
-            }
+        for dir in [&container, &guests] {
+            delegate(dir, spec)?;
         }
         Ok(Self {
             frozen: open_events(&container)?,
@@ -90,6 +85,20 @@ impl Tree {
             files: open_directory(&files)?,
         })
     }
+}
+
+/// Gives a cgroup to the container's root.
+fn delegate(dir: &Path, spec: &ContainerSpec) -> Result<()> {
+    let Some(map) = &spec.idmap else { return Ok(()) };
+    for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        let path = if file.is_empty() {
+            dir.to_owned()
+        } else {
+            dir.join(file)
+        };
+        chown(&path, map.host_uid(0), map.host_gid(0)).at("delegating", &path)?;
+    }
+    Ok(())
 }
 
 impl Cgroup {
@@ -183,6 +192,14 @@ impl Cgroup {
     /// The same for programs begun from outside.
     pub(crate) fn guests(&self) -> BorrowedFd<'_> {
         self.tree.guests.as_fd()
+    }
+
+    /// Makes the one for programs again, which the container's root may remove while it is empty.
+    pub(crate) fn renew_guests(&self, spec: &ContainerSpec) -> Result<OwnedFd> {
+        let guests = self.unified.join(CONTAINER).join(GUESTS);
+        make_directory(&guests)?;
+        delegate(&guests, spec)?;
+        open_directory(&guests)
     }
 
     /// The same for file servers.

@@ -1,7 +1,7 @@
 //! The keeper's handle of a process that begins programs ([`crate::guest`]).
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hutch_sys::process::{self, Forked};
 use rustix::event::epoll::EventFlags;
@@ -31,6 +31,11 @@ impl Kind {
     }
 }
 
+/// What a fork into a cgroup says that was removed.
+fn is_removed(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
 /// The process, which has joined the container.
 pub(super) struct Beginner {
     pub(super) socket: OwnedFd,
@@ -42,13 +47,18 @@ pub(super) struct Beginner {
 impl Beginner {
     /// Forks one.
     pub(super) fn fork(reactor: &Reactor, inside: &Inside<'_>, kind: Kind) -> Result<Self> {
-        let cgroup = match kind {
-            Kind::Programs => inside.cgroup.guests(),
-            Kind::Files => inside.cgroup.files(),
-        };
         let (ours, theirs) = wire::pair().at("making", "a socket")?;
-        // SAFETY: the keeper has a single thread.
-        let forked = unsafe { process::fork(0, Some(cgroup)) };
+        let into = |cgroup: BorrowedFd<'_>| {
+            // SAFETY: the keeper has a single thread.
+            unsafe { process::fork(0, Some(cgroup)) }
+        };
+        let forked = match kind {
+            Kind::Files => into(inside.cgroup.files()),
+            Kind::Programs => match into(inside.cgroup.guests()) {
+                Err(error) if is_removed(&error) => into(inside.cgroup.renew_guests(inside.spec)?.as_fd()),
+                forked => forked,
+            },
+        };
         let pidfd = match forked.at("forking into", "the container's cgroup")? {
             Forked::Child => {
                 drop(ours);
