@@ -83,6 +83,37 @@ fn processor_time_is_shared_out() -> Result<()> {
     Ok(())
 }
 
+/// A count beyond the machine's processors asks for all of them, as with Incus: configurations and profiles go from machine to
+/// machine, and what fits a large one has to start on a small one.
+#[test]
+fn more_processors_than_there_are_means_all_of_them() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({ "config": { "limits.cpu": "99999" } }))?;
+    let all = daemon.shell("c1", "grep -c ^processor /proc/cpuinfo")?;
+    ensure!(daemon.shell("c1", "nproc")? == all);
+    limit(&daemon, "limits.cpu", "1")?;
+    ensure!(daemon.shell("c1", "nproc")? == "1");
+    limit(&daemon, "limits.cpu", "99999")?;
+    ensure!(daemon.shell("c1", "nproc")? == all, "the narrower limit stayed");
+    ensure!(daemon.client().get("/1.0/instances/c1")?["config"]["limits.cpu"] == "99999");
+    Ok(())
+}
+
+/// A count is no place: instances with one processor each do not all get the first.
+#[test]
+fn counted_processors_are_spread_over_instances() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut chosen = std::collections::BTreeSet::new();
+    for number in 0..12 {
+        let name = format!("c{number}");
+        daemon.instance(&name, &json!({ "config": { "limits.cpu": "1" } }))?;
+        chosen.insert(daemon.shell(&name, "grep Cpus_allowed_list /proc/self/status")?);
+    }
+    let several = std::thread::available_parallelism()?.get() > 1;
+    ensure!(chosen.len() > 1 || !several, "all are on {chosen:?}");
+    Ok(())
+}
+
 #[test]
 fn limits_that_make_no_sense_are_refused() -> Result<()> {
     let daemon = Daemon::start()?;
@@ -91,6 +122,9 @@ fn limits_that_make_no_sense_are_refused() -> Result<()> {
     for (key, value) in [
         ("limits.memory", "much"),
         ("limits.memory", "-5MiB"),
+        ("limits.memory", "1"),
+        ("limits.memory", "200%"),
+        ("limits.cpu", "4000-4001"),
         ("limits.processes", "many"),
         ("limits.cpu", "none"),
         ("limits.cpu.allowance", "0ms/0ms"),
@@ -106,5 +140,38 @@ fn limits_that_make_no_sense_are_refused() -> Result<()> {
         );
     }
     ensure!(daemon.client().get("/1.0/instances/c1")?["config"] == before);
+    for refused in [
+        json!({ "name": "c2", "source": { "type": "none" }, "architecture": "foo" }),
+        json!({ "name": "c2", "source": { "type": "none" }, "config": { "limits.cpu": "4000-4001" } }),
+    ] {
+        ensure!(
+            daemon.client().refused("POST", "/1.0/instances", &refused)?.0 == 400,
+            "{refused}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn less_memory_than_is_in_use_is_refused_or_taken_but_never_half() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    // Held by a file system in memory, which nothing takes back from it.
+    daemon.shell("c1", "dd if=/dev/zero of=/dev/shm/held bs=1M count=24 2>/dev/null")?;
+    let body = json!({ "config": { "limits.memory": "4MiB" } });
+    let answer = daemon.client().request("PATCH", "/1.0/instances/c1", &body)?;
+    let limit = daemon.client().get("/1.0/instances/c1")?["config"]["limits.memory"].clone();
+    if answer.status < 300 {
+        // Version 2 of cgroups takes the limit and ends what is over it.
+        ensure!(limit == "4MiB");
+    } else {
+        ensure!(
+            answer.status == 400 && answer.error().contains("in use"),
+            "{}",
+            answer.error()
+        );
+        ensure!(!answer.error().contains("/sys/"), "{}", answer.error());
+        ensure!(limit.is_null() && daemon.status("c1")? == "Running");
+    }
     Ok(())
 }

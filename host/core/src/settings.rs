@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use hutch_api::Config;
 use hutch_container::{CpuQuota, CpuSet, Limits};
 
+use crate::Core;
 use crate::error::{Error, Result};
 
 /// A checker says what is wrong with a value.
@@ -33,6 +34,9 @@ const KEYS: &[(&str, Check)] = &[
     ("security.privileged", boolean),
     ("security.protection.delete", boolean),
 ];
+
+/// Bytes of memory without which nothing starts: the kernel's own for a process and its pages, and a shell.
+const LEAST_MEMORY: u64 = 2 << 20;
 
 /// Beginnings of keys that hold whatever their owner puts there.
 const FREE: &[&str] = &["user.", "image.", "volatile.", "environment."];
@@ -71,6 +75,17 @@ pub fn check(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+impl Core {
+    /// Checks an instance's or a profile's configuration, also against what the machine has.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as of [`check`] and [`limits`].
+    pub(crate) fn check_config(&self, config: &Config) -> Result<()> {
+        check(config)?;
+        limits(config, self.machine.memory_bytes, &self.machine.cpus).map(drop)
+    }
 }
 
 /// A configuration without the keys that have no value: that is how clients take a key out.
@@ -114,10 +129,24 @@ pub fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// The limits that a configuration asks for, on a machine with `total_memory` bytes and these `cpus`.
+/// A machine's processors in the order in which an instance takes as many as it may have. Each instance begins elsewhere, and always at
+/// the same place, so that those that have few processors do not share the first.
+pub fn processors_for(instance: &uuid::Uuid, online: &[u32]) -> Vec<u32> {
+    let mut order = online.to_vec();
+    if let Ok(count) = u128::try_from(order.len())
+        && count > 0
+    {
+        // Ids are random.
+        order.rotate_left(usize::try_from(instance.as_u128() % count).unwrap_or_default());
+    }
+    order
+}
+
+/// The limits that a configuration asks for, on a machine with `total_memory` bytes and processors `online`. Of these the first are taken
+/// when a number of them is asked for: all, when that is more than there are.
 ///
 /// # Errors
-/// [`Error::Invalid`] for values that [`check`] would refuse.
+/// [`Error::Invalid`] for values that [`check`] would refuse, and for processors that the machine has not.
 pub fn limits(config: &Config, total_memory: u64, online: &[u32]) -> Result<Limits> {
     let mut limits = Limits::default();
     let set = |key: &str| config.get(key).filter(|value| !value.is_empty());
@@ -136,7 +165,14 @@ pub fn limits(config: &Config, total_memory: u64, online: &[u32]) -> Result<Limi
                 limits.cpu_set = Some(chosen.parse::<CpuSet>().map_err(|_| bad("limits.cpu", value))?);
             }
         } else {
-            limits.cpu_set = Some(value.parse::<CpuSet>().map_err(|_| bad("limits.cpu", value))?);
+            let set = value.parse::<CpuSet>().map_err(|_| bad("limits.cpu", value))?;
+            if let Some(missing) = set.cpus().iter().find(|cpu| !online.contains(cpu)) {
+                return Err(Error::invalid(format!(
+                    "Invalid value {value:?} for limits.cpu: this machine has no processor {missing}, but {}",
+                    CpuSet::new(online.iter().copied())
+                )));
+            }
+            limits.cpu_set = Some(set);
         }
     }
     if let Some(value) = set("limits.cpu.allowance") {
@@ -304,20 +340,24 @@ fn cpus(value: &str) -> std::result::Result<(), String> {
         Err(_) => value
             .parse::<CpuSet>()
             .map(drop)
-            .map_err(|_| "it must be a number of processors or a set such as 0-2,5".to_owned()),
+            .map_err(|_| "it must be a number of processors or a set with the lower number first, such as 0-2,5".to_owned()),
     }
 }
 
 fn allowance(value: &str) -> std::result::Result<(), String> {
     parse_allowance(value)
         .map(drop)
-        .ok_or_else(|| "it must be a share such as 50% or a time such as 25ms/100ms".to_owned())
+        .ok_or_else(|| "it must be a share from 1% to 100% or a time such as 25ms/100ms".to_owned())
 }
 
 fn memory(value: &str) -> std::result::Result<(), String> {
-    parse_memory(value, 100)
-        .map(drop)
-        .ok_or_else(|| "it must be a size such as 512MiB or a share such as 50%".to_owned())
+    match parse_memory(value, 100) {
+        Some(bytes) if value.ends_with('%') || bytes >= LEAST_MEMORY => Ok(()),
+        _ => Err(format!(
+            "it must be a size of at least {}MiB or a share from 1% to 100%",
+            LEAST_MEMORY >> 20
+        )),
+    }
 }
 
 fn enforce(value: &str) -> std::result::Result<(), String> {
@@ -366,6 +406,9 @@ mod tests {
                 "99999999999999999ms/100ms",
                 "limits.cpu.allowance",
             ),
+            ("limits.cpu.allowance", "0%", "1% to 100%"),
+            ("limits.memory", "1", "at least 2MiB"),
+            ("limits.memory", "200%", "1% to 100%"),
             ("user.", "x", "nothing after the dot"),
             ("limits.kernel.bogus", "1", "limits.kernel.bogus"),
         ] {
@@ -422,5 +465,16 @@ mod tests {
         assert_eq!(limits.memory, Some((1u64 << 30) / 100 * 50));
         assert_eq!(limits.processes, Some(100));
         assert_eq!(limits.cpu_quota.unwrap().quota_us, 25_000);
+    }
+
+    #[test]
+    fn processors_that_the_machine_has_not_are_named() {
+        let limits = |cpus| limits(&config(&[("limits.cpu", cpus)]), 1 << 30, &[0, 1, 4]);
+        let message = limits("1-4").unwrap_err().to_string();
+        assert!(
+            message.contains("no processor 2") && message.contains("0-1,4"),
+            "{message}"
+        );
+        assert_eq!(limits("0,4").unwrap().cpu_set.unwrap().to_string(), "0,4");
     }
 }

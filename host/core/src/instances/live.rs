@@ -5,7 +5,7 @@ use hutch_container::Keeper;
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{create, devices};
+use crate::instances::{create, devices, spec};
 use crate::journal::Open;
 use crate::settings;
 
@@ -27,7 +27,7 @@ impl Owner {
             }
         }
         let machine = &self.core.machine;
-        let limits = |view: &View| settings::limits(&view.config, machine.memory_bytes, &machine.cpus);
+        let limits = |view: &View| spec::limits(view, machine);
         let (old, new) = (nics(before), nics(after));
         Ok(resized
             || limits(before)? != limits(after)?
@@ -118,8 +118,7 @@ impl Owner {
     }
 
     async fn set_limits(&self, keeper: &Keeper, view: &View) -> Result<()> {
-        let machine = &self.core.machine;
-        let limits = settings::limits(&view.config, machine.memory_bytes, &machine.cpus)?;
+        let limits = spec::limits(view, &self.core.machine)?;
         let action = format!("changing the limits of instance {}", self.record.name);
         keeper.set_limits(&limits).await.map_err(Error::container(action))
     }

@@ -1,7 +1,7 @@
 //! From an instance's configuration to the specification of its container.
 
 use hutch_api::Config;
-use hutch_container::{ContainerSpec, IdMap, Rlimit, RootFs};
+use hutch_container::{ContainerSpec, IdMap, Limits, Rlimit, RootFs};
 
 use crate::error::{Error, Result};
 use crate::idrange::{IdRange, RANGE};
@@ -29,12 +29,21 @@ pub(crate) fn build(view: &View, root: RootFs, ids: Option<&IdRange>, machine: &
     spec.hostname.clone_from(&record.name);
     spec.env = environment(&view.config);
     spec.nesting = settings::is_true(&view.config, "security.nesting");
-    spec.limits = settings::limits(&view.config, machine.memory_bytes, &machine.cpus)?;
+    spec.limits = limits(view, machine)?;
     spec.rlimits = rlimits(&view.config);
     spec.mounts = devices::present(devices::mounts(&view.devices))?;
     spec.check()
         .map_err(|error| Error::invalid(format!("Instance {:?}: {error}", record.name)))?;
     Ok(spec)
+}
+
+/// The limits of an instance's container.
+///
+/// # Errors
+/// As [`settings::limits`].
+pub(crate) fn limits(view: &View, machine: &Machine) -> Result<Limits> {
+    let processors = settings::processors_for(&view.record.id, &machine.cpus);
+    settings::limits(&view.config, machine.memory_bytes, &processors)
 }
 
 fn environment(config: &Config) -> Vec<(String, String)> {
