@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use hutch_container::{Fault, FaultKind};
 use hutch_driver::DriverError;
 use hutch_store::StoreError;
 
@@ -92,7 +93,12 @@ impl Error {
                 "no-space" => 507,
                 _ => 500,
             },
-            Self::Cancelled | Self::Timeout(_) | Self::Store(_) | Self::Container { .. } | Self::Io { .. } => 500,
+            Self::Container { source, .. } => match source.downcast_ref::<hutch_container::Error>() {
+                // It is as the caller's own request or the instance's own state has it.
+                Some(error) if error.fault().is_some_and(is_refusal) => 400,
+                _ => 500,
+            },
+            Self::Cancelled | Self::Timeout(_) | Self::Store(_) | Self::Io { .. } => 500,
         }
     }
 
@@ -141,6 +147,11 @@ impl Error {
     pub fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
     }
+}
+
+/// Whether a keeper refused what it was asked for, and did not fail in it.
+fn is_refusal(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::Invalid | FaultKind::State)
 }
 
 #[cfg(test)]

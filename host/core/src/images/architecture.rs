@@ -1,5 +1,7 @@
 //! Names of processor architectures.
 
+use crate::error::{Error, Result};
+
 /// The kernel's name (uname(2)) for an architecture that a distribution may call otherwise; `None` for an unknown one.
 pub(super) fn canonical(name: &str) -> Option<&'static str> {
     Some(match name {
@@ -17,6 +19,20 @@ pub(super) fn canonical(name: &str) -> Option<&'static str> {
     })
 }
 
+/// The name that this daemon has for an architecture that instances are to be of.
+///
+/// # Errors
+/// [`Error::Invalid`] for one whose programs this machine does not run.
+pub(crate) fn check(name: &str) -> Result<String> {
+    match canonical(name) {
+        Some(known) if known == of_this_machine() => Ok(known.to_owned()),
+        _ => Err(Error::invalid(format!(
+            "Architecture isn't supported: {name}: this machine is {}",
+            of_this_machine()
+        ))),
+    }
+}
+
 /// The architecture of this machine.
 pub(super) fn of_this_machine() -> &'static str {
     canonical(std::env::consts::ARCH).unwrap_or(std::env::consts::ARCH)
@@ -32,5 +48,7 @@ mod tests {
         assert_eq!(canonical("arm64"), Some("aarch64"));
         assert_eq!(canonical("pdp11"), None);
         assert!(canonical(of_this_machine()).is_some());
+        assert_eq!(check(of_this_machine()).unwrap(), of_this_machine());
+        assert!(check("foo").unwrap_err().to_string().ends_with(of_this_machine()));
     }
 }

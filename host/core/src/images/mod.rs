@@ -11,6 +11,8 @@
 //!  publish ─┘                                   └── delete: volumes, record, file
 //! ```
 
+pub(crate) use architecture::check as architecture;
+
 mod alias;
 mod architecture;
 mod build;

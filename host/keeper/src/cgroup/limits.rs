@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use hutch_container::Limits;
+use hutch_container::{Fault, FaultKind, Limits};
 
 use crate::fault::{At, Result};
 
@@ -55,15 +55,20 @@ fn apply(dir: &Path, controller: &str, settings: &[&Setting]) -> Result<()> {
         };
         file.write_all(setting.value.as_bytes())
     };
+    let write_all = |setting: &&Setting| match write(setting) {
+        // Version 1 takes no limit that it can't keep (`memory.limit_in_bytes`, cgroup-v1/memory.rst 5.1 and its EBUSY).
+        Err(error) if controller == "memory" && error.raw_os_error() == Some(libc::EBUSY) => Err(Fault::new(
+            FaultKind::State,
+            "limiting",
+            "its memory",
+            "more than that is in use",
+        )),
+        written => written.at("limiting", dir.join(setting.file)),
+    };
     if controller == "memory" && settings.iter().try_for_each(write).is_err() {
-        for setting in settings.iter().rev() {
-            write(setting).at("limiting", dir.join(setting.file))?;
-        }
+        settings.iter().rev().try_for_each(write_all)?;
     }
-    for setting in settings {
-        write(setting).at("limiting", dir.join(setting.file))?;
-    }
-    Ok(())
+    settings.iter().try_for_each(write_all)
 }
 
 fn cpu_settings(limits: &Limits, legacy: bool) -> Vec<Setting> {
