@@ -6,6 +6,7 @@ use crate::rest::Client;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The storage plugin that misbehaves. It provides the driver `faulty`.
 pub const STORAGE: &str = "org.hutch.test.faulty";
@@ -135,12 +136,18 @@ pub fn is_blamed(message: &str, plugin: &str, object: &str, cause: &str) -> Resu
     Ok(())
 }
 
-/// Waits for a pool or network to be usable, or not to be; returns what is said of it.
+/// Waits until it is decided whether a pool or network can be used, and returns what is said of it.
 ///
 /// # Errors
-/// When it is something else.
+/// When it is not as `wanted`.
 pub fn has_status(client: &mut Client, path: &str, wanted: &str) -> Result<String> {
-    let object = client.get(path)?;
+    let begun = Instant::now();
+    let mut object = client.get(path)?;
+    while object["status"] == "Pending" && begun.elapsed() < Duration::from_secs(30) {
+        // Nothing tells a client when a daemon has brought up what it had.
+        std::thread::sleep(Duration::from_millis(20));
+        object = client.get(path)?;
+    }
     ensure!(object["status"] == wanted, "{path} is not {wanted}: {object}");
     Ok(object["description"].as_str().unwrap_or_default().to_owned())
 }

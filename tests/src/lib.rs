@@ -7,6 +7,7 @@
 pub mod daemon;
 pub mod debian;
 pub mod exec;
+pub mod faulty;
 pub mod image;
 pub mod leftovers;
 pub mod programs;
@@ -14,3 +15,4 @@ pub mod rest;
 pub mod sample;
 pub mod sandbox;
 pub mod stock;
+pub mod web;

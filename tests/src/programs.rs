@@ -14,6 +14,8 @@ pub struct Programs {
     pub keeper: PathBuf,
     /// The directory with our plugins.
     pub plugins: PathBuf,
+    /// The directory with the plugins that misbehave on request.
+    pub guests: Option<PathBuf>,
 }
 
 impl Programs {
@@ -27,6 +29,8 @@ impl Programs {
             cli: named("HUTCH")?,
             keeper: named("HUTCH_KEEPER")?,
             plugins: named("HUTCH_PLUGINS")?,
+            // Benchmarks have no use for them.
+            guests: std::env::var_os("HUTCH_GUESTS").map(PathBuf::from),
         })
     }
 }

@@ -70,6 +70,17 @@ impl Sandbox {
         &self.path
     }
 
+    /// Moves the calling thread into the sandbox's network, in which it stays.
+    ///
+    /// # Errors
+    /// When the network is not there.
+    pub fn enter_network(&self) -> Result<()> {
+        let Some(network) = &self.network else { return Ok(()) };
+        let place = format!("/run/netns/{network}");
+        let file = std::fs::File::open(&place).with_context(|| format!("can't open {place}"))?;
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).with_context(|| format!("can't enter {place}"))
+    }
+
     /// A command that will run in the network namespace, with the same process number as the one spawned.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {

@@ -2,7 +2,7 @@
 //! and says whose fault it was, and everything else goes on.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{POOL, creation};
+use hutch_tests::daemon::{IMAGE, POOL, creation};
 use hutch_tests::faulty::{Faulty, NETWORK, STORAGE, configuration, has_status, is_blamed, storage_file};
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::stock::Stock;
@@ -87,13 +87,16 @@ fn fails(faulty: &Faulty, function: &str, way: &str, request: (&str, &str, Value
     faulty.fault(BROKEN, function, way)?;
     let before = Leftovers::settled(&faulty.daemon)?;
     let (method, path, body) = request;
-    let (_, message) = faulty.daemon.client().refused(method, path, &body)?;
-    is_blamed(&message, STORAGE, "", "").with_context(|| format!("{function}: {way}"))?;
+    let context = || format!("{function}: {way}");
+    let (_, message) = faulty
+        .daemon
+        .client()
+        .refused(method, path, &body)
+        .with_context(context)?;
+    is_blamed(&message, STORAGE, "", "").with_context(context)?;
     faulty.goes_on()?;
     faulty.enable(STORAGE)?;
-    before
-        .compare_with_now(&faulty.daemon)
-        .with_context(|| format!("{function}: {way}"))?;
+    before.compare_with_now(&faulty.daemon).with_context(context)?;
     faulty.fault(BROKEN, function, "")?;
     Ok(message)
 }
@@ -109,14 +112,28 @@ fn a_storage_driver_that_misbehaves_makes_no_volume() -> Result<()> {
         ("volume.begin-fill", "answer-above", ".."),
         ("volume.begin-fill", "answer-absolute", "is absolute"),
         ("volume.end-fill", "loop", "was stopped after running for"),
-        ("volume.create-from-image", "trap", "crashed"),
-        ("volume.create-from-image", "sleep", "did not end within"),
     ] {
         let message = fails(&faulty, function, way, create())?;
         ensure!(message.contains(cause), "{function}: {way}: {message}");
         let found = client.request("GET", "/1.0/instances/victim", &Value::Null)?;
         ensure!(found.status == 404, "{function}: {way}: an instance is left");
     }
+    // With the image in the pool, which stays there for the next instance.
+    client.run("POST", "/1.0/instances", &victim("other"))?;
+    for (way, cause) in [("trap", "crashed"), ("sleep", "did not end within")] {
+        let message = fails(&faulty, "volume.create-from-image", way, create())?;
+        ensure!(message.contains(cause), "{way}: {message}");
+        let found = client.request("GET", "/1.0/instances/victim", &Value::Null)?;
+        ensure!(found.status == 404, "{way}: an instance is left");
+    }
+    client.run("DELETE", "/1.0/instances/other", &Value::Null)?;
+    let images = client.get("/1.0/images")?;
+    let image = images[0].as_str().context("an image")?.to_owned();
+    client.run("DELETE", &image, &Value::Null)?;
+    client.import_image(
+        &hutch_tests::image::busybox(faulty.daemon.sandbox().path())?,
+        Some(IMAGE),
+    )?;
     // A place that is not there is the host's to find out.
     faulty.fault(BROKEN, "volume.begin-fill", "answer-missing")?;
     client.refused("POST", "/1.0/instances", &victim("victim"))?;
@@ -149,7 +166,6 @@ fn a_plan_that_leads_elsewhere_is_not_mounted() -> Result<()> {
         ("answer-kind", "a plan of the kind"),
         ("answer-many-layers", "layers"),
         ("answer-within", "within one another"),
-        ("fs-through-link", "outside"),
     ] {
         let message = fails(&faulty, "volume.mount", way, start())?;
         ensure!(
@@ -182,12 +198,19 @@ fn a_link_in_a_volume_leads_a_driver_nowhere() -> Result<()> {
     let seen = faulty
         .daemon
         .state_dir()
-        .join("storage-pools/broken/container/default_victim/rootfs/outside");
+        .join("storage-pools/broken/container/victim/rootfs/outside");
     ensure!(seen.is_symlink(), "{} is no link", seen.display());
-    let snapshot = ("POST", "/1.0/instances/victim/snapshots", json!({ "name": "s1" }));
-    let message = fails(&faulty, "snapshot.create", "fs-through-link", snapshot)?;
-    ensure!(message.contains("link"), "{message}");
-    Ok(())
+    faulty.fault(BROKEN, "snapshot.create", "fs-through-link")?;
+    let path = "/1.0/instances/victim/snapshots";
+    let (_, message) = faulty.daemon.client().refused("POST", path, &json!({ "name": "s1" }))?;
+    is_blamed(&message, STORAGE, "victim/s1", "link")?;
+    let log = faulty
+        .daemon
+        .client()
+        .get(&format!("/1.0/plugins/{STORAGE}/logs"))?
+        .to_string();
+    ensure!(!log.contains("the host let me out"), "{log}");
+    faulty.goes_on()
 }
 
 #[test]
@@ -382,7 +405,10 @@ fn a_daemon_starts_with_drivers_that_crash() -> Result<()> {
     faulty.fault("/1.0/networks/broken0", "network.reconcile", "trap")?;
     client.run("POST", "/1.0/instances", &victim("victim"))?;
     for (fault, cause) in [("pool.open", "crashed"), ("pool.reconcile", "crashed")] {
-        faulty.restart(&configuration(&storage_file()?, &format!("{fault:?} = \"trap\""))?)?;
+        faulty.restart(&configuration(
+            &storage_file()?,
+            &format!("\"fault.{fault}\" = \"trap\""),
+        )?)?;
         faulty.goes_on()?;
         let mut client = faulty.daemon.client();
         // What uses the pool waits until it is decided that it can't be used, and says so.

@@ -4,10 +4,13 @@
 mod clients;
 mod debian;
 mod devices;
+mod downloads;
+mod drivers;
 mod exec;
 mod faults;
 mod files;
 mod hostile;
+mod inputs;
 mod lifecycle;
 mod limits;
 mod network;

@@ -6,6 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use std::process::Command;
 
+/// How many inputs each property test is given when all cases are run; otherwise it is 256.
+const ALL_CASES: &str = "20000";
+
 /// What `test` may be told.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
@@ -54,13 +57,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(&setup::Options { tests: true })?;
     let built = artifacts::build_for_tests()?;
     let seed = options.seed.unwrap_or_else(fresh_seed);
+    println!("test: samples and random inputs are chosen with --seed {seed}");
     if !options.whole {
         let mut unit = run::cargo();
         unit.args(["test", "--workspace", "--exclude", "hutch-tests"]);
         run::check(prepared(&mut unit, options, &built, seed))?;
     }
     if !options.unit {
-        println!("test: samples are chosen with --seed {seed}");
         let mut whole = run::cargo();
         whole.args(["test", "--package", "hutch-tests"]);
         run::check(prepared(&mut whole, options, &built, seed))?;
@@ -70,9 +73,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn prepared<'c>(command: &'c mut Command, options: &Options, built: &Artifacts, seed: u64) -> &'c mut Command {
     command.arg("--").args(options.harness_arguments());
+    // Property tests take theirs from proptest's own variables.
     command.env("HUTCH_TEST_SEED", seed.to_string());
+    command.env("PROPTEST_RNG_SEED", seed.to_string());
     if options.all {
-        command.env("HUTCH_TEST_ALL", "1");
+        command.env("HUTCH_TEST_ALL", "1").env("PROPTEST_CASES", ALL_CASES);
     }
     built.announce(command)
 }

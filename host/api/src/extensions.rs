@@ -84,6 +84,8 @@ pub const EXTENSIONS: &[&str] = &[
     "network_counters_errors_dropped",
     // Which storage drivers there are, in the server's environment.
     "server_supported_storage_drivers",
+    // /1.0/warnings.
+    "warnings",
     // Who asked for something, with its address, in lifecycle events.
     "event_lifecycle_requestor_address",
     // `all-projects` on instances.

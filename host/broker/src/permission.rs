@@ -375,4 +375,33 @@ mod tests {
         );
         assert!(serde_json::from_str::<Permissions>(r#"{"fs":{"roots":true},"lnik":true}"#).is_err());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// The matcher against the definition of what it matches.
+        #[test]
+        fn globs_match_as_they_are_defined(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
+            fn defined(pattern: &[u8], text: &[u8]) -> bool {
+                match pattern.split_first() {
+                    None => text.is_empty(),
+                    Some((b'*', rest)) => (0..=text.len()).any(|taken| defined(rest, &text[taken..])),
+                    Some((first, rest)) => text.split_first().is_some_and(|(c, left)| c == first && defined(rest, left)),
+                }
+            }
+            proptest::prop_assert_eq!(glob(&pattern, &text), defined(pattern.as_bytes(), text.as_bytes()));
+        }
+
+        /// An address that passes is on the host that was granted, below the path that was.
+        #[test]
+        fn no_address_leaves_its_pattern(rest in "[a-z./:@%#?\\\\0-9]{0,30}") {
+            let text = format!("https://good.test{rest}");
+            if let Ok(url) = reqwest::Url::parse(&text)
+                && url_matches("https://good.test/images/", &url, None)
+            {
+                proptest::prop_assert_eq!(url.host_str(), Some("good.test"), "{}", text);
+                proptest::prop_assert!(url.path().starts_with("/images/") && !url.path().contains("/.."), "{}", text);
+            }
+        }
+    }
 }

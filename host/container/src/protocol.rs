@@ -177,3 +177,7 @@ pub struct Hello {
     /// The service, or `None` for a container.
     pub service: Option<ServiceState>,
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

@@ -31,6 +31,7 @@ pub mod server;
 pub mod settings;
 mod table;
 mod turns;
+mod warnings;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -114,6 +115,7 @@ pub struct Core {
     pub(crate) changes: tokio::sync::Mutex<()>,
     /// Trees of pools that are containers' roots.
     pub(crate) claims: Arc<pools::Claims>,
+    pub(crate) warnings: warnings::Warnings,
     /// Changes of pools and networks, which wait for drivers.
     pub(crate) turns: turns::Turns,
 }
@@ -151,10 +153,12 @@ impl Core {
             machine: machine::Machine::read(),
             changes: tokio::sync::Mutex::new(()),
             claims: Arc::default(),
+            warnings: warnings::Warnings::default(),
             turns: turns::Turns::default(),
             store,
         });
         core.load_objects().await?;
+        core.load_warnings().await?;
         recovery::recover(&core).await?;
         images::start(&core);
         Ok(core)

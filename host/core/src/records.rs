@@ -189,6 +189,10 @@ pub mod key {
     pub fn operation(id: &str) -> String {
         format!("operation/{id}")
     }
+    /// Where it is kept what an operator said to a warning.
+    pub fn warning(id: &str) -> String {
+        format!("warning/{id}")
+    }
     /// Where the daemon's own record is.
     pub const SERVER: &str = "server";
 }

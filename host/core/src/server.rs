@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use hutch_api::server::{Server, ServerEnvironment, ServerPut, ServerStorageDriverInfo};
-use hutch_api::warning::Warning;
-use hutch_api::{Config, Timestamp, extensions};
+use hutch_api::{Config, extensions};
 use hutch_store::Transaction;
-use sha2::{Digest, Sha256};
 
 use crate::auth::Caller;
 use crate::error::{Error, Result};
-use crate::pools::Readiness;
 use crate::records::{ServerRecord, key};
 use crate::{Core, Tagged, check_etag, etag};
 
@@ -125,60 +122,6 @@ impl Core {
         let mut put = ServerPut { config };
         put.apply(patch);
         self.server_update(put, Some(&seen)).await
-    }
-
-    /// What the operator should know: pools, networks and plugins that can't be used.
-    pub fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = Vec::new();
-        let now = Timestamp::now();
-        let mut warn = |kind: &str, url: String, message: String| {
-            // The same trouble keeps its id from one listing to the next.
-            let digest = Sha256::digest(format!("{kind} {url}"));
-            let mut bytes = [0; 16];
-            bytes.copy_from_slice(&digest[..16]);
-            let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
-            warnings.push(Warning {
-                uuid: id.to_string(),
-                location: "none".to_owned(),
-                entity_url: url,
-                status: "new".to_owned(),
-                severity: "high".to_owned(),
-                kind: kind.to_owned(),
-                count: 1,
-                first_seen_at: now,
-                last_seen_at: now,
-                last_message: message,
-                ..Warning::default()
-            });
-        };
-        for pool in self.pools.list() {
-            if let Readiness::Unavailable(why) = self.pool_condition(&pool) {
-                warn(
-                    "Storage pool unavailable",
-                    format!("/1.0/storage-pools/{}", pool.record().name),
-                    why,
-                );
-            }
-        }
-        for network in self.networks.list() {
-            if let Readiness::Unavailable(why) = self.network_condition(&network) {
-                warn(
-                    "Network unavailable",
-                    format!("/1.0/networks/{}", network.record().name),
-                    why,
-                );
-            }
-        }
-        for plugin in self.plugins() {
-            if !plugin.reason.is_empty() {
-                warn(
-                    "Plugin unavailable",
-                    format!("/1.0/plugins/{}", plugin.id),
-                    plugin.reason,
-                );
-            }
-        }
-        warnings
     }
 }
 

@@ -298,4 +298,58 @@ mod tests {
             assert!(Table::new("ip", bad).is_err(), "{bad:?}");
         }
     }
+
+    fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i64>().prop_map(Into::into),
+            "[a-z]{0,8}".prop_map(Into::into),
+            Just(json!("inet")),
+            Just(json!("elsewhere")),
+        ];
+        let key = prop_oneof![
+            Just("add".to_owned()),
+            Just("flush".to_owned()),
+            Just("table".to_owned()),
+            Just("family".to_owned()),
+            Just("chain".to_owned()),
+            Just("rule".to_owned()),
+            Just("set".to_owned()),
+            Just("element".to_owned()),
+            Just("handle".to_owned()),
+            "[a-z]{0,8}",
+        ];
+        leaf.prop_recursive(4, 24, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::btree_map(key.clone(), inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// Whatever a plugin calls a ruleset: the commands add something to its own table, or there are none.
+        #[test]
+        fn no_ruleset_leaves_its_table(objects in proptest::collection::vec(any_json(), 0..4)) {
+            let Ok(commands) = table().replacement(&Value::Array(objects).to_string()) else { return Ok(()) };
+            let own = table().object();
+            for command in commands["nftables"].as_array().unwrap().iter().skip(3) {
+                let (action, object) = command.as_object().unwrap().iter().next().unwrap();
+                proptest::prop_assert_eq!(action, "add");
+                let (kind, body) = object.as_object().unwrap().iter().next().unwrap();
+                proptest::prop_assert!(["chain", "rule", "set", "map", "element"].contains(&kind.as_str()));
+                proptest::prop_assert_eq!((&body["family"], &body["table"]), (&own["family"], &own["name"]));
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,200}") {
+            let _ = table().replacement(&text);
+            let _ = table().element_changes("set", std::slice::from_ref(&text), &[]);
+        }
+    }
 }

@@ -179,45 +179,46 @@ async fn wasi_is_empty() {
 async fn answers_that_point_elsewhere_are_refused() {
     let bench = start(|_| {});
     let driver = bench.host.storage("faulty").expect("provided");
-    let pool = PoolRef {
+    let pool = |function: &str, fault: &str| PoolRef {
         name: "pool1".into(),
         root: "pool".into(),
-        config: Options::new(),
+        config: Options::from([(format!("fault.{function}"), fault.to_owned())]),
     };
-    let volume = |plan: &str| VolumeRef {
+    let volume = VolumeRef {
         kind: "container".into(),
         name: "c1".into(),
         content: "filesystem".into(),
-        config: Options::from([("plan".to_owned(), plan.to_owned())]),
+        config: Options::new(),
     };
-    let plan = driver.mount(&call(), &pool, &volume("")).await.expect("a good plan");
+    let good = pool("volume.mount", "");
+    let plan = driver.mount(&call(), &good, &volume).await.expect("a good plan");
     assert_eq!(
         plan.layers.first().map(|layer| layer.path.as_str()),
-        Some("volumes/one")
+        Some("container/c1/rootfs")
     );
-    for bad in ["escape", "absolute"] {
-        let error = driver.mount(&call(), &pool, &volume(bad)).await.expect_err(bad);
+    for bad in ["escape", "absolute", "other-root", "kind", "many-layers", "within"] {
+        let pool = pool("volume.mount", &format!("answer-{bad}"));
+        let error = driver.mount(&call(), &pool, &volume).await.expect_err(bad);
         assert_eq!((error.code.as_str(), error.plugin.as_str()), ("internal", ID));
         assert!(error.message.contains("volume.mount gave an invalid answer"), "{error}");
     }
-    assert_eq!(
-        driver
-            .begin_fill(&call(), &pool, &volume(""))
-            .await
-            .expect_err("no such root")
-            .code,
-        "internal"
-    );
-    assert_eq!(
-        driver
-            .space(&call(), &pool)
-            .await
-            .expect_err("more used than there is")
-            .code,
-        "internal"
-    );
+    for bad in ["other-root", "above", "absolute"] {
+        let pool = pool("volume.begin-fill", &format!("answer-{bad}"));
+        let error = driver.begin_fill(&call(), &pool, &volume).await.expect_err(bad);
+        assert_eq!(error.code, "internal", "{error}");
+    }
     let error = driver
-        .set_quota(&call(), &pool, &volume(""), None)
+        .space(&call(), &pool("pool.space", "answer-more-than-all"))
+        .await
+        .expect_err("more used than there is");
+    assert_eq!(error.code, "internal", "{error}");
+    let error = driver
+        .reconcile(&call(), &pool("pool.reconcile", "answer-many-lines"), &[])
+        .await
+        .expect_err("too many lines");
+    assert_eq!(error.code, "internal", "{error}");
+    let error = driver
+        .set_quota(&call(), &good, &volume, None)
         .await
         .expect_err("no such ability");
     assert_eq!(error.code, "unsupported");

@@ -40,9 +40,18 @@ impl Budget {
         }
     }
 
-    /// Room for a request's body of up to `bytes`.
-    pub(crate) async fn body(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Busy> {
-        take(&self.bodies, bytes, Self::BODIES).await
+    /// Room for a request's body that has `bytes` by now, in addition to what is `held` for it.
+    pub(crate) async fn body(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Busy> {
+        let present = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * UNIT;
+        if bytes <= present {
+            return Ok(());
+        }
+        let more = take(&self.bodies, bytes - present, Self::BODIES).await?;
+        match held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
     }
 
     /// Room for an answer's body of `bytes`; one that is larger than the whole budget takes all of it.
@@ -78,5 +87,17 @@ mod tests {
         assert!(futures_util::poll!(late.as_mut()).is_pending());
         drop(all);
         assert!(late.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_takes_room_as_it_comes() {
+        let budget = Budget::new();
+        let (mut held, free) = (None, budget.bodies.available_permits());
+        for bytes in 1..=3 * UNIT {
+            budget.body(&mut held, bytes).await.unwrap();
+            assert_eq!(free - budget.bodies.available_permits(), bytes.div_ceil(UNIT));
+        }
+        drop(held);
+        assert_eq!(budget.bodies.available_permits(), free);
     }
 }

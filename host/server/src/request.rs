@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -10,8 +11,10 @@ use http_body_util::{BodyExt, Limited};
 use hutch_api::filter::Filter;
 use hutch_api::project;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::App;
+use crate::budget::Budget;
 use crate::reply::{Failure, Result};
 
 /// Bytes of the largest JSON body.
@@ -93,22 +96,36 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         if declared.is_some_and(|length| length > BODY as u64) {
             return Err(too_large());
         }
-        let room = declared.and_then(|length| usize::try_from(length).ok()).unwrap_or(BODY);
-        let _held = app.budget.body(room).await?;
-        let body = Limited::new(request.into_body(), BODY).collect();
-        let body = match tokio::time::timeout(BODY_TIME, body).await {
-            Err(_) => {
-                return Err(Failure::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the body took too long to arrive",
-                ));
-            }
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
-            Ok(Err(error)) => return Err(Failure::bad(format!("the body broke off: {error}"))),
-            Ok(Ok(body)) => body.to_bytes(),
-        };
-        parse(&body).map(Self)
+        let body = collect(request.into_body(), &app.budget);
+        match tokio::time::timeout(BODY_TIME, body).await {
+            Ok(collected) => parse(&collected?.0).map(Self),
+            Err(_) => Err(Failure::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body took too long to arrive",
+            )),
+        }
     }
+}
+
+/// The whole of a body, with the room that it takes. Room is taken as the bytes come, so that bodies which were promised and
+/// don't come keep nobody waiting.
+async fn collect(body: Body, budget: &Budget) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>)> {
+    let mut body = Limited::new(body, BODY);
+    let (mut bytes, mut held) = (Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                too_large()
+            } else {
+                Failure::bad(format!("the body broke off: {error}"))
+            }
+        })?;
+        if let Ok(data) = frame.into_data() {
+            budget.body(&mut held, bytes.len() + data.len()).await?;
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok((bytes, held))
 }
 
 /// Reads a JSON body.

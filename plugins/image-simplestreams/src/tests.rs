@@ -194,3 +194,120 @@ fn the_manifest_is_of_this_version() {
     let manifest = include_str!("../plugin.toml");
     assert!(manifest.contains(&format!("version = {:?}", env!("CARGO_PKG_VERSION"))));
 }
+
+/// Whatever a server sends: an answer that is checked, or an error that is told; a panic would count as the plugin's fault.
+mod hostile {
+    use proptest::prelude::*;
+
+    use super::{SERVER, catalogue, request};
+    use crate::Simplestreams;
+    use hutch_sdk::image::Source;
+    use hutch_sdk::testing::FakeHost;
+
+    fn ask(index: &[u8], images: &[u8]) {
+        let host = FakeHost::new(&[]);
+        host.serve(&format!("{SERVER}/streams/v1/index.json"), index.to_vec());
+        host.serve(&format!("{SERVER}/streams/v1/images.json"), images.to_vec());
+        for name in ["busy", "", "0000"] {
+            for image in Simplestreams::resolve(&host, &request(name, "amd64"))
+                .into_iter()
+                .chain(
+                    Simplestreams::list(&host, &request(name, "amd64"))
+                        .into_iter()
+                        .flatten(),
+                )
+            {
+                for file in &image.files {
+                    assert!(file.url.starts_with(&format!("{SERVER}/")), "{}", file.url);
+                    assert!(!file.url.contains(".."), "{}", file.url);
+                    assert!(crate::catalogue::is_sha256(&file.sha256), "{}", file.sha256);
+                }
+            }
+        }
+    }
+
+    /// Texts that mean something in one place or another.
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("products:1.0".to_owned()),
+            Just("index:1.0".to_owned()),
+            Just("image-downloads".to_owned()),
+            Just("streams/v1/images.json".to_owned()),
+            Just("../../etc/passwd".to_owned()),
+            Just("http://127.0.0.2/x".to_owned()),
+            Just("squashfs".to_owned()),
+            Just("incus.tar.xz".to_owned()),
+            Just("20231114_22:13".to_owned()),
+            Just("99999999999999999999".to_owned()),
+            "[a-f0-9]{64}",
+            "\\PC{0,20}",
+        ]
+    }
+
+    fn any_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            text().prop_map(Into::into),
+        ];
+        let key = prop_oneof![
+            Just("format".to_owned()),
+            Just("index".to_owned()),
+            Just("products".to_owned()),
+            Just("versions".to_owned()),
+            Just("items".to_owned()),
+            Just("path".to_owned()),
+            Just("aliases".to_owned()),
+            Just("size".to_owned()),
+            Just("sha256".to_owned()),
+            text(),
+        ];
+        leaf.prop_recursive(6, 64, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::btree_map(key.clone(), inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn documents_of_any_shape(index in any_json(), images in any_json()) {
+            ask(index.to_string().as_bytes(), images.to_string().as_bytes());
+            ask(super::INDEX.as_bytes(), images.to_string().as_bytes());
+        }
+
+        #[test]
+        fn a_good_catalogue_with_bytes_changed(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+            let mut images = catalogue().into_bytes();
+            let mut index = super::INDEX.as_bytes().to_vec();
+            for (at, value) in changes {
+                let place = at.index(images.len());
+                images[place] = value;
+                let place = at.index(index.len());
+                index[place] = value;
+            }
+            ask(super::INDEX.as_bytes(), &images);
+            ask(&index, catalogue().as_bytes());
+        }
+
+        #[test]
+        fn a_good_catalogue_with_another_value(key in "ftype|path|sha256|size|aliases|arch|combined_squashfs_sha256|requirements", value in any_json()) {
+            let text = catalogue();
+            // The first value under this key, which is a text, a number or an object of texts.
+            let Some(at) = text.find(&format!("\"{key}\":")) else { return Ok(()) };
+            let begin = at + key.len() + 3;
+            let end = begin + match text.as_bytes()[begin] {
+                b'"' => text[begin + 1..].find('"').unwrap_or(0) + 2,
+                b'{' => text[begin..].find('}').unwrap_or(0) + 1,
+                _ => text[begin..].find([',', '}']).unwrap_or(0),
+            };
+            ask(super::INDEX.as_bytes(), format!("{}{value}{}", &text[..begin], &text[end..]).as_bytes());
+        }
+    }
+}

@@ -125,4 +125,14 @@ mod tests {
             assert_eq!(parse_line(bad), None, "{bad}");
         }
     }
+
+    proptest::proptest! {
+        /// Guests choose their names and ids, and dnsmasq writes them down.
+        #[test]
+        fn no_line_panics(line in "[0-9a-f:.* éx]{0,80}", rest in "\\PC{0,40}") {
+            let _ = parse_line(&line);
+            let _ = parse_line(&format!("1716900000 00:16:3e:aa:bb:cc 10.0.0.5 {rest} {line}"));
+            let _ = parse_line(&format!("1716900000 1052345 fd42::5 * {rest}{line}"));
+        }
+    }
 }

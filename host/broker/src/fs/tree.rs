@@ -326,4 +326,18 @@ mod tests {
         assert!(check_path(&"a/".repeat(2000)).is_err());
         assert!(check_path(&"a".repeat(256)).is_err());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn whatever_passes_stays_below(path in "[a./\\x00é]{0,16}") {
+            if check_path(&path).is_ok() {
+                let joined = Path::new("/root/of/it").join(&path);
+                proptest::prop_assert!(joined.starts_with("/root/of/it"));
+                proptest::prop_assert!(joined.components().all(|part| !matches!(part, std::path::Component::ParentDir)));
+                proptest::prop_assert!(!path.contains('\0'));
+            }
+        }
+    }
 }

@@ -178,4 +178,17 @@ mod tests {
             Err(Malformed)
         );
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        /// The server runs inside the instance, and whoever is root there may have replaced it.
+        #[test]
+        fn no_packet_panics(bytes in proptest::collection::vec(0_u8..4, 0..64), noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
+            for bytes in [bytes, noise] {
+                let mut reader = Reader(bytes.into());
+                while Attrs::read(&mut reader).is_ok() && reader.text().is_ok() && reader.u8().is_ok() {}
+            }
+        }
+    }
 }

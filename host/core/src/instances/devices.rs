@@ -97,7 +97,8 @@ async fn check_nic(core: &Core, project: &str, name: &str, device: &Device) -> R
     };
     for key in ["name", "host_name"] {
         if let Some(value) = device.get(key) {
-            let plain = !value.is_empty()
+            // The kernel takes neither of the two (`dev_valid_name` in `net/core/dev.c`).
+            let plain = !["", ".", ".."].contains(&value.as_str())
                 && value.len() <= 15
                 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
             if !plain {

@@ -130,7 +130,7 @@ pub(crate) fn misbehave(host: &impl Host, fault: &str) -> Result<Pairs> {
         // Places that are no business of a driver's. Whatever comes back is the proof of an escape.
         "fs-above" => found(host, &at("../../state.db")),
         "fs-absolute" => found(host, &at("/etc/shadow")),
-        "fs-through-link" => found(host, &at("container/default_victim/rootfs/outside/shadow")),
+        "fs-through-link" => found(host, &at("container/victim/rootfs/outside/shadow")),
         "fs-other-root" => found(
             host,
             &TreePath {

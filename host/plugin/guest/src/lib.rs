@@ -25,8 +25,9 @@ fn tree(volume: &VolumeRef) -> TreePath {
     at(&format!("{}/{}/rootfs", volume.kind, volume.name))
 }
 
+/// Snapshots lie side by side, so that there are no directories that somebody has to remove with the last one.
 fn kept(volume: &VolumeRef, name: &str) -> TreePath {
-    at(&format!("snapshots/{}/{}/{name}", volume.kind, volume.name))
+    at(&format!("snapshots/{} {} {name}", volume.kind, volume.name))
 }
 
 /// A copy of `from`, made anew.
@@ -51,7 +52,12 @@ impl Pool for Faulty {
 
     fn create(host: &impl Host, pool: &PoolRef) -> Result<()> {
         gate(host, &pool.config, "pool.create")?;
-        host.fs_make_dir(&at("container"), 0o700)
+        // What is thrown away goes through a directory of the host's, which is there from now on.
+        host.fs_make_dir(&at("container/first"), 0o700)?;
+        host.fs_discard(&at("container"))?;
+        ["container", "image", "snapshots"]
+            .into_iter()
+            .try_for_each(|name| host.fs_make_dir(&at(name), 0o700))
     }
 
     fn open(host: &impl Host, pool: &PoolRef) -> Result<()> {
@@ -130,7 +136,12 @@ impl Volume for Faulty {
 
     fn delete(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()> {
         gate(host, &pool.config, "volume.delete")?;
-        host.fs_discard(&at(&format!("snapshots/{}/{}", volume.kind, volume.name)))?;
+        let snapshots = format!("{} {} ", volume.kind, volume.name);
+        for entry in host.fs_list_dir(&at("snapshots"), None, 1000)? {
+            if entry.name.starts_with(&snapshots) {
+                host.fs_discard(&at(&format!("snapshots/{}", entry.name)))?;
+            }
+        }
         host.fs_discard(&home(volume))
     }
 
@@ -157,9 +168,9 @@ impl Volume for Faulty {
                 root: "testpool".to_owned(),
                 path: String::new(),
             }),
-            "answer-neighbour" => MountPlan::bind(at("container/default_neighbour/rootfs")),
+            "answer-neighbour" => MountPlan::bind(at("container/neighbour/rootfs")),
             "answer-everything" => MountPlan::bind(at("")),
-            "answer-neighbour-above" => overlay("container/default_neighbour/rootfs", "container/work"),
+            "answer-neighbour-above" => overlay("container/neighbour/rootfs", "container/work"),
             "answer-kind" => MountPlan {
                 kind: "proc".to_owned(),
                 ..good
@@ -182,12 +193,7 @@ impl Volume for Faulty {
 impl Snapshot for Faulty {
     fn create(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str, _: bool) -> Result<()> {
         let to = kept(volume, name);
-        copied(
-            host,
-            &tree(volume),
-            &to,
-            &at(&format!("snapshots/{}/{}", volume.kind, volume.name)),
-        )?;
+        copied(host, &tree(volume), &to, &at("snapshots"))?;
         gate(host, &pool.config, "snapshot.create")
     }
 

@@ -73,8 +73,7 @@ async fn receive_description<E: Into<axum::BoxError>>(
     app: &App,
     body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<ImagesPost> {
-    let _held = app.budget.body(DESCRIPTION).await?;
-    let mut text = Vec::new();
+    let (mut text, mut held) = (Vec::new(), None);
     while let Some(block) = next(body).await? {
         if text.len() + block.len() > DESCRIPTION {
             return Err(Failure::new(
@@ -82,6 +81,7 @@ async fn receive_description<E: Into<axum::BoxError>>(
                 format!("the body is larger than {DESCRIPTION} bytes"),
             ));
         }
+        app.budget.body(&mut held, text.len() + block.len()).await?;
         text.extend_from_slice(&block);
     }
     parse(&text)

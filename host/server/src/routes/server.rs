@@ -7,7 +7,8 @@ use axum::http::HeaderMap;
 use axum::routing::get;
 use hutch_api::cluster::Cluster;
 use hutch_api::server::ServerPut;
-use hutch_core::{Caller, Error};
+use hutch_api::warning::WarningPut;
+use hutch_core::Caller;
 
 use super::path;
 use crate::App;
@@ -22,7 +23,13 @@ pub(super) fn routes() -> Router<App> {
         .route("/1.0/resources", get(resources))
         .route("/1.0/cluster", get(cluster))
         .route("/1.0/warnings", get(warnings))
-        .route("/1.0/warnings/{id}", get(warning))
+        .route(
+            "/1.0/warnings/{id}",
+            get(warning)
+                .put(warning_update)
+                .patch(warning_update)
+                .delete(warning_delete),
+        )
 }
 
 async fn show(State(app): State<App>, Extension(caller): Extension<Caller>, params: Params) -> Result {
@@ -63,6 +70,19 @@ async fn warnings(State(app): State<App>, params: Params) -> Result {
 }
 
 async fn warning(State(app): State<App>, axum::extract::Path(id): axum::extract::Path<String>) -> Result {
-    let found = app.core.warnings().into_iter().find(|warning| warning.uuid == id);
-    Ok(reply::sync(&found.ok_or(Error::NotFound("Warning"))?))
+    Ok(reply::sync(&app.core.warning(&id)?))
+}
+
+async fn warning_update(
+    State(app): State<App>,
+    axum::extract::Path(id): axum::extract::Path<String>,
+    Json(put): Json<WarningPut>,
+) -> Result {
+    app.core.warning_update(&id, put).await?;
+    Ok(reply::done())
+}
+
+async fn warning_delete(State(app): State<App>, axum::extract::Path(id): axum::extract::Path<String>) -> Result {
+    app.core.warning_delete(&id).await?;
+    Ok(reply::done())
 }
