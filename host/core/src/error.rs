@@ -10,9 +10,17 @@ use hutch_store::StoreError;
 /// causes, each once.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The object is not there. The text is the one that clients look for: `Instance not found`.
+    /// What has no name of its own is not there.
     #[error("{0} not found")]
     NotFound(&'static str),
+    /// No object has this name. The text ends with what clients look for: `Instance not found`.
+    #[error("{name:?}: {kind} not found")]
+    Missing {
+        /// What it would be, as LXD calls it: `Instance`, `Storage pool`.
+        kind: &'static str,
+        /// The name, or another id.
+        name: String,
+    },
     /// The request can't be carried out as it is: a bad name, an unknown key, a wrong state.
     #[error("{0}")]
     Invalid(String),
@@ -78,7 +86,7 @@ impl Error {
     /// The HTTP status for this error (RFC 9110).
     pub fn status(&self) -> u16 {
         match self {
-            Self::NotFound(_) => 404,
+            Self::NotFound(_) | Self::Missing { .. } => 404,
             Self::Invalid(_) => 400,
             Self::Conflict(_) => 409,
             Self::Forbidden(_) => 403,
@@ -143,6 +151,19 @@ impl Error {
         move |source| Self::Io { action, source }
     }
 
+    /// That no `kind` is called `name`.
+    pub fn missing(kind: &'static str, name: impl Into<String>) -> Self {
+        Self::Missing {
+            kind,
+            name: name.into(),
+        }
+    }
+
+    /// Whether it says that an object is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound(_) | Self::Missing { .. })
+    }
+
     /// A refusal with this text.
     pub fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
@@ -169,6 +190,7 @@ mod tests {
 
     #[test]
     fn what_clients_match_on_is_kept() {
-        assert_eq!(Error::NotFound("Instance").report(), "Instance not found");
+        let error = Error::missing("Instance", "c1");
+        assert_eq!((error.status(), &*error.report()), (404, "\"c1\": Instance not found"));
     }
 }

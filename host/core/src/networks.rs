@@ -115,7 +115,7 @@ impl Core {
         let scope = self.scope(project, Feature::Networks)?;
         self.networks
             .get(&(scope, name.to_owned()))
-            .ok_or(Error::NotFound("Network"))
+            .ok_or_else(|| Error::missing("Network", name))
     }
 
     fn network_with_driver(&self, record: Arc<NetworkRecord>) -> Result<OpenNetwork> {
@@ -371,7 +371,7 @@ impl Core {
         self.machine
             .network_state(name)
             .await?
-            .ok_or(Error::NotFound("Network"))
+            .ok_or_else(|| Error::missing("Network", name))
     }
 
     /// Addresses that a network gave out, for the instances of `project`.

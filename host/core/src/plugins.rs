@@ -35,7 +35,7 @@ impl Core {
         self.plugins()
             .into_iter()
             .find(|plugin| plugin.id == id)
-            .ok_or(Error::NotFound("Plugin"))
+            .ok_or_else(|| Error::missing("Plugin", id))
     }
 
     /// The last lines that a plugin logged.
@@ -43,7 +43,9 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn plugin_logs(&self, id: &str) -> Result<Vec<PluginLogLine>> {
-        self.plugin_directory.logs(id).ok_or(Error::NotFound("Plugin"))
+        self.plugin_directory
+            .logs(id)
+            .ok_or_else(|| Error::missing("Plugin", id))
     }
 
     /// Takes a plugin back into service, and brings up those of its pools and networks that could not be brought up without it.

@@ -102,7 +102,7 @@ impl Core {
         let pool = self
             .pools
             .get(&name.to_owned())
-            .ok_or(Error::NotFound("Storage pool"))?;
+            .ok_or_else(|| Error::missing("Storage pool", name))?;
         let mut readiness = pool.readiness.subscribe();
         let state = readiness.wait_for(|state| *state != Readiness::Opening).await;
         if let Ok(state) = state
@@ -185,7 +185,7 @@ impl Core {
         let pool = self
             .pools
             .get(&name.to_owned())
-            .ok_or(Error::NotFound("Storage pool"))?;
+            .ok_or_else(|| Error::missing("Storage pool", name))?;
         let value = self.render_pool(&pool);
         Ok(Tagged {
             etag: etag(&value.etag_parts()),
@@ -247,7 +247,7 @@ impl Core {
         let pool = self
             .pools
             .get(&name.to_owned())
-            .ok_or(Error::NotFound("Storage pool"))?;
+            .ok_or_else(|| Error::missing("Storage pool", name))?;
         let readiness = pool.readiness();
         {
             let _guard = self.changes.lock().await;

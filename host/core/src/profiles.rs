@@ -68,7 +68,7 @@ impl Core {
         let scope = self.scope(project, Feature::Profiles)?;
         self.profiles
             .get(&(scope, name.to_owned()))
-            .ok_or(Error::NotFound("Profile"))
+            .ok_or_else(|| Error::missing("Profile", name))
     }
 
     /// Makes a profile.

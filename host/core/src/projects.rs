@@ -79,7 +79,9 @@ impl Core {
     }
 
     pub(crate) fn project_record(&self, name: &str) -> Result<Arc<ProjectRecord>> {
-        self.projects.get(&name.to_owned()).ok_or(Error::NotFound("Project"))
+        self.projects
+            .get(&name.to_owned())
+            .ok_or_else(|| Error::missing("Project", name))
     }
 
     /// All projects.

@@ -422,7 +422,7 @@ where
     match core.instances.get(project, name) {
         Ok(instance) => match instance.ask(job).await {
             // The snapshot is gone already: what was to be done is done.
-            Err(Error::NotFound(_)) => strike().await,
+            Err(error) if error.is_not_found() => strike().await,
             other => other,
         },
         Err(_) => strike().await,

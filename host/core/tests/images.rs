@@ -584,9 +584,9 @@ fn an_uploaded_image_is_used_exported_and_deleted() {
             .unwrap();
         assert!(matches!(
             bench.core.image("default", &fingerprint),
-            Err(Error::NotFound(_))
+            Err(Error::Missing { .. })
         ));
-        assert!(matches!(bench.core.alias("default", "test/1"), Err(Error::NotFound(_))));
+        assert!(matches!(bench.core.alias("default", "test/1"), Err(Error::Missing { .. })));
         assert!(bench.files().is_empty() && bench.volumes().is_empty());
         assert!(bench.core.instance("default", "c3").is_ok());
     });
@@ -927,7 +927,7 @@ fn aliases_and_properties_change() {
         ));
         assert!(matches!(
             core.alias_create("default", entry("z", "ffff")).await,
-            Err(Error::NotFound(_))
+            Err(Error::Missing { .. })
         ));
         let name = ImageAliasesEntryPost { name: "d".to_owned() };
         core.alias_rename("default", "b/c", name).await.unwrap();

@@ -41,7 +41,7 @@ impl Core {
             .images
             .aliases
             .get(&(project, name.to_owned()))
-            .ok_or(Error::NotFound("Image alias"))?;
+            .ok_or_else(|| Error::missing("Image alias", name))?;
         let value = render(&record);
         Ok(Tagged {
             etag: etag(&value.etag_parts()),

@@ -182,7 +182,7 @@ impl Images {
         let mut found = self.records.list();
         found.retain(|record| is_beginning && record.project == project && record.fingerprint.starts_with(fingerprint));
         match found.len() {
-            0 => Err(Error::NotFound("Image")),
+            0 => Err(Error::missing("Image", fingerprint)),
             1 => Ok(found.swap_remove(0)),
             _ => Err(Error::invalid(format!(
                 "Image fingerprint {fingerprint:?} is the beginning of several images'"
@@ -196,7 +196,7 @@ impl Images {
             .list()
             .into_iter()
             .find(|record| record.fingerprint == fingerprint)
-            .ok_or(Error::NotFound("Image"))
+            .ok_or_else(|| Error::missing("Image", fingerprint))
     }
 
     /// The image that an alias of a project names.
@@ -204,10 +204,10 @@ impl Images {
         let alias = self
             .aliases
             .get(&(project.to_owned(), name.to_owned()))
-            .ok_or(Error::NotFound("Image alias"))?;
+            .ok_or_else(|| Error::missing("Image alias", name))?;
         self.records
             .get(&(project.to_owned(), alias.target.clone()))
-            .ok_or(Error::NotFound("Image"))
+            .ok_or_else(|| Error::missing("Image", &alias.target))
     }
 
     fn render(&self, record: &ImageRecord, aliases: &[Arc<AliasRecord>]) -> Image {

@@ -182,7 +182,7 @@ impl Core {
     /// [`Error::NotFound`].
     pub fn instance_log(&self, project: &str, name: &str, file: &str) -> Result<PathBuf> {
         if !self.instance_logs(project, name)?.iter().any(|known| known == file) {
-            return Err(Error::NotFound("Log file"));
+            return Err(Error::missing("Log file", file));
         }
         Ok(self.log_dir(project, name).join(file))
     }

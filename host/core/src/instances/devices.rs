@@ -116,7 +116,7 @@ async fn check_nic(core: &Core, project: &str, name: &str, device: &Device) -> R
         )));
     }
     let open = core.open_network(project, network).await.map_err(|error| match error {
-        Error::NotFound(_) => bad(format!("network {network:?} not found")),
+        error if error.is_not_found() => bad(format!("network {network:?} not found")),
         other => other,
     })?;
     open.driver

@@ -42,7 +42,7 @@ impl Core {
             .snapshots
             .iter()
             .find(|record| record.name == snapshot)
-            .ok_or(Error::NotFound("Snapshot"))?;
+            .ok_or_else(|| Error::missing("Snapshot", snapshot))?;
         Ok(Tagged {
             etag: etag(&json!([record.expires_at])),
             value: self.render_snapshot(record),
@@ -216,7 +216,7 @@ impl Owner {
             .iter()
             .find(|record| record.name == name)
             .cloned()
-            .ok_or(Error::NotFound("Snapshot"))
+            .ok_or_else(|| Error::missing("Snapshot", name))
     }
 
     /// A name that is free: `snap0`, `snap1`, …

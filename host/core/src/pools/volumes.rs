@@ -76,7 +76,7 @@ impl Core {
     pub fn volumes(&self, pool: &str, project: Option<&str>) -> Result<Vec<StorageVolume>> {
         self.pools
             .get(&pool.to_owned())
-            .ok_or(Error::NotFound("Storage pool"))?;
+            .ok_or_else(|| Error::missing("Storage pool", pool))?;
         let mut volumes: Vec<StorageVolume> = self
             .instances
             .in_pool(pool)
@@ -114,7 +114,7 @@ impl Core {
             .volumes(pool, Some(project).filter(|_| kind != "image"))?
             .into_iter()
             .find(|volume| volume.kind == kind && volume.name == name)
-            .ok_or(Error::NotFound("Storage volume"))?;
+            .ok_or_else(|| Error::missing("Storage volume", name))?;
         Ok(Tagged {
             etag: etag(&value.etag_parts()),
             value,

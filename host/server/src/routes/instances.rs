@@ -115,7 +115,7 @@ impl FromRequestParts<App> for At {
         let project = params.project().to_owned();
         // Under the older names an instance of the other type isn't there.
         if family.kind.is_some() && !family.shows(&app.core.instance(&project, &name)?.value) {
-            return Err(Error::NotFound("Instance").into());
+            return Err(Error::missing("Instance", name).into());
         }
         Ok(Self {
             family,
