@@ -125,11 +125,6 @@ fn what_is_not_what_was_promised_is_no_image() -> Result<()> {
     other[middle] ^= 1;
     let size = content.len();
     let longer = [content.to_vec(), vec![0; 512]].concat();
-    let cut = Page {
-        cut: Some(100),
-        ranges: false,
-        ..whole(content.to_vec())
-    };
     let gone = Page {
         missing: true,
         ..Page::default()
@@ -137,7 +132,6 @@ fn what_is_not_what_was_promised_is_no_image() -> Result<()> {
     for (name, page, cause) in [
         ("another content", whole(other), "checksum"),
         ("more than promised", whole(longer), "bytes"),
-        ("cut off for ever", cut, "busy.tar.gz"),
         ("gone", gone, "404"),
     ] {
         let web = serve(&daemon, &sha256, size, move |_| page.clone())?;
@@ -166,6 +160,38 @@ fn what_is_not_what_was_promised_is_no_image() -> Result<()> {
     };
     ensure!(message.to_lowercase().contains("fingerprint"), "{message}");
     before.compare_with_now(&daemon)
+}
+
+#[test]
+fn a_transfer_that_never_ends_fails_and_can_go_on_later() -> Result<()> {
+    let (daemon, content, sha256) = started()?;
+    let mut client = daemon.client();
+    let served = Arc::clone(&content);
+    let short = serve(&daemon, &sha256, content.len(), move |_| Page {
+        cut: Some(100),
+        ranges: false,
+        ..whole(served.to_vec())
+    })?;
+    let (_, message) = client.refused("POST", "/1.0/images", &pull(&short))?;
+    ensure!(
+        message.contains("busy.tar.gz") && message.contains("end of file"),
+        "{message}"
+    );
+    ensure!(
+        client
+            .get("/1.0/images")?
+            .as_array()
+            .is_some_and(|images| images.len() == 1)
+    );
+    let web = serve(&daemon, &sha256, content.len(), move |_| whole(content.to_vec()))?;
+    client.run("POST", "/1.0/images", &pull(&web))?;
+    let downloads = daemon.state_dir().join("images/staging/downloads");
+    let left: Vec<_> = std::fs::read_dir(downloads)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
 }
 
 #[test]

@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         type Change = fn(&mut ContainerSpec);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (
                 |s| {
                     s.root = RootFs::Overlay {

@@ -110,7 +110,8 @@ impl Error {
         }
     }
 
-    /// The message with its causes, outermost first, separated by colons.
+    /// The message with its causes, outermost first, separated by colons. What it quotes of a request, a file or a driver may have
+    /// characters that a terminal obeys; they are written as `\u{1b}`.
     pub fn report(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -122,7 +123,7 @@ impl Error {
             }
             cause = error.source();
         }
-        text
+        harmless(text)
     }
 
     /// A driver's failure during `action`.
@@ -175,9 +176,36 @@ fn is_refusal(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Invalid | FaultKind::State)
 }
 
+/// The text without characters that control a terminal or turn it around (Unicode's categories Cc, but for line breaks, and the
+/// bidirectional formatting characters of Unicode Standard Annex 9, section 2).
+pub fn harmless(text: String) -> String {
+    let obeyed = |c: char| {
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(obeyed) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if obeyed(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_written_out() {
+        let report = Error::invalid("a\u{1b}[31m b\0c\u{202e}d\ne é").report();
+        assert_eq!(report, "a\\u{1b}[31m b\\u{0}c\\u{202e}d\ne é");
+    }
 
     #[test]
     fn a_report_says_each_cause_once() {

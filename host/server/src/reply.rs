@@ -32,7 +32,7 @@ impl Failure {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
-            message: message.into(),
+            message: hutch_core::error::harmless(message.into()),
         }
     }
 
