@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::exec;
 use hutch_tests::leftovers::Leftovers;
+use hutch_tests::programs::Programs;
 use serde_json::{Value, json};
 
 #[test]
@@ -233,6 +235,65 @@ fn a_container_runs_in_a_container() -> Result<()> {
                   'mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /mnt && \
                   test \"$(cat /proc/self/comm)\" = cat && echo inner $$'";
     ensure!(daemon.shell("c1", script)? == "inner 1");
+    Ok(())
+}
+
+/// This daemon in a container of this daemon: what a manager needs, from cgroups to id-mapped mounts.
+#[test]
+fn hutch_runs_in_a_container() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let programs = Programs::from_environment()?;
+    let share = daemon.sandbox().path().join("share");
+    std::fs::create_dir_all(share.join("plugins"))?;
+    let image = hutch_tests::image::busybox(&share)?;
+    for (program, name) in [
+        (&programs.daemon, "hutchd"),
+        (&programs.cli, "hutch"),
+        (&programs.keeper, "keeper"),
+    ] {
+        std::fs::copy(program, share.join(name))?;
+    }
+    let plugin = "plugins/storage-dir.wasm";
+    std::fs::copy(programs.plugins.join("storage-dir.wasm"), share.join(plugin))?;
+    std::fs::write(
+        share.join("hutchd.toml"),
+        "keeper = \"/opt/keeper\"\nplugin-directory = \"/opt/plugins\"\n",
+    )?;
+    let disk = |source: &std::path::Path, path: &str| json!({ "type": "disk", "source": source, "path": path, "readonly": "true" });
+    // busybox is static, and the daemon is not: it finds the machine's libraries.
+    let devices = json!({
+        "share": disk(&share, "/opt"),
+        "lib": disk("/lib".as_ref(), "/lib"),
+        "lib64": disk("/lib64".as_ref(), "/lib64"),
+    });
+    daemon.instance(
+        "outer",
+        &json!({ "config": { "security.nesting": "true" }, "devices": devices }),
+    )?;
+    let begin = "(/opt/hutchd --state-dir /root/state --config /opt/hutchd.toml) >/root/log 2>&1 & \
+                 i=0; while [ ! -S /root/state/unix.socket ] && [ $i -lt 600 ]; do sleep 0.1; i=$((i+1)); done; tail -n 5 /root/log";
+    let log = daemon.shell("outer", begin)?;
+    let file = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let script = format!(
+        "h='/opt/hutch --socket /root/state/unix.socket'; \
+         $h image import /opt/{file} --alias bb >/dev/null && \
+         $h launch bb inner -c security.privileged=true >/dev/null && \
+         $h exec inner -T -- sh -c 'hostname; id -u; cat /proc/1/comm; cat /proc/self/uid_map | tr -s \" \"; mount -t tmpfs none /mnt && echo mounted'; \
+         $h stop -f inner && $h delete inner && $h launch bb plain 2>&1"
+    );
+    let outcome = exec::run(&mut daemon.client(), "outer", &["/bin/sh", "-c", &script], b"")?;
+    let shown = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let map = daemon.shell("outer", "cat /proc/self/uid_map | tr -s ' '")?;
+    let expected = format!("inner\n0\ninit\n {}\nmounted\n", map.trim());
+    ensure!(
+        shown.starts_with(&expected),
+        "{shown:?} {:?}, and the log ends with {log}",
+        String::from_utf8_lossy(&outcome.stderr)
+    );
+    ensure!(
+        shown.contains("security.privileged=true"),
+        "not said what to do: {shown}"
+    );
     Ok(())
 }
 

@@ -33,6 +33,8 @@ pub struct IdRange {
 pub struct IdRanges {
     directory: PathBuf,
     next: AtomicU32,
+    /// Whether this process's user namespace has the ids at all.
+    has_ids: bool,
 }
 
 impl IdRanges {
@@ -58,14 +60,23 @@ impl IdRanges {
         Ok(Self {
             directory: directory.to_owned(),
             next: AtomicU32::new(start),
+            has_ids: has_ids("/proc/self/uid_map")? && has_ids("/proc/self/gid_map")?,
         })
     }
 
     /// Takes a free range.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when all are taken, [`Error::Io`] when a lock file can't be made.
+    /// [`Error::Unavailable`] when all are taken, or when this daemon is in a container that has only its own; [`Error::Io`] when a lock
+    /// file can't be made.
     pub fn take(&self) -> Result<IdRange> {
+        if !self.has_ids {
+            return Err(Error::Unavailable(
+                "this daemon runs in a container that has no user ids for another one: set security.privileged=true, with which root \
+                 inside is the root of this container, and nobody's on the machine"
+                    .to_owned(),
+            ));
+        }
         for _ in 0..COUNT {
             let index = self.next.fetch_add(1, Ordering::Relaxed) % COUNT;
             let path = self.directory.join(index.to_string());
@@ -98,6 +109,21 @@ impl IdRanges {
     }
 }
 
+/// Whether an id map (`user_namespaces(7)`) has all ids that are given out.
+fn has_ids(path: &str) -> Result<bool> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(format!("reading {path}")))?;
+    Ok(maps_all(&text))
+}
+
+fn maps_all(map: &str) -> bool {
+    let wanted = u64::from(FIRST)..u64::from(FIRST) + u64::from(COUNT) * u64::from(RANGE);
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
+        let (first, count) = (numbers.next().unwrap_or(0), numbers.nth(1).unwrap_or(0));
+        first <= wanted.start && first + count >= wanted.end
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,11 +143,19 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_told_from_a_machine() {
+        assert!(maps_all("         0          0 4294967295\n"));
+        assert!(!maps_all("         0 2429812736      65536\n"));
+        assert!(!maps_all(""));
+    }
+
+    #[test]
     fn a_range_is_free_again_when_its_holder_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let ranges = IdRanges {
             directory: dir.path().to_owned(),
             next: AtomicU32::new(7),
+            has_ids: true,
         };
         let base = ranges.take().unwrap().base;
         ranges.next.store(7, Ordering::Relaxed);
