@@ -4,9 +4,12 @@
 //! leaves nothing but what the trash's emptying removes, and a failed copy is removed at once. Completeness is against a
 //! failing or killed copy; when the machine loses power it is the file system that says what of a recent copy is there.
 //!
-//! However deep and wide the source is, two directories are open at a time: the way back is found by path.
+//! A container decides what its tree looks like, so neither memory nor descriptors grow with it: however deep and wide the source
+//! is, a few directories are open at a time and the way back is found by path, a bounded number of names is remembered, and
+//! which files are the same one is noted on the disk, as further names of them in a directory of the trash.
 
-use std::collections::HashMap;
+mod data;
+
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -14,9 +17,7 @@ use std::path::{Path, PathBuf};
 
 use hutch_driver::{Cancel, DriverError};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::ops::exists;
@@ -24,10 +25,10 @@ use super::trash;
 use super::tree::{OpenRoot, Place, open_within};
 use crate::error::{cancelled, invalid, os};
 
-/// Bytes that are copied between two looks at whether the copy is still wanted.
-const CHUNK: usize = 16 << 20;
 /// Longest path below the top of the source, in bytes (`PATH_MAX` of the kernel, with room for the root's).
 const MAX_DEPTH_BYTES: usize = 3800;
+/// How many subdirectories of one directory are remembered at a time; the listing goes on where it stopped when they are done.
+const PENDING: usize = 64;
 /// Largest extended attribute, and list of them (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`; xattr(7)).
 const XATTR_MAX: usize = 64 << 10;
 
@@ -89,8 +90,10 @@ pub(super) fn copy(job: &Job<'_>, source: Source<'_>) -> Result<(), DriverError>
     }
     let trash = trash::open_trash(job.to_root)?;
     let name = trash::fresh_name();
-    let copied = Copier::new(job, &trash, &name)
-        .and_then(|mut copier| copier.run(source))
+    let mut copier = Copier::new(job, &trash, &name)?;
+    let copied = copier
+        .run(source)
+        .and_then(|()| copier.forget_links().map_err(fail))
         .and_then(|()| {
             rustix::fs::renameat_with(
                 &trash,
@@ -101,18 +104,19 @@ pub(super) fn copy(job: &Job<'_>, source: Source<'_>) -> Result<(), DriverError>
             )
             .map_err(fail)
         });
-    if copied.is_err()
-        && let Ok(listed) = rustix::fs::openat(
-            &trash,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        && let Err(e) = trash::remove_tree(listed.as_fd(), &name)
-    {
-        tracing::warn!("can't remove an unfinished copy in {}: {e}", job.to_root.path.display());
+    if copied.is_err() {
+        let removed = copier.forget_links().and(remove(&trash, &name));
+        if let Err(e) = removed {
+            tracing::warn!("can't remove an unfinished copy in {}: {e}", job.to_root.path.display());
+        }
     }
     copied
+}
+
+fn remove(trash: impl AsFd, name: &str) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listed = rustix::fs::openat(trash, ".", flags, Mode::empty())?;
+    trash::remove_tree(listed.as_fd(), name)
 }
 
 /// A directory on the way from the top to what is being copied.
@@ -120,16 +124,19 @@ struct Level {
     /// Relative to the top of the tree; empty for the top.
     path: PathBuf,
     stat: Stat,
-    /// Subdirectories that are still to be copied.
+    /// Subdirectories that are still to be copied, at most [`PENDING`].
     pending: Vec<CString>,
+    /// Where the listing goes on after them (`d_off` of readdir(3)); `None` at its end.
+    rest: Option<i64>,
 }
 
 struct Copier<'a> {
     job: &'a Job<'a>,
     trash: BorrowedFd<'a>,
     name: &'a str,
-    /// The copy's first name of each file with several.
-    links: HashMap<(u64, u64), PathBuf>,
+    /// A directory of the trash with one more name of each file that has several in the source, called by the source's device
+    /// and inode; made for the first of them.
+    links: Option<(String, OwnedFd)>,
     buffer: Vec<u8>,
     names: Vec<u8>,
 }
@@ -144,7 +151,7 @@ impl<'a> Copier<'a> {
             job,
             trash: trash.as_fd(),
             name,
-            links: HashMap::new(),
+            links: None,
             buffer: buffer(),
             names: buffer(),
         })
@@ -174,7 +181,7 @@ impl<'a> Copier<'a> {
                     let name = CString::new(name).map_err(|_| invalid("a zero byte in a name"))?;
                     let target = CString::new(self.name).map_err(|_| invalid("a zero byte in a name"))?;
                     return self
-                        .copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat, top)
+                        .copy_leaf(parent.as_fd(), &name, self.trash, &target, &stat)
                         .map_err(|e| self.fail(top, e));
                 }
                 open_within(parent.as_fd(), Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY)
@@ -185,6 +192,11 @@ impl<'a> Copier<'a> {
         rustix::fs::mkdirat(self.trash, self.name, Mode::RWXU).map_err(|e| self.fail(top, e))?;
         let mut levels = vec![self.enter(&source, top.to_owned(), stat)?];
         while let Some(level) = levels.last_mut() {
+            if level.pending.is_empty() && level.rest.is_some() {
+                let dir = open_within(source.as_fd(), &level.path, OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(|e| self.fail(&level.path, e))?;
+                self.list(&dir, level)?;
+            }
             if let Some(name) = level.pending.pop() {
                 let path = level.path.join(OsStr::from_bytes(name.to_bytes()));
                 if path.as_os_str().len() > MAX_DEPTH_BYTES {
@@ -215,12 +227,29 @@ impl<'a> Copier<'a> {
         )
     }
 
-    /// Copies everything in a directory but its subdirectories, which are made empty and remembered.
+    /// Begins with a directory.
     fn enter(&mut self, source: &OwnedFd, path: PathBuf, stat: Stat) -> Result<Level, DriverError> {
-        let target = self.target_dir(&path).map_err(|e| self.fail(&path, e))?;
-        let mut pending = Vec::new();
-        for entry in Dir::read_from(source).map_err(|e| self.fail(&path, e))? {
-            let entry = entry.map_err(|e| self.fail(&path, e))?;
+        let mut level = Level {
+            path,
+            stat,
+            pending: Vec::new(),
+            rest: Some(0),
+        };
+        self.list(source, &mut level)?;
+        Ok(level)
+    }
+
+    /// Copies everything in a directory but its subdirectories, which are made empty and remembered, until those are as many as are
+    /// remembered at a time.
+    fn list(&mut self, source: &OwnedFd, level: &mut Level) -> Result<(), DriverError> {
+        let fail = |copier: &Self, e| copier.fail(&level.path, e);
+        let target = self.target_dir(&level.path).map_err(|e| fail(self, e))?;
+        let mut dir = Dir::read_from(source).map_err(|e| fail(self, e))?;
+        if let Some(offset) = level.rest.take().filter(|offset| *offset != 0) {
+            dir.seek(offset).map_err(|e| fail(self, e))?;
+        }
+        for entry in dir {
+            let entry = entry.map_err(|e| self.fail(&level.path, e))?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
@@ -228,21 +257,42 @@ impl<'a> Copier<'a> {
             if self.job.cancel.is_cancelled() {
                 return Err(cancelled(self.job.what()));
             }
-            let below = path.join(OsStr::from_bytes(name.to_bytes()));
+            let below = level.path.join(OsStr::from_bytes(name.to_bytes()));
             let copied = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW).and_then(|stat| {
                 if FileType::from_raw_mode(stat.st_mode).is_dir() {
-                    pending.push(name.to_owned());
+                    level.pending.push(name.to_owned());
                     rustix::fs::mkdirat(&target, name, Mode::RWXU)
                 } else {
-                    self.copy_leaf(source.as_fd(), name, target.as_fd(), name, &stat, &below)
+                    self.copy_leaf(source.as_fd(), name, target.as_fd(), name, &stat)
                 }
             });
             match copied {
                 Err(Errno::CANCELED) => return Err(cancelled(self.job.what())),
                 other => other.map_err(|e| self.fail(&below, e))?,
             }
+            if level.pending.len() == PENDING {
+                level.rest = Some(entry.offset());
+                return Ok(());
+            }
         }
-        Ok(Level { path, stat, pending })
+        Ok(())
+    }
+
+    /// Where files with several names are noted.
+    fn links(&mut self) -> Result<&OwnedFd, Errno> {
+        if self.links.is_none() {
+            let name = trash::fresh_name();
+            rustix::fs::mkdirat(self.trash, name.as_str(), Mode::RWXU)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let dir = open_within(self.trash, Path::new(&name), flags)?;
+            self.links = Some((name, dir));
+        }
+        self.links.as_ref().map(|(_, dir)| dir).ok_or(Errno::NOENT)
+    }
+
+    /// Takes the notes away, so that files have as many names as they should.
+    fn forget_links(&mut self) -> Result<(), Errno> {
+        self.links.take().map_or(Ok(()), |(name, _)| remove(self.trash, &name))
     }
 
     /// Gives a directory what only lasts once nothing is made in it any more.
@@ -282,16 +332,31 @@ impl<'a> Copier<'a> {
         to: BorrowedFd<'_>,
         to_name: &CStr,
         stat: &Stat,
-        path: &Path,
     ) -> Result<(), Errno> {
-        if stat.st_nlink > 1 {
-            let key = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.links.get(&key) {
-                let first = open_within(self.trash, &Path::new(self.name).join(first), OFlags::PATH)?;
-                return rustix::fs::linkat(&first, "", to, to_name, AtFlags::EMPTY_PATH);
-            }
-            self.links.insert(key, path.to_owned());
+        if stat.st_nlink < 2 {
+            return self.copy_alone(from, name, to, to_name, stat);
         }
+        let key = format!("{:x}-{:x}", stat.st_dev, stat.st_ino);
+        let links = self.links()?;
+        match rustix::fs::linkat(links, key.as_str(), to, to_name, AtFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            // With the note it has one name more than in the source, which may have as many as can be. Then this is the last.
+            Err(Errno::MLINK) => return rustix::fs::renameat(links, key.as_str(), to, to_name),
+            other => return other,
+        }
+        self.copy_alone(from, name, to, to_name, stat)?;
+        rustix::fs::linkat(to, to_name, self.links()?, key.as_str(), AtFlags::empty())
+    }
+
+    /// Copies what has one name, or what has this one first.
+    fn copy_alone(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &CStr,
+        to: BorrowedFd<'_>,
+        to_name: &CStr,
+        stat: &Stat,
+    ) -> Result<(), Errno> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => self.copy_file(from, name, to, to_name, stat),
             FileType::Symlink => {
@@ -363,85 +428,6 @@ impl<'a> Copier<'a> {
             self.copy_data(source.as_fd(), target.as_fd(), &now)?;
         }
         self.finish_open(source.as_fd(), target.as_fd(), &now)
-    }
-
-    fn copy_data(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
-        if self.job.reflink && rustix::fs::ioctl_ficlone(target, source).is_ok() {
-            return Ok(());
-        }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        if allocated >= size {
-            return self.copy_range(source, target, 0, size);
-        }
-        // There are holes: only what holds data is copied.
-        let mut at = 0;
-        while at < size {
-            let start = match rustix::fs::seek(source, SeekFrom::Data(at)) {
-                Err(Errno::NXIO) => break,
-                Err(Errno::INVAL) => return self.copy_range(source, target, at, size),
-                other => other?,
-            };
-            let end = rustix::fs::seek(source, SeekFrom::Hole(start))?;
-            self.copy_range(source, target, start, end.min(size))?;
-            at = end;
-        }
-        rustix::fs::ftruncate(target, size)
-    }
-
-    /// Copies the bytes from `start` to `end` to the same place. A file that became shorter meanwhile ends there.
-    fn copy_range(
-        &mut self,
-        source: BorrowedFd<'_>,
-        target: BorrowedFd<'_>,
-        start: u64,
-        end: u64,
-    ) -> Result<(), Errno> {
-        let (mut from, mut to) = (start, start);
-        while from < end {
-            if self.job.cancel.is_cancelled() {
-                return Err(Errno::CANCELED);
-            }
-            let length = usize::try_from(end - from).unwrap_or(CHUNK).min(CHUNK);
-            match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                // Between file systems, and on those that know nothing of it (copy_file_range(2)).
-                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    return self.copy_plain(source, target, from, end);
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    fn copy_plain(
-        &mut self,
-        source: BorrowedFd<'_>,
-        target: BorrowedFd<'_>,
-        mut at: u64,
-        end: u64,
-    ) -> Result<(), Errno> {
-        while at < end {
-            if self.job.cancel.is_cancelled() {
-                return Err(Errno::CANCELED);
-            }
-            let want = usize::try_from(end - at).unwrap_or(XATTR_MAX).min(self.buffer.len());
-            let buffer = self.buffer.get_mut(..want).unwrap_or_default();
-            let got = rustix::io::retry_on_intr(|| rustix::io::pread(source, &mut *buffer, at))?;
-            if got == 0 {
-                return Ok(());
-            }
-            let mut written = 0;
-            while written < got {
-                let rest = self.buffer.get(written..got).unwrap_or_default();
-                written += rustix::io::retry_on_intr(|| rustix::io::pwrite(target, rest, at + written as u64))?;
-            }
-            at += got as u64;
-        }
-        Ok(())
     }
 }
 
