@@ -724,6 +724,10 @@ fn what_is_discarded_goes_whatever_it_is() {
         make_odd_tree(&pool.join("odd"));
         run("chattr", &["+i", pool.join("odd/dir/sub/another").to_str().unwrap()]);
         run("chattr", &["+a", pool.join("odd/dir").to_str().unwrap()]);
+        // An immutable directory of everything: nothing in it is opened, which for a fifo or a device would do something.
+        std::fs::create_dir(pool.join("above")).unwrap();
+        make_odd_tree(&pool.join("above/kept"));
+        run("chattr", &["+i", pool.join("above/kept").to_str().unwrap()]);
         // Deeper than any path can name and than descriptors or a stack would last.
         let deep = r#"import os, sys
 os.chdir(sys.argv[1]); os.mkdir("deep"); os.chdir("deep")
@@ -756,7 +760,7 @@ open("bottom", "w")"#;
             .await,
             "limit"
         );
-        for path in ["odd", "deep", "holder", "never-there", "no/such/directory"] {
+        for path in ["odd", "deep", "holder", "above", "never-there", "no/such/directory"] {
             host.call(&cx, Request::FsDiscard { at: at(path) }).await.unwrap();
             assert!(!pool.join(path).exists());
         }

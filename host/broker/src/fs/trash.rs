@@ -150,12 +150,15 @@ fn remove_entry(
 ) -> Result<(), Errno> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // Linux answers EISDIR (unlink(2)); EPERM may also be an immutable file.
+        // Linux answers EISDIR (unlink(2)); EPERM may also be an immutable file, or an immutable directory that it is in, which
+        // the caller sees to. Only a plain file is opened for it: opening a device or a fifo does something.
         Err(Errno::ISDIR) => {}
         Err(Errno::PERM) => {
-            let kind = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
-            if !FileType::from_raw_mode(kind).is_dir() {
+            let kind = FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+            if kind.is_file() {
                 clear_flags(dir, name, OFlags::RDONLY | OFlags::NONBLOCK)?;
+            }
+            if !kind.is_dir() {
                 return unlinkat(dir, name, AtFlags::empty());
             }
         }
