@@ -1,5 +1,7 @@
 //! Who asks, and what they may do. This is the one place where that is decided.
 
+use std::future::Future;
+
 use crate::error::{Error, Result};
 
 /// The identity of a request.
@@ -30,6 +32,24 @@ impl Caller {
             _ => self.uid.to_string(),
         }
     }
+}
+
+tokio::task_local! {
+    /// Whose request the task carries out.
+    static CURRENT: Caller;
+}
+
+/// Does `work` for `caller`, if it is for anybody: what happens in it is told as theirs.
+pub async fn on_behalf_of<F: Future>(caller: Option<Caller>, work: F) -> F::Output {
+    match caller {
+        Some(caller) => CURRENT.scope(caller, work).await,
+        None => work.await,
+    }
+}
+
+/// The caller for whom the running task works; `None` where the daemon does something by itself.
+pub fn current() -> Option<Caller> {
+    CURRENT.try_with(Caller::clone).ok()
 }
 
 /// What a request wants to do.

@@ -8,10 +8,18 @@ use hutch_api::{Timestamp, operation::Operation};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 
-use crate::auth::Caller;
+use crate::auth;
 
 /// How many events a listener may lag behind before it loses the oldest and is told so.
 const BACKLOG: usize = 4096;
+
+/// What an event says of its object beside the name.
+pub(crate) fn context<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {
+    entries
+        .map(|(key, value)| (key.to_owned(), value))
+        .into_iter()
+        .collect()
+}
 
 /// An event, serialised once for all listeners.
 #[derive(Debug)]
@@ -49,26 +57,21 @@ impl Events {
         self.send(event::OPERATION, project, || serde_json::to_value(operation));
     }
 
-    /// Tells that `action` (`instance-started`) happened to the object at the path `source`.
-    pub fn lifecycle(
-        &self,
-        project: &str,
-        action: &str,
-        source: &str,
-        requestor: Option<&Caller>,
-        context: Map<String, Value>,
-    ) {
+    /// Tells that `action` (`instance-started`) happened to the object at the path `source`, and on whose behalf
+    /// ([`auth::current`]).
+    pub fn lifecycle(&self, project: &str, action: &str, source: &str, context: Map<String, Value>) {
         self.send(event::LIFECYCLE, project, || {
+            let path = source.split('?').next().unwrap_or_default();
             serde_json::to_value(EventLifecycle {
                 action: action.to_owned(),
                 source: source.to_owned(),
                 context,
-                requestor: requestor.map(|caller| EventLifecycleRequestor {
+                requestor: auth::current().map(|caller| EventLifecycleRequestor {
                     username: caller.name(),
                     protocol: "unix".to_owned(),
                     address: "@".to_owned(),
                 }),
-                name: source.rsplit('/').next().unwrap_or_default().to_owned(),
+                name: path.rsplit('/').next().unwrap_or_default().to_owned(),
                 project: project.to_owned(),
             })
         });

@@ -16,6 +16,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::net::UnixStream;
 
 use crate::error::{Error, Result};
+use crate::events;
 use packet::{Attrs, Kind};
 use sftp::{Client, SftpError};
 
@@ -127,9 +128,11 @@ impl crate::Core {
     /// [`Error::NotFound`], [`Error::Invalid`] for devices and the like, and the instance's.
     pub async fn file_get(&self, project: &str, name: &str, path: &str) -> Result<FileGet> {
         let path = clean(path)?;
-        get(self.file_client(project, name).await?, &path)
+        let found = get(self.file_client(project, name).await?, &path)
             .await
-            .map_err(|error| error.on("reading", name, &path))
+            .map_err(|error| error.on("reading", name, &path))?;
+        self.tell_of_file(project, name, "instance-file-retrieved", path);
+        Ok(found)
     }
 
     /// What a file is, without its content.
@@ -159,7 +162,9 @@ impl crate::Core {
             FileKind::Directory => put_directory(&mut client, &path, put).await,
             FileKind::Symlink => put_symlink(&mut client, &path, put.body).await,
         }
-        .map_err(|error| error.on("writing", name, &path))
+        .map_err(|error| error.on("writing", name, &path))?;
+        self.tell_of_file(project, name, "instance-file-pushed", path);
+        Ok(())
     }
 
     /// Removes a file, link or empty directory; with `recursive` also what is in the directory.
@@ -171,7 +176,13 @@ impl crate::Core {
         let mut client = self.file_client(project, name).await?;
         remove(&mut client, &path, recursive)
             .await
-            .map_err(|error| error.on("removing", name, &path))
+            .map_err(|error| error.on("removing", name, &path))?;
+        self.tell_of_file(project, name, "instance-file-deleted", path);
+        Ok(())
+    }
+
+    fn tell_of_file(&self, project: &str, name: &str, action: &str, path: String) {
+        self.tell_of_instance(project, name, action, events::context([("path", path.into())]));
     }
 
     async fn file_client(&self, project: &str, name: &str) -> Result<Client> {

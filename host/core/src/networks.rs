@@ -270,7 +270,7 @@ impl Core {
         self.networks.insert(at.clone(), Arc::new(network));
         drop(claim);
         self.events
-            .lifecycle(&at.0, "network-created", &path, None, serde_json::Map::new());
+            .lifecycle(&at.0, "network-created", &path, serde_json::Map::new());
         Ok(())
     }
 
@@ -326,7 +326,7 @@ impl Core {
         let owner = record.project.clone();
         network.set_record(record);
         self.events
-            .lifecycle(&owner, "network-updated", &path, None, serde_json::Map::new());
+            .lifecycle(&owner, "network-updated", &path, serde_json::Map::new());
         drop(turn);
         if readiness != Readiness::Ready {
             // The change may be what it was waiting for; if not, the reason is shown with the network.
@@ -440,7 +440,7 @@ impl Core {
                 serde_json::json!({"hostname": lease.hostname, "hwaddr": lease.hwaddr, "address": lease.address});
             let context = context.as_object().cloned().unwrap_or_default();
             self.events
-                .lifecycle(project, "network-lease-created", &network_path(&record), None, context);
+                .lifecycle(project, "network-lease-created", &network_path(&record), context);
         }
     }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+use crate::auth;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::records::key;
@@ -345,9 +346,10 @@ impl Operations {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let (all, operation) = (Arc::clone(self), Arc::clone(operation));
+        let caller = auth::current();
         tokio::spawn(async move {
             // A panic in the work ends the operation, and not silently.
-            let result = match tokio::spawn(work(Arc::clone(&operation))).await {
+            let result = match tokio::spawn(auth::on_behalf_of(caller, work(Arc::clone(&operation)))).await {
                 Ok(result) => result,
                 Err(error) => Err(Error::Io {
                     action: "the daemon's own fault".to_owned(),

@@ -223,6 +223,13 @@ impl Core {
         if let Some(pool) = self.pools.get(&name.to_owned()) {
             pool.set_record(record);
         }
+        let path = format!("/1.0/storage-pools/{name}");
+        self.events.lifecycle(
+            crate::DEFAULT_PROJECT,
+            "storage-pool-updated",
+            &path,
+            serde_json::Map::new(),
+        );
         Ok(())
     }
 
@@ -269,7 +276,6 @@ impl Core {
             crate::DEFAULT_PROJECT,
             "storage-pool-deleted",
             &path,
-            None,
             serde_json::Map::new(),
         );
         Ok(())

@@ -7,6 +7,7 @@ use hutch_api::{Config, Devices};
 use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::projects::Feature;
 use crate::records::{InstanceRecord, ProfileRecord, RECORD_VERSION, key};
 use crate::{Core, DEFAULT_PROJECT, Tagged, check_etag, etag, instances, names, settings};
@@ -167,6 +168,10 @@ impl Core {
             .put(key::profile(&record.project, &record.name), &record)?;
         self.store.commit(change).await?;
         self.profiles.remove(&(old.project.clone(), name.to_owned()));
+        let path = path(&record.project, &record.name);
+        let context = events::context([("old_name", name.into())]);
+        self.events
+            .lifecycle(&record.project, "profile-renamed", &path, context);
         self.profiles.insert(at, Arc::new(record));
         Ok(())
     }
@@ -186,7 +191,6 @@ impl Core {
             &old.project,
             "profile-deleted",
             &path(&old.project, name),
-            None,
             serde_json::Map::new(),
         );
         Ok(())
@@ -216,7 +220,6 @@ impl Core {
             &record.project,
             action,
             &path(&record.project, &record.name),
-            None,
             serde_json::Map::new(),
         );
         self.profiles

@@ -146,7 +146,7 @@ impl Core {
         }
         let path = format!("/1.0/projects/{}", record.name);
         self.events
-            .lifecycle(&record.name, "project-created", &path, None, serde_json::Map::new());
+            .lifecycle(&record.name, "project-created", &path, serde_json::Map::new());
         self.projects.insert(record.name.clone(), Arc::new(record));
         Ok(())
     }
@@ -178,6 +178,9 @@ impl Core {
             .commit(Transaction::new().put(key::project(name), &record)?)
             .await?;
         self.projects.insert(name.to_owned(), Arc::new(record));
+        let path = format!("/1.0/projects/{name}");
+        self.events
+            .lifecycle(name, "project-updated", &path, serde_json::Map::new());
         Ok(())
     }
 
@@ -220,7 +223,6 @@ impl Core {
             name,
             "project-deleted",
             &format!("/1.0/projects/{name}"),
-            None,
             serde_json::Map::new(),
         );
         Ok(())

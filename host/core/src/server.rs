@@ -103,6 +103,8 @@ impl Core {
         let record = ServerRecord { config, ..record };
         self.store.commit(Transaction::new().put(key::SERVER, &record)?).await?;
         *self.server.write().unwrap_or_else(PoisonError::into_inner) = record;
+        self.events
+            .lifecycle("", "config-updated", "/1.0", serde_json::Map::new());
         Ok(())
     }
 

@@ -19,11 +19,11 @@ mod storage;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hutch_api::project;
-use hutch_core::auth::{Access, Caller, authorize};
+use hutch_core::auth::{Access, Caller, authorize, on_behalf_of};
 
 use crate::App;
 use crate::leftover::Leftover;
@@ -43,7 +43,7 @@ pub(crate) fn router(app: App) -> Router {
         .merge(profiles::routes())
         .merge(projects::routes())
         .merge(plugins::routes())
-        .fallback(|| async { Failure::not_found() })
+        .fallback(nowhere)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), admit))
         .with_state(app)
@@ -67,8 +67,13 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
     let (parts, body) = request.into_parts();
     let (body, left) = Leftover::of(body);
     let response = match authorize(&caller, access) {
-        Ok(()) if access == Access::Read => next.run(Request::from_parts(parts, body)).await,
-        Ok(()) => app.changes.run(next.run(Request::from_parts(parts, body))).await,
+        Ok(()) => {
+            let answer = on_behalf_of(Some(caller.clone()), next.run(Request::from_parts(parts, body)));
+            match access {
+                Access::Read => answer.await,
+                Access::Write => app.changes.run(answer).await,
+            }
+        }
         Err(error) => Failure::from(error).into_response(),
     };
     if response.status().is_client_error() || response.status().is_server_error() {
@@ -90,6 +95,11 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
         return response.map(|body| pace.hurry(body));
     }
     response
+}
+
+/// 404 in the words of the API, with the path that leads nowhere.
+async fn nowhere(uri: Uri) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, format!("{:?}: path not found", uri.path()))
 }
 
 async fn not_allowed(method: Method) -> Failure {

@@ -5,6 +5,7 @@ use hutch_store::Transaction;
 
 use super::record::{self, AliasRecord, ImageRecord, check_alias};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::projects::Feature;
 use crate::{Core, Tagged, check_etag, etag};
 
@@ -69,8 +70,8 @@ impl Core {
         ))
         .await?;
         let path = format!("/1.0/images/aliases/{}", post.name);
-        self.events
-            .lifecycle(&project, "image-alias-created", &path, None, serde_json::Map::new());
+        let target = events::context([("target", image.fingerprint.clone().into())]);
+        self.events.lifecycle(&project, "image-alias-created", &path, target);
         Ok(())
     }
 
@@ -124,7 +125,7 @@ impl Core {
             .await?;
         let path = format!("/1.0/images/aliases/{name}");
         self.events
-            .lifecycle(&project, "image-alias-updated", &path, None, serde_json::Map::new());
+            .lifecycle(&project, "image-alias-updated", &path, serde_json::Map::new());
         Ok(())
     }
 
@@ -150,8 +151,8 @@ impl Core {
             .aliases
             .insert((project.clone(), record.name.clone()), std::sync::Arc::new(record));
         let path = format!("/1.0/images/aliases/{}", post.name);
-        let old = serde_json::Map::from_iter([("old_name".to_owned(), name.into())]);
-        self.events.lifecycle(&project, "image-alias-renamed", &path, None, old);
+        let old = events::context([("old_name", name.into())]);
+        self.events.lifecycle(&project, "image-alias-renamed", &path, old);
         Ok(())
     }
 
@@ -169,7 +170,7 @@ impl Core {
         self.images.aliases.remove(&(project.clone(), name.to_owned()));
         let path = format!("/1.0/images/aliases/{name}");
         self.events
-            .lifecycle(&project, "image-alias-deleted", &path, None, serde_json::Map::new());
+            .lifecycle(&project, "image-alias-deleted", &path, serde_json::Map::new());
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl Core {
         let path = format!("/1.0/images/{}", record.fingerprint);
         self.put_image(record).await?;
         self.events
-            .lifecycle(&project, "image-updated", &path, None, serde_json::Map::new());
+            .lifecycle(&project, "image-updated", &path, serde_json::Map::new());
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl Core {
         }
         let path = format!("/1.0/images/{fingerprint}");
         self.events
-            .lifecycle(&record.project, "image-deleted", &path, None, serde_json::Map::new());
+            .lifecycle(&record.project, "image-deleted", &path, serde_json::Map::new());
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::files::{Part, StagedFile};
 use super::record::{AliasRecord, ImageRecord, Origin, Shape, check_alias};
 use super::{architecture, record};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::journal::Entry;
 use crate::operations::NewOperation;
 use crate::projects::Feature;
@@ -296,7 +297,7 @@ impl Core {
         self.images.records.insert(at, Arc::new(record.clone()));
         let path = format!("/1.0/images/{}", record.fingerprint);
         self.events
-            .lifecycle(&record.project, "image-created", &path, None, serde_json::Map::new());
+            .lifecycle(&record.project, "image-created", &path, serde_json::Map::new());
         self.show_aliases(aliases);
         Ok(record)
     }
@@ -319,8 +320,7 @@ impl Core {
                 &alias.project,
                 "image-alias-created",
                 &path,
-                None,
-                serde_json::Map::new(),
+                events::context([("target", alias.target.clone().into())]),
             );
             self.images
                 .aliases

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::instances::owner::Owner;
 use crate::operations::{NewOperation, Socket, Sockets};
 use crate::profiles::with_project;
@@ -43,6 +44,8 @@ impl Core {
             .keeper
             .clone()
             .ok_or_else(|| Error::invalid("Instance is not running"))?;
+        let about = events::context([("type", "console".into())]);
+        self.tell_of_instance(project, name, "instance-console", about);
         let sockets = Arc::new(Sockets::new(&["0", "control"]));
         let mut new = NewOperation::task(
             project,

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::instances::view::View;
 use crate::operations::{NewOperation, Socket, Sockets};
 use crate::profiles::with_project;
@@ -64,6 +65,8 @@ impl Core {
             instance: name.to_owned(),
             post,
         };
+        let about = events::context([("command", json!(command.post.command))]);
+        self.tell_of_instance(project, name, "instance-exec", about);
         if !command.post.wait_for_websocket {
             let core = Arc::clone(self);
             return self

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use hutch_api::Timestamp;
 use hutch_container::{ContainerState, FilesHandle, Keeper, KeeperEvent};
 use hutch_store::Transaction;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::Core;
 use crate::error::{Error, Result};
 use crate::idrange::IdRange;
 use crate::instances::state::Probe;
@@ -18,6 +17,7 @@ use crate::instances::{Instance, Job};
 use crate::journal::Open;
 use crate::profiles::with_project;
 use crate::records::{InstanceRecord, SnapshotRecord, key};
+use crate::{Core, auth};
 
 /// See the module.
 pub struct Owner {
@@ -131,9 +131,14 @@ impl Owner {
 
     /// An event about the instance.
     pub(crate) fn tell(&self, action: &str) {
+        self.tell_more(action, Map::new());
+    }
+
+    /// An event about the instance, with what else is to be known of it.
+    pub(crate) fn tell_more(&self, action: &str, context: Map<String, Value>) {
         self.core
             .events
-            .lifecycle(&self.record.project, action, &self.path(), None, Map::new());
+            .lifecycle(&self.record.project, action, &self.path(), context);
     }
 
     /// The transaction that writes a record.
@@ -182,8 +187,14 @@ impl Owner {
                 "its keeper was lost, and what it left can't be cleaned up: {error}"
             ));
         }
+        let (forced, caller) = self.end_wanted();
         let waiting = self.after_end(&keeper).await;
-        self.tell("instance-shutdown");
+        let action = if forced {
+            "instance-stopped"
+        } else {
+            "instance-shutdown"
+        };
+        auth::on_behalf_of(caller, async { self.tell(action) }).await;
         if self.record.ephemeral
             && self.restarts.is_empty()
             && let Err(error) = self.delete("").await

@@ -11,6 +11,7 @@ use hutch_container::{ContainerState, Keeper};
 use hutch_store::Transaction;
 use tokio::sync::oneshot;
 
+use crate::auth::{self, Caller};
 use crate::error::{Error, Result};
 use crate::instances::Instance;
 use crate::instances::owner::Owner;
@@ -25,6 +26,9 @@ const SHUTDOWN: Duration = Duration::from_secs(600);
 /// A stop that was begun.
 pub(crate) struct Stopping {
     open: Open,
+    force: bool,
+    /// Who asked for it; one that an earlier daemon began is nobody's.
+    caller: Option<Caller>,
     /// Told once the container has ended; a stop that an earlier daemon began has nobody to tell.
     answer: Option<oneshot::Sender<()>>,
 }
@@ -70,7 +74,15 @@ pub(crate) async fn restart(
         Err(error) => Err(error),
     };
     end_restart(instance, open).await?;
-    result
+    result?;
+    instance
+        .ask(|owner| {
+            Box::pin(async move {
+                owner.tell("instance-restarted");
+                Ok(())
+            })
+        })
+        .await
 }
 
 /// From here to [`end_restart`] a container that ends is started again, also by the next daemon.
@@ -126,6 +138,8 @@ impl Owner {
         let (answer, ended) = oneshot::channel();
         self.stops.push(Stopping {
             open: open.clone(),
+            force,
+            caller: auth::current(),
             answer: Some(answer),
         });
         match self.ask_to_end(&keeper, force).await {
@@ -174,6 +188,8 @@ impl Owner {
         };
         self.stops.push(Stopping {
             open: open.clone(),
+            force,
+            caller: None,
             answer: None,
         });
         self.ask_to_end(&keeper, force).await
@@ -195,6 +211,13 @@ impl Owner {
     async fn end_restart(&mut self, open: Open) -> Result<()> {
         self.restarts.retain(|begun| *begun != open);
         self.core.journal.done(open, Transaction::new()).await
+    }
+
+    /// Whether the end of the container that is coming was asked for by force, and who asked first; nobody for one that comes by
+    /// itself.
+    pub(crate) fn end_wanted(&self) -> (bool, Option<Caller>) {
+        let forced = self.stops.iter().any(|stopping| stopping.force);
+        (forced, self.stops.iter().find_map(|stopping| stopping.caller.clone()))
     }
 
     /// The record with another word about what the instance was last seen doing.

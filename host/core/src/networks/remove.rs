@@ -7,6 +7,7 @@ use hutch_store::Transaction;
 
 use super::{Network, network_path, turn};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::journal::Entry;
 use crate::pools::Readiness;
 use crate::records::{NetworkRecord, key};
@@ -55,8 +56,7 @@ impl Core {
                     &at.0,
                     "network-renamed",
                     &network_path(&open.record),
-                    None,
-                    serde_json::Map::new(),
+                    events::context([("old_name", name.into())]),
                 );
                 Ok(())
             }
@@ -86,7 +86,6 @@ impl Core {
             &record.project,
             "network-deleted",
             &network_path(&record),
-            None,
             serde_json::Map::new(),
         );
         Ok(())

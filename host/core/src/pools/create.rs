@@ -52,7 +52,6 @@ impl Core {
             crate::DEFAULT_PROJECT,
             "storage-pool-created",
             &path,
-            None,
             serde_json::Map::new(),
         );
         Ok(())
