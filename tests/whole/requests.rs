@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 fn bare() -> Result<Daemon> {
     Daemon::with(Options {
@@ -170,16 +171,19 @@ fn a_body_without_end_is_cut_off() -> Result<()> {
         sent += 0x10000;
         ensure!(sent < 256 << 20, "256 MiB of JSON were taken");
     }
-    let memory = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()?))?;
-    let peak = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap_or_default()
-        .trim()
-        .to_owned();
-    let kibibytes: u64 = peak.split_whitespace().next().unwrap_or_default().parse()?;
-    ensure!(kibibytes < 512 * 1024, "the daemon took {peak}");
+    let peak = kibibytes(&daemon, "VmHWM:")?;
+    ensure!(peak < 512 * 1024, "the daemon took {peak} KiB");
     daemon.client().get("/1.0").map(drop)
+}
+
+/// A figure of the daemon's memory: proc_pid_status(5).
+fn kibibytes(daemon: &Daemon, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()?))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or_default();
+    Ok(line.split_whitespace().next().unwrap_or_default().parse()?)
 }
 
 #[test]
@@ -188,6 +192,7 @@ fn ten_thousand_requests_at_once() -> Result<()> {
     const EACH: usize = 20;
     let daemon = Daemon::start()?;
     daemon.instance("c1", &json!({}))?;
+    let before = kibibytes(&daemon, "RssAnon:")?;
     let (served, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let socket = daemon.socket();
     std::thread::scope(|scope| {
@@ -221,13 +226,29 @@ fn ten_thousand_requests_at_once() -> Result<()> {
     );
     daemon.client().get("/1.0/instances/c1/state")?;
     ensure!(daemon.shell("c1", "echo fine")? == "fine");
-    Ok(())
+    memory_comes_back(&daemon, before)
+}
+
+/// What many requests took is given back some seconds after them.
+fn memory_comes_back(daemon: &Daemon, before: u64) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let now = kibibytes(daemon, "RssAnon:")?;
+        if now < before + 16 * 1024 {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(20),
+            "the daemon keeps {now} KiB, and had {before} before"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Sends requests one behind the other without waiting, and counts the answers that are a success and a clean refusal.
 fn many(socket: &std::path::Path, path: &str, count: usize) -> Result<(usize, usize)> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(60)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(
         format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
             .repeat(count)

@@ -131,8 +131,6 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
     .await
     .map_err(|error| anyhow::anyhow!(error.report()))?;
     tracing::info!(state_dir = %state_dir.display(), socket = %listener.path().display(), "serving");
-    // Much of the program is there for the start, which does not come again.
-    hutch_sys::memory::forget_code();
     hutch_server::serve(Arc::clone(&core), listener, stopping).await;
     tracing::info!("stopping; containers go on");
     core.close().await.map_err(|error| anyhow::anyhow!(error.report()))

@@ -24,8 +24,8 @@ const CONNECTIONS: usize = 8192;
 const BUFFER: usize = 64 << 10;
 /// How long a request's head may take, and a connection may be idle.
 const HEAD: Duration = Duration::from_secs(120);
-/// How long after a connection's end memory is given back: once for all that end meanwhile.
-const TIDY: Duration = Duration::from_secs(2);
+/// How long after the start or a connection's end memory is given back: once for all that end meanwhile.
+const TIDY: Duration = Duration::from_secs(5);
 /// How long requests may go on once the server is to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -34,8 +34,6 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
     let room = Arc::new(Semaphore::new(CONNECTIONS.min(descriptors() / 2)));
     let tasks = TaskTracker::new();
     let ended = Arc::new(Notify::new());
-    // What the start took is given back, too.
-    ended.notify_one();
     let tidying = tokio::spawn(tidy(Arc::clone(&ended)));
     loop {
         let permit = tokio::select! {
@@ -77,19 +75,19 @@ pub(crate) async fn serve(listener: Listener, router: Router, mut stop: watch::R
     }
 }
 
-/// Gives memory back once connections have ended: what thousands of requests at once have taken would stay with the process
-/// otherwise.
+/// Gives memory back once the start, or connections that have ended, are over: heaps that thousands of requests at once have left
+/// would stay with the process otherwise, and so would the code of what is done once a day. What is done next is mapped again from
+/// the page cache within a fraction of a millisecond.
 async fn tidy(ended: Arc<Notify>) {
     loop {
-        ended.notified().await;
         tokio::time::sleep(TIDY).await;
-        if tokio::task::spawn_blocking(hutch_sys::memory::trim_heaps)
-            .await
-            .is_err()
-        {
-            // The runtime ends.
-            return;
-        }
+        let given = tokio::task::spawn_blocking(|| {
+            hutch_sys::memory::trim_heaps();
+            hutch_sys::memory::forget_code();
+        });
+        // An error means that the runtime ends, and this task with it.
+        drop(given.await);
+        ended.notified().await;
     }
 }
 

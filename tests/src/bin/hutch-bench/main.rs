@@ -13,6 +13,7 @@ use hutch_tests::daemon::{Daemon, Kind, Options};
 use hutch_tests::programs::Programs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use table::{Goal, Row, Samples, Unit};
 
 /// The command line of `hutch-bench`, which `cargo xtask bench` calls.
@@ -152,9 +153,13 @@ fn start(arguments: &Arguments) -> Result<Contest> {
     })
 }
 
-/// Resident memory of daemons that have just been set up and hold no instance.
+/// How long a daemon has had nothing to do when it counts as idle.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Resident memory of daemons that were set up and hold no instance.
 fn idle_memory(contest: &Contest) -> Result<Row> {
     let mut row = Row::new("memory of the daemon (RSS), idle", Unit::Mebibytes, Goal::AtMost(25.0));
+    std::thread::sleep(IDLE);
     for side in contest.sides() {
         let pid = contest.daemon(side)?.pid()?;
         row.of(side).push(many::resident(pid)?);
