@@ -1,16 +1,16 @@
 //! `lab`: a command in a virtual machine whose kernel has what this machine's may lack.
 
-use crate::run;
+use crate::{kernel, run};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `lab` may be told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The kernel image to boot; it must have 9p and virtio built in
+    /// The kernel image to boot, with 9p and virtio built in; without one, it is built from Debian's source, once
     #[arg(long, env = "HUTCH_LAB_KERNEL", value_name = "FILE")]
-    pub(crate) kernel: PathBuf,
+    pub(crate) kernel: Option<PathBuf>,
     /// How much memory the machine has
     #[arg(long, default_value = "3G")]
     pub(crate) memory: String,
@@ -33,17 +33,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if run::find("vng").is_none() || run::find("qemu-system-x86_64").is_none() {
         bail!("the lab needs virtme-ng and QEMU: apt-get install qemu-system-x86, pip install virtme-ng");
     }
-    if !options.kernel.is_file() {
-        bail!(
-            "there is no kernel at {}: give one with --kernel or HUTCH_LAB_KERNEL",
-            options.kernel.display()
-        );
-    }
+    let kernel = match &options.kernel {
+        Some(given) if given.is_file() => given.clone(),
+        Some(given) => bail!("there is no kernel at {}", given.display()),
+        None => kernel::ensure()?,
+    };
     let script = script(&options.command)?;
-    let result = run::check(&mut machine(options, &script));
+    let result = run::check(&mut machine(options, &kernel, &script));
     let status = script.with_extension("status");
     let status_text = std::fs::read_to_string(&status);
-    let folder = script.parent().map(std::path::Path::to_path_buf);
+    let folder = script.parent().map(Path::to_path_buf);
     if let Some(folder) = folder {
         std::fs::remove_dir_all(&folder).with_context(|| format!("can't remove {}", folder.display()))?;
     }
@@ -55,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-fn machine(options: &Options, script: &std::path::Path) -> std::process::Command {
+fn machine(options: &Options, kernel: &Path, script: &Path) -> std::process::Command {
     let shared = script.parent().unwrap_or(script).display();
     let accelerator = if options.kvm {
         "-accel kvm"
@@ -63,7 +62,7 @@ fn machine(options: &Options, script: &std::path::Path) -> std::process::Command
         "-accel tcg,thread=single"
     };
     let mut command = run::program("vng", ["--run"]);
-    command.arg(&options.kernel).args([
+    command.arg(kernel).args([
         "--force-9p",
         "--disable-microvm",
         "--user",

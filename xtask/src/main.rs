@@ -7,6 +7,7 @@ mod artifacts;
 mod bench;
 mod ci;
 mod demo;
+mod kernel;
 mod lab;
 mod prove;
 mod run;

@@ -62,6 +62,59 @@ const TESTS: &[Need] = &[
     wish("/usr/lib/python3/dist-packages/pylxd/__init__.py", "python3-pylxd"),
 ];
 
+/// What builds the lab's kernel.
+const KERNEL: &[Need] = &[
+    need("/usr/src/linux-source-6.12.tar.xz", "linux-source-6.12"),
+    need("make", "make"),
+    need("gcc", "gcc"),
+    need("bc", "bc"),
+    need("bison", "bison"),
+    need("flex", "flex"),
+    need("/usr/include/libelf.h", "libelf-dev"),
+    need("/usr/include/openssl/ssl.h", "libssl-dev"),
+    need("zstd", "zstd"),
+    need("xz", "xz-utils"),
+];
+
+/// Installs what the lab's kernel is built with.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn kernel_tools() -> Result<()> {
+    packages(KERNEL)
+}
+
+/// Adds the distribution's backports to the package sources where Incus is in no other: Debian 12. From the mirror that the
+/// machine uses already.
+///
+/// # Errors
+/// When the sources can't be written or fetched.
+pub(crate) fn backports() -> Result<()> {
+    const FILE: &str = "/etc/apt/sources.list.d/hutch-backports.list";
+    if run::find("incus").is_some() || candidate("incus") || run::find("apt-get").is_none() || !run::is_root() {
+        return Ok(());
+    }
+    let mut targets = run::program(
+        "apt-get",
+        ["indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)"],
+    );
+    let Some(line) = run::output(&mut targets)?.lines().find_map(backports_of) else {
+        return Ok(());
+    };
+    println!("setup: Incus is in the backports only: adding `{line}` to the package sources, in {FILE}");
+    std::fs::write(FILE, format!("{line}\n")).with_context(|| format!("can't write {FILE}"))?;
+    run::check(&mut apt(&["update"]))
+}
+
+/// The line for the backports of the same mirror, of a target `URI CODENAME COMPONENT` of Debian 12.
+fn backports_of(target: &str) -> Option<String> {
+    let mut words = target.split(' ');
+    match (words.next()?, words.next()?, words.next()?) {
+        (mirror, "bookworm", "main") => Some(format!("deb {mirror} bookworm-backports main")),
+        _ => None,
+    }
+}
+
 /// Installs what is missing.
 ///
 /// # Errors
@@ -194,4 +247,23 @@ pub(crate) fn targets() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::backports_of;
+
+    #[test]
+    fn backports_come_from_the_machines_own_mirror() {
+        let line = "deb http://mirror.example/debian/ bookworm-backports main";
+        assert_eq!(
+            backports_of("http://mirror.example/debian/ bookworm main").as_deref(),
+            Some(line)
+        );
+        assert_eq!(
+            backports_of("http://mirror.example/debian/ bookworm-updates main"),
+            None
+        );
+        assert_eq!(backports_of("http://mirror.example/debian/ trixie main"), None);
+    }
 }
