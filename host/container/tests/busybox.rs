@@ -788,7 +788,7 @@ async fn mounts_come_and_go_while_it_runs() {
     timeout(async { while !matches!(events.recv().await.unwrap(), KeeperEvent::Rebooted { .. }) {} }).await;
     assert_eq!(shown().await, "outer inner readonly ");
     assert_eq!(run(&keeper, &["umount", "/escape/hutch-within"]).await.0, OK);
-    keeper.set_mounts(&[outer.clone()]).await.unwrap();
+    keeper.set_mounts(std::slice::from_ref(&outer)).await.unwrap();
     assert_eq!(shown().await, "outer none none ");
     keeper.set_mounts(&[]).await.unwrap();
     assert_eq!(shown().await, "none none none ");
