@@ -140,11 +140,15 @@ impl Worker {
         }
     }
 
-    /// Answers a group. Reads see the writes before them in the same group.
+    /// Answers a group. Reads see the writes before them in the same group. Either all changes of the group last that are answered
+    /// as committed, or none of them is answered so and none lasts.
     fn serve(&mut self, group: Vec<Request>) {
         let writes = group.iter().any(|r| matches!(r, Request::Commit(..)));
+        // Why nothing of the group can be committed.
+        let mut broken = None;
         if writes && let Err(error) = self.sql("beginning", "BEGIN IMMEDIATE") {
             tracing::error!(%error, "the state database refuses to write");
+            broken = Some(error.to_string());
         }
         let mut deferred: Vec<Deferred> = Vec::new();
         let mut syncs = Vec::new();
@@ -153,45 +157,63 @@ impl Worker {
                 Request::Get(key, answer) => drop(answer.send(self.get(&key))),
                 Request::Range(prefix, answer) => drop(answer.send(self.range(&prefix))),
                 Request::Sync(answer) => syncs.push(answer),
-                Request::Commit(transaction, answer) => match self.apply(&transaction) {
-                    Ok(outcome) => deferred.push((answer, outcome)),
-                    Err(error) => drop(answer.send(Err(error))),
-                },
+                Request::Commit(transaction, answer) => {
+                    let applied = match &broken {
+                        Some(reason) => Err(self.not_committed(reason)),
+                        None => self.apply(&transaction, &mut broken),
+                    };
+                    match applied {
+                        Ok(outcome) => deferred.push((answer, outcome)),
+                        Err(error) => drop(answer.send(Err(error))),
+                    }
+                }
             }
         }
         if writes {
-            self.finish(deferred);
+            self.finish(deferred, broken);
         }
         for answer in syncs {
             drop(answer.send(self.sql("checkpointing", "PRAGMA wal_checkpoint(FULL)")));
         }
     }
 
-    fn finish(&self, deferred: Vec<Deferred>) {
-        match self.sql("committing", "COMMIT") {
+    fn finish(&self, deferred: Vec<Deferred>, broken: Option<String>) {
+        let committed = match broken {
+            Some(reason) => Err(reason),
+            None => self.sql("committing", "COMMIT").map_err(|error| error.to_string()),
+        };
+        let reason = match committed {
             Ok(()) => {
                 for (answer, outcome) in deferred {
                     drop(answer.send(Ok(outcome)));
                 }
+                return;
             }
-            Err(error) => {
-                tracing::error!(%error, "a group of changes could not be committed");
-                if let Err(error) = self.sql("rolling back", "ROLLBACK") {
-                    tracing::error!(%error, "nor rolled back");
-                }
-                let reason = error.to_string();
-                for (answer, _) in deferred {
-                    drop(answer.send(Err(StoreError::Commit {
-                        path: self.name.clone(),
-                        reason: reason.clone(),
-                    })));
-                }
-            }
+            Err(reason) => reason,
+        };
+        tracing::error!(reason, "a group of changes could not be committed");
+        // After some errors SQLite has done so by itself.
+        if !self.db.is_autocommit()
+            && let Err(error) = self.sql("rolling back", "ROLLBACK")
+        {
+            tracing::error!(%error, "nor rolled back");
+        }
+        for (answer, _) in deferred {
+            drop(answer.send(Err(self.not_committed(&reason))));
         }
     }
 
-    /// One transaction as a savepoint of the group, so that its failure takes back nothing else.
-    fn apply(&self, transaction: &Transaction) -> Result<Outcome, StoreError> {
+    fn not_committed(&self, reason: &str) -> StoreError {
+        StoreError::Commit {
+            path: self.name.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// One transaction as a savepoint of the group, so that its failure takes back nothing else. Where that can't be had, because
+    /// SQLite took back the whole group (the disk is full or failing; "Response To Errors Within A Transaction" in its
+    /// documentation of transactions), `broken` says why: what came after would be committed at once, each on its own.
+    fn apply(&self, transaction: &Transaction, broken: &mut Option<String>) -> Result<Outcome, StoreError> {
         for compare in &transaction.compare {
             let holds = match compare {
                 Compare::Absent(key) => self.get(key)?.is_none(),
@@ -201,16 +223,20 @@ impl Worker {
                 return Ok(Outcome::Conflict);
             }
         }
-        self.sql("beginning a change", "SAVEPOINT change")?;
-        for write in &transaction.write {
-            if let Err(error) = self.write(write) {
-                self.sql("taking back a change", "ROLLBACK TO change")?;
-                self.sql("taking back a change", "RELEASE change")?;
-                return Err(error);
-            }
+        let written = self
+            .sql("beginning a change", "SAVEPOINT change")
+            .and_then(|()| transaction.write.iter().try_for_each(|write| self.write(write)))
+            .and_then(|()| self.sql("ending a change", "RELEASE change"));
+        let Err(error) = written else {
+            return Ok(Outcome::Committed);
+        };
+        let taken_back = self
+            .sql("taking back a change", "ROLLBACK TO change")
+            .and_then(|()| self.sql("taking back a change", "RELEASE change"));
+        if taken_back.is_err() {
+            *broken = Some(error.to_string());
         }
-        self.sql("ending a change", "RELEASE change")?;
-        Ok(Outcome::Committed)
+        Err(error)
     }
 
     fn write(&self, write: &Write) -> Result<(), StoreError> {
@@ -286,6 +312,94 @@ impl Worker {
 mod tests {
     use super::*;
     use crate::load;
+
+    /// A worker that does what it is asked in the test's thread.
+    fn worker() -> Worker {
+        let db = Connection::open_in_memory().unwrap();
+        upgrade(&db, "memory").unwrap();
+        let name = "memory".to_owned();
+        Worker { db, name }
+    }
+
+    /// What the worker answers to changes that come at the same moment.
+    fn commit_together(
+        worker: &mut Worker,
+        changes: impl IntoIterator<Item = Transaction>,
+    ) -> Vec<Result<Outcome, StoreError>> {
+        let (group, answers): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .map(|change| {
+                let (answer, wait) = oneshot::channel();
+                (Request::Commit(change, answer), wait)
+            })
+            .unzip();
+        worker.serve(group);
+        answers.into_iter().map(|wait| wait.blocking_recv().unwrap()).collect()
+    }
+
+    fn put(key: &str, length: usize) -> Transaction {
+        Transaction::new().put(key, &"x".repeat(length)).unwrap()
+    }
+
+    #[test]
+    fn what_is_answered_as_failed_has_not_happened_when_the_disk_is_full() {
+        let mut worker = worker();
+        let pages: u32 = worker.db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        worker.db.pragma_update(None, "max_page_count", pages + 4).unwrap();
+        let answers = commit_together(&mut worker, [put("before", 1), put("large", 1 << 20), put("after", 1)]);
+        for (answer, key) in answers.iter().zip(["before", "large", "after"]) {
+            let there = worker.get(key).unwrap().is_some();
+            assert_eq!(
+                answer.is_ok(),
+                there,
+                "{key} is there: {there}; it was answered {answer:?}"
+            );
+        }
+        assert!(answers.iter().any(Result::is_err), "{answers:?}");
+        assert!(worker.db.is_autocommit());
+        // And it goes on.
+        assert!(
+            commit_together(&mut worker, [put("small", 1)])
+                .iter()
+                .all(Result::is_ok)
+        );
+        assert!(worker.get("small").unwrap().is_some());
+    }
+
+    #[test]
+    fn nothing_is_written_where_a_group_cannot_begin() {
+        let mut worker = worker();
+        // A transaction cannot begin in another.
+        worker.db.execute_batch("BEGIN").unwrap();
+        let answers = commit_together(&mut worker, [put("a", 1), put("b", 1)]);
+        assert!(
+            answers
+                .iter()
+                .all(|answer| matches!(answer, Err(StoreError::Commit { .. }))),
+            "{answers:?}"
+        );
+        assert_eq!((worker.get("a").unwrap(), worker.get("b").unwrap()), (None, None));
+        assert!(commit_together(&mut worker, [put("a", 1)]).iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_change_that_cannot_be_written_takes_back_nothing_but_itself() {
+        let mut worker = worker();
+        worker
+            .db
+            .execute_batch(
+                "CREATE TRIGGER refuse BEFORE INSERT ON entry WHEN new.key = 'refused' BEGIN SELECT RAISE(ABORT, 'no'); END",
+            )
+            .unwrap();
+        let refused = put("with", 1).put("refused", &1).unwrap();
+        let answers = commit_together(&mut worker, [put("before", 1), refused, put("after", 1)]);
+        assert!(
+            answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(),
+            "{answers:?}"
+        );
+        let there = ["before", "with", "refused", "after"].map(|key| worker.get(key).unwrap().is_some());
+        assert_eq!(there, [true, false, false, true]);
+    }
 
     fn open() -> (tempfile::TempDir, SqliteStore) {
         let dir = tempfile::tempdir().expect("a directory");
