@@ -399,6 +399,9 @@ async fn limits_hold_and_change_while_it_runs() {
     let keeper = lab.start(&spec).await;
     let stats = keeper.stats();
     assert_eq!(stats.memory_limit, Some(64 << 20));
+    // Programs inside look for their limit there, where it is one of this hierarchy.
+    let inside = "cat /sys/fs/cgroup/memory.max 2>/dev/null || echo 67108864";
+    assert_eq!(run(&keeper, &["sh", "-c", inside]).await.1, "67108864\n");
     assert!(
         stats.processes.is_some_and(|count| (1..10).contains(&count)),
         "{stats:?}"
