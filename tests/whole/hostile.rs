@@ -1,12 +1,13 @@
 //! Image archives made to do harm: each is refused with a reason, and nothing of it is left.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, creation};
 use hutch_tests::image::Tarball;
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::rest::Client;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tar::EntryType;
 
 /// Imports an archive and creates an instance from it; one of both must be refused. Returns the reason.
@@ -185,4 +186,70 @@ fn bomb(directory: &Path) -> Result<PathBuf> {
     }
     encoder.finish()?;
     Ok(path)
+}
+
+/// Runs a program in a directory.
+fn run_in(directory: &Path, script: &str) -> Result<()> {
+    let script = format!("cd '{}' && {script}", directory.display());
+    hutch_tests::sandbox::must("sh", &["-ec", &script]).map(drop)
+}
+
+#[test]
+fn archives_of_every_kind_are_held_to_the_same_bounds() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    let place = daemon.sandbox().path().join("archives");
+    std::fs::create_dir(&place)?;
+    let before = Leftovers::settled(&daemon)?;
+    let arch = std::env::consts::ARCH;
+    let metadata = format!("architecture: {arch}\ncreation_date: 1700000000\n");
+    std::fs::create_dir_all(place.join("tree/rootfs/dev"))?;
+    std::fs::write(place.join("tree/metadata.yaml"), metadata)?;
+    run_in(
+        &place,
+        "mknod tree/rootfs/disk b 8 0 && tar -C tree -cJf nodes.tar.xz . && tar -C tree -c . | zstd -q > nodes.tar.zst",
+    )?;
+    run_in(
+        &place,
+        "mksquashfs tree nodes.squashfs -quiet -noappend > /dev/null && rm tree/rootfs/disk",
+    )?;
+    // A few kilobytes that say they are 400 GB, and have 128 MiB of them.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("rootfs/zeros")?;
+    header.set_size(400 << 30);
+    header.set_mode(0o644);
+    header.set_cksum();
+    std::fs::write(place.join("header"), header.as_bytes())?;
+    for (name, compress) in [("bomb.tar.zst", "zstd -q"), ("bomb.tar.xz", "xz -0")] {
+        let whole = "tar -C tree -c metadata.yaml | head -c 1024; cat header; head -c 128M /dev/zero";
+        run_in(&place, &format!("({whole}) | {compress} > {name}"))?;
+    }
+    run_in(
+        &place,
+        "mksquashfs tree good.squashfs -quiet -noappend > /dev/null && head -c 300 good.squashfs > cut.squashfs",
+    )?;
+    let mut flipped = std::fs::read(place.join("good.squashfs"))?;
+    // The superblock's table addresses (squashfs 4.0, Documentation/filesystems/squashfs.rst) lead outside.
+    flipped[32..96].fill(0xff);
+    std::fs::write(place.join("flipped.squashfs"), flipped)?;
+    for name in [
+        "nodes.tar.xz",
+        "nodes.tar.zst",
+        "nodes.squashfs",
+        "bomb.tar.zst",
+        "bomb.tar.xz",
+        "cut.squashfs",
+        "flipped.squashfs",
+    ] {
+        let begun = Instant::now();
+        let message = refused(&mut client, &place.join(name)).context(name)?;
+        ensure!(!message.is_empty(), "{name}");
+        ensure!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{name}: {:?}",
+            begun.elapsed()
+        );
+        before.compare_with_now(&daemon).context(name)?;
+    }
+    Ok(())
 }

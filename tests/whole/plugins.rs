@@ -133,3 +133,102 @@ fn an_unknown_plugin_is_not_found() -> Result<()> {
     ensure!(answer.status == 404, "{}", answer.status);
     Ok(())
 }
+
+/// A component with nothing but a manifest: a header (WebAssembly component model, binary format) and a custom section.
+fn component(manifest: &[u8]) -> Vec<u8> {
+    let leb = |mut number: usize| {
+        let mut bytes = Vec::new();
+        loop {
+            let low = u8::try_from(number & 0x7f).unwrap_or_default();
+            number >>= 7;
+            if number == 0 {
+                bytes.push(low);
+                return bytes;
+            }
+            bytes.push(low | 0x80);
+        }
+    };
+    let name = b"hutch:manifest";
+    let content = [leb(name.len()), name.to_vec(), manifest.to_vec()].concat();
+    [b"\0asm\x0d\0\x01\0".to_vec(), vec![0], leb(content.len()), content].concat()
+}
+
+#[test]
+fn manifests_that_are_wrong_are_shown_with_the_reason() -> Result<()> {
+    let good = "manifest = 1\nid = \"org.example.storage.x\"\nversion = \"1.0.0\"\nlicense = \"MIT\"\n\
+                world = \"hutch:storage@0.1.0\"\n[provides]\nstorage = [\"x\"]\n";
+    let with = |line: &str| format!("{line}\n{good}").into_bytes();
+    let cases: [(&str, Vec<u8>, &str); 12] = [
+        ("empty", Vec::new(), "format"),
+        ("binary", vec![0xff; 100], "UTF-8"),
+        ("syntax", b"manifest = ".to_vec(), "can't be read"),
+        (
+            "newer",
+            good.replace("manifest = 1", "manifest = 2").into_bytes(),
+            "format 2",
+        ),
+        ("unknown", with("surprise = true"), "can't be read"),
+        ("large", with(&format!("# {}", "x".repeat(70_000))), "bytes"),
+        (
+            "id",
+            good.replace("org.example.storage.x", "../../x").into_bytes(),
+            "id",
+        ),
+        (
+            "world",
+            good.replace("hutch:storage@0.1.0", "hutch:storage@9.0.0").into_bytes(),
+            "world",
+        ),
+        ("names", good.replace("[\"x\"]", "[\"../x\"]").into_bytes(), "provides"),
+        ("nothing", good.replace("[\"x\"]", "[]").into_bytes(), "provides"),
+        (
+            "limits",
+            format!("{good}[limits]\nmemory = \"64TiB\"\n").into_bytes(),
+            "memory",
+        ),
+        ("no code", good.as_bytes().to_vec(), "export"),
+    ];
+    let scratch = tempfile::tempdir()?;
+    let mut configuration = String::new();
+    for (name, manifest, _) in &cases {
+        let path = scratch.path().join(format!("{name}.wasm"));
+        std::fs::write(&path, component(manifest))?;
+        configuration.push_str(&format!("[[plugin]]\npath = {path:?}\n\n"));
+    }
+    for entry in std::fs::read_dir(hutch_tests::programs::Programs::from_environment()?.plugins)? {
+        configuration.push_str(&format!("[[plugin]]\npath = {:?}\n\n", entry?.path()));
+    }
+    let mut daemon = Daemon::with(Options {
+        configuration: Some(configuration),
+        ..Options::default()
+    })?;
+    daemon.instance("c1", &json!({}))?;
+    let plugins = daemon.client().get("/1.0/plugins?recursion=1")?;
+    let plugins = plugins.as_array().context("plugins that are no list")?;
+    for ((name, _, cause), plugin) in cases.iter().zip(plugins.iter().rev().take(cases.len()).rev()) {
+        let reason = plugin["reason"].as_str().unwrap_or_default();
+        ensure!(
+            plugin["state"] == "failed" && reason.contains(cause) && reason.contains(&format!("{name}.wasm")),
+            "{name}: {plugin}"
+        );
+    }
+    // A configuration that is wrong itself is told, and the daemon does not start.
+    daemon.stop()?;
+    for (text, cause) in [
+        ("[[plugin]]\npath = 5\n", "path"),
+        ("[[plugin]]\npaht = \"/x\"\n", "paht"),
+        ("plugin = \n", "plugin"),
+        (
+            "[[plugin]]\npath = \"/x\"\ngrants = { everything = true }\n",
+            "everything",
+        ),
+    ] {
+        daemon.configure(text)?;
+        let error = daemon.launch(&[]).err().context("it started")?;
+        ensure!(format!("{error:#}").contains(cause), "{text}: {error:#}");
+    }
+    daemon.configure("")?;
+    daemon.launch(&[])?;
+    ensure!(daemon.shell("c1", "echo fine")? == "fine");
+    Ok(())
+}

@@ -176,13 +176,16 @@ fn is_refusal(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Invalid | FaultKind::State)
 }
 
-/// The text without characters that control a terminal or turn it around (Unicode's categories Cc, but for line breaks, and the
-/// bidirectional formatting characters of Unicode Standard Annex 9, section 2).
+/// Whether a terminal obeys the character instead of showing it: controls (Unicode's category Cc), and those that turn the text
+/// around (Unicode Standard Annex 9, section 2).
+pub(crate) fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with such characters written out, but for line breaks.
 pub fn harmless(text: String) -> String {
-    let obeyed = |c: char| {
-        (c.is_control() && c != '\n')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let obeyed = |c: char| is_obeyed(c) && c != '\n';
     if !text.contains(obeyed) {
         return text;
     }

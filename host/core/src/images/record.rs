@@ -198,8 +198,8 @@ pub(super) fn check_alias(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 255 {
         return bad("it must have 1 to 255 bytes");
     }
-    if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return bad("it must not hold spaces or control characters");
+    if name.chars().any(|c| crate::error::is_obeyed(c) || c.is_whitespace()) {
+        return bad("it must not hold spaces or characters that a terminal obeys");
     }
     if name.starts_with(['/', '-'])
         || name.ends_with('/')
