@@ -179,8 +179,7 @@ fn is_refusal(fault: &Fault) -> bool {
 /// Whether a terminal obeys the character instead of showing it: controls (Unicode's category Cc), and those that turn the text
 /// around (Unicode Standard Annex 9, section 2).
 pub(crate) fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The text with such characters written out, but for line breaks.
