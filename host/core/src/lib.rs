@@ -109,6 +109,8 @@ pub struct Core {
     /// Subnets of networks that are being made or changed.
     pub(crate) subnets: networks::Subnets,
     pub(crate) instances: Instances,
+    /// Wakes what deletes expired snapshots.
+    pub(crate) expiry: Arc<instances::expiry::Expiry>,
     pub(crate) images: Images,
     pub(crate) machine: machine::Machine,
     /// Held while several objects are looked at and one is changed, and never across a driver's call.
@@ -149,6 +151,7 @@ impl Core {
             pools: Table::default(),
             networks: Table::default(),
             subnets: networks::Subnets::default(),
+            expiry: Arc::default(),
             instances: Instances::default(),
             machine: machine::Machine::read(),
             changes: tokio::sync::Mutex::new(()),
@@ -161,6 +164,7 @@ impl Core {
         core.load_warnings().await?;
         recovery::recover(&core).await?;
         images::start(&core);
+        instances::expiry::start(&core);
         Ok(core)
     }
 

@@ -304,7 +304,11 @@ impl Operations {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn get(&self, id: &str) -> Result<Arc<Operation>> {
-        self.table().by_id.get(id).cloned().ok_or_else(|| Error::missing("Operation", id))
+        self.table()
+            .by_id
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::missing("Operation", id))
     }
 
     /// Begins an operation whose work is `work`, in a task of its own.

@@ -19,6 +19,7 @@ use crate::profiles::with_project;
 use crate::records::{PoolRecord, key};
 use crate::{Core, Tagged, check_etag, etag, settings};
 
+mod claims;
 mod create;
 mod mark;
 mod open;
@@ -26,6 +27,7 @@ mod volumes;
 
 use mark::Owner;
 
+pub(crate) use claims::{Claim, Claims};
 pub(crate) use open::OpenPool;
 pub(crate) use volumes::{image_volume, instance_volume};
 
@@ -161,6 +163,7 @@ impl Core {
             for what in removed {
                 tracing::info!(pool = name, what, "removed what belonged to nothing");
             }
+            self.claim_running(&open).await;
             Ok::<_, Error>(())
         };
         match result.await {
@@ -168,6 +171,25 @@ impl Core {
             Err(error) => {
                 tracing::error!(pool = name, error = error.report(), "the storage pool is unavailable");
                 pool.set_ready(Readiness::Unavailable(error.report()));
+            }
+        }
+    }
+
+    /// Claims the trees of containers that an earlier daemon started.
+    async fn claim_running(&self, open: &OpenPool) {
+        for instance in self.instances.list(None) {
+            let view = instance.view();
+            if view.record.pool != open.record.name || view.keeper.is_none() {
+                continue;
+            }
+            let claimed = open.root_of(self, &view.record).await;
+            match claimed {
+                Ok((_, claim)) => instance.hold(Some(claim)),
+                Err(error) => tracing::warn!(
+                    instance = instance.name(),
+                    error = error.report(),
+                    "nothing keeps the root of a running container from being another's"
+                ),
             }
         }
     }
@@ -290,8 +312,7 @@ impl Core {
             .begin("", Entry::PoolDelete { name: name.to_owned() })
             .await?;
         if let Err(error) = self.finish_pool_delete(record).await {
-            self.journal.done(entry, Transaction::new()).await?;
-            return Err(error);
+            return self.journal.unless_failed(entry, Err(error)).await;
         }
         self.journal.step(&entry, "pool");
         self.journal

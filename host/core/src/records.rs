@@ -43,6 +43,9 @@ pub struct InstanceRecord {
     pub pool: String,
     /// The pool of its root volume holds it as a plain tree (`security.nesting`).
     pub plain: bool,
+    /// Why its root can't be relied on: a change of it failed half-way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 /// A snapshot of an instance.
@@ -59,6 +62,9 @@ pub struct SnapshotRecord {
     pub expires_at: Timestamp,
     /// The instance as it was.
     pub instance: InstanceRecord,
+    /// Why it can't be relied on: a change of it failed half-way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 /// The templates of the image that an instance was made from.

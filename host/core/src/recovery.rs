@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use hutch_api::Timestamp;
 use hutch_container::{AdoptOutcome, Adopted, ContainerState, Keeper, LateKeepers};
+use hutch_driver::EventStream;
 use hutch_store::Transaction;
 
 use crate::Core;
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::spec::host_id;
-use crate::instances::{Instance, start, stop};
+use crate::instances::{Instance, settle, start, stop};
 use crate::journal::{Entry, Open};
 use crate::networks::Network;
 use crate::operations::NewOperation;
 use crate::pools::Pool;
+use crate::profiles::with_project;
 use crate::records::key;
 use crate::{images, settings};
 
@@ -26,6 +28,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// See the module. When this returns the state of every instance is known; what needs pools and networks goes on in the
 /// background.
 pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
+    // Before anything is brought up, so that nothing is missed that drivers tell while instances start.
+    tokio::spawn(follow_drivers(Arc::clone(core), core.drivers.events()));
     let Keepers { adopted, broken, late } = adopt(core).await?;
     let commands: Vec<String> = adopted
         .values()
@@ -47,6 +51,21 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
         instance
             .ask(move |owner| Box::pin(async move { owner.adopt(keeper, restarts) }))
             .await?;
+    }
+    for (_, _, entry) in &interrupted {
+        if let Some((project, name, why)) = settle::interrupted(entry)
+            && let Ok(instance) = core.instances.get(project, name)
+        {
+            let hold = |owner: &mut Owner| owner.set_unfinished(Some(why));
+            instance
+                .ask(move |owner| {
+                    Box::pin(async move {
+                        hold(owner);
+                        Ok(())
+                    })
+                })
+                .await?;
+        }
     }
     tokio::spawn(follow_late(Arc::clone(core), late));
     // Pools and networks that were not finished must be gone before the others are brought up, and what is to be started
@@ -136,7 +155,6 @@ impl Unfinished {
             let _ = settle.send(());
         });
         autostart(core).await;
-        follow_drivers(core).await;
     }
 }
 
@@ -339,7 +357,6 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
             let Ok(instance) = core.instances.get(project, name) else {
                 return strike().await;
             };
-            core.instances.enter(project, new_name, Arc::clone(&instance))?;
             let (open, new_name) = (open.clone(), new_name.clone());
             instance
                 .ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await }))
@@ -498,7 +515,7 @@ async fn autostart(core: &Arc<Core>) {
     wanted.sort_by_key(|instance| std::cmp::Reverse(number(&instance.view().config, "boot.autostart.priority")));
     for instance in wanted {
         let view = instance.view();
-        let path = format!("/1.0/instances/{}", view.record.name);
+        let path = with_project(format!("/1.0/instances/{}", view.record.name), &view.record.project);
         let new = NewOperation::task(&view.record.project, "Starting instance", "instances", path);
         let target = Arc::clone(&instance);
         let begun = core
@@ -524,8 +541,7 @@ async fn autostart(core: &Arc<Core>) {
 }
 
 /// Follows what drivers report until the daemon goes down.
-async fn follow_drivers(core: &Arc<Core>) {
-    let mut events = core.drivers.events();
+async fn follow_drivers(core: Arc<Core>, mut events: Box<dyn EventStream>) {
     while let Some(event) = events.next().await {
         match (event.family.as_str(), event.topic.as_str()) {
             ("network", "leases") => core.leases_changed(&event.project, &event.object).await,

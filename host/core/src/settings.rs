@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// A checker says what is wrong with a value.
 type Check = fn(&str) -> std::result::Result<(), String>;
 
+/// How long snapshots stay that are made without an end of their own.
+pub(crate) const SNAPSHOTS_EXPIRY: &str = "snapshots.expiry";
+
 /// Keys with the check of their value.
 const KEYS: &[(&str, Check)] = &[
     ("boot.autostart", boolean),
@@ -33,6 +36,7 @@ const KEYS: &[(&str, Check)] = &[
     ("security.nesting", boolean),
     ("security.privileged", boolean),
     ("security.protection.delete", boolean),
+    (SNAPSHOTS_EXPIRY, expiry),
 ];
 
 /// Bytes of memory without which nothing starts: the kernel's own for a process and its pages, and a shell.
@@ -311,6 +315,12 @@ fn number(value: &str) -> std::result::Result<(), String> {
         .map_err(|_| "it must be a whole number".to_owned())
 }
 
+fn expiry(value: &str) -> std::result::Result<(), String> {
+    crate::instances::expiry::after(value, time::OffsetDateTime::now_utc())
+        .map(drop)
+        .ok_or_else(|| "it must be a time such as 30M, 12H, 7d, 4w, 6m or 1y, or several of them".to_owned())
+}
+
 /// Seconds for which the start of the others waits.
 fn delay(value: &str) -> std::result::Result<(), String> {
     match value.parse::<u32>() {
@@ -337,10 +347,9 @@ fn cpus(value: &str) -> std::result::Result<(), String> {
     match value.parse::<u32>() {
         Ok(0) => Err("it must be at least one processor".to_owned()),
         Ok(_) => Ok(()),
-        Err(_) => value
-            .parse::<CpuSet>()
-            .map(drop)
-            .map_err(|_| "it must be a number of processors or a set with the lower number first, such as 0-2,5".to_owned()),
+        Err(_) => value.parse::<CpuSet>().map(drop).map_err(|_| {
+            "it must be a number of processors or a set with the lower number first, such as 0-2,5".to_owned()
+        }),
     }
 }
 

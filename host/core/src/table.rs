@@ -27,6 +27,17 @@ impl<K: Ord + Clone, V> Table<K, V> {
             .collect()
     }
 
+    /// Those that `wanted` says.
+    pub(crate) fn list_where(&self, wanted: impl Fn(&K, &V) -> bool) -> Vec<Arc<V>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|(key, value)| wanted(key, value))
+            .map(|(_, value)| Arc::clone(value))
+            .collect()
+    }
+
     pub(crate) fn insert(&self, key: K, value: Arc<V>) {
         self.0
             .write()

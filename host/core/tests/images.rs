@@ -291,7 +291,7 @@ impl ImageDriver for Source {
 
 #[async_trait]
 impl Downloader for Source {
-    async fn download(&self, file: &ImageFile, dir: &Path, _: &Call) -> Answer<PathBuf> {
+    async fn download(&self, file: &ImageFile, dir: &Path, _: &str, _: &Call) -> Answer<PathBuf> {
         self.0.downloads.fetch_add(1, Ordering::SeqCst);
         let served = self.0.served.lock().unwrap();
         let rest = file
@@ -586,7 +586,10 @@ fn an_uploaded_image_is_used_exported_and_deleted() {
             bench.core.image("default", &fingerprint),
             Err(Error::Missing { .. })
         ));
-        assert!(matches!(bench.core.alias("default", "test/1"), Err(Error::Missing { .. })));
+        assert!(matches!(
+            bench.core.alias("default", "test/1"),
+            Err(Error::Missing { .. })
+        ));
         assert!(bench.files().is_empty() && bench.volumes().is_empty());
         assert!(bench.core.instance("default", "c3").is_ok());
     });

@@ -105,7 +105,7 @@ impl Core {
         if found.image.files.is_empty() {
             self.build(&driver, &call, &request, found, operation).await
         } else {
-            self.download(&call, found, operation).await
+            self.download(&driver.info().plugin, &call, found, operation).await
         }
     }
 
@@ -177,6 +177,7 @@ impl Core {
 
     async fn download(
         self: &Arc<Self>,
+        plugin: &str,
         call: &Call,
         found: Found,
         operation: &Arc<Operation>,
@@ -193,7 +194,7 @@ impl Core {
             let dir = self.images.files.downloads();
             let path = self
                 .downloader
-                .download(file, &dir, call)
+                .download(file, &dir, plugin, call)
                 .await
                 .map_err(Error::driver(&action))?;
             files.push(StagedFile::adopt(path)?);
@@ -248,7 +249,7 @@ impl Found {
 }
 
 /// A file that a driver names is fetched only from the server that the caller named, if there is one, and only if its
-/// checksum is known: the host's network reaches more than a driver may.
+/// checksum is known. Whether the driver may fetch from there is asked by whoever fetches.
 fn check_file(file: &ImageFile, server: Option<&str>) -> Result<()> {
     let Some(from) = origin_of(&file.url) else {
         return Err(Error::invalid(format!(

@@ -58,8 +58,9 @@ use volume::Locks;
 pub trait Downloader: Send + Sync {
     /// Fetches a file into the directory `dir` and answers where it is, once its checksum and size are found right. What has
     /// been fetched of it before an interruption stays in `dir`, and the next call for the same checksum goes on there.
-    /// Progress and cancellation are those of `call`.
-    async fn download(&self, file: &ImageFile, dir: &Path, call: &Call) -> Result<PathBuf, DriverError>;
+    /// Progress and cancellation are those of `call`. The file was named by the plugin of this id, and only what that plugin may
+    /// fetch in `call` is fetched, also after a redirection.
+    async fn download(&self, file: &ImageFile, dir: &Path, plugin: &str, call: &Call) -> Result<PathBuf, DriverError>;
 }
 
 /// All images.

@@ -123,6 +123,10 @@ impl Owner {
                 self.record.name
             )));
         }
+        match &snapshot {
+            Some(snapshot) => drop(self.whole_snapshot(snapshot)?),
+            None => self.require_whole("publish it")?,
+        }
         self.close_files().await;
         let action = format!("publishing instance {}", self.record.name);
         let pool = self.core.open_pool(&self.record.pool).await?;

@@ -1,24 +1,22 @@
-//! Making instances: from images, from other instances, or empty.
+//! Requests for new instances: from images, from other instances, or empty. [`super::making`] carries them out.
 
 use std::sync::Arc;
 
 use hutch_api::instance::{CONTAINER, InstancesPost, VIRTUAL_MACHINE};
 use hutch_api::{Config, Devices, Timestamp};
-use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
-use crate::instances::owner::Owner;
+use crate::instances::making::Wanted;
 use crate::instances::view::View;
-use crate::instances::{self, Instance, devices, snapshots, start, templates};
-use crate::journal::{Entry, Open};
+use crate::instances::{Instance, devices, start};
 use crate::operations::NewOperation;
 use crate::pools::{OpenPool, instance_volume};
 use crate::profiles::with_project;
-use crate::records::{InstanceRecord, RECORD_VERSION, TemplatesRecord, key};
-use crate::{Caller, Core, Operation, names, profiles, settings};
+use crate::records::{InstanceRecord, RECORD_VERSION};
+use crate::{Caller, Core, Operation, images, names, profiles, settings};
 
 /// Where an instance's content comes from.
-enum Source {
+pub(super) enum Source {
     /// An image; what it names is found or fetched by the operation.
     Image(Box<hutch_api::instance::InstanceSource>),
     /// Another instance, or one of its snapshots.
@@ -28,15 +26,6 @@ enum Source {
     },
     /// Nothing.
     Empty,
-}
-
-/// What an instance is filled with.
-struct Content {
-    source: Source,
-    /// The image's fingerprint.
-    image: Option<String>,
-    /// What the instance keeps of its image's templates.
-    templates: Option<TemplatesRecord>,
 }
 
 impl Core {
@@ -64,6 +53,9 @@ impl Core {
         if !post.kind.is_empty() && post.kind != CONTAINER {
             return Err(Error::invalid(format!("Unknown instance type {:?}", post.kind)));
         }
+        if !post.architecture.is_empty() {
+            post.architecture = images::architecture(&post.architecture)?;
+        }
         if !post.instance_type.is_empty() {
             return Err(Error::invalid(format!(
                 "Unknown instance size {:?}: give limits.cpu and limits.memory instead",
@@ -80,19 +72,34 @@ impl Core {
             .unwrap_or_else(|| vec![profiles::DEFAULT.to_owned()]);
         self.check_instance(project, &post.config, &post.devices, &named)
             .await?;
+        let mut record = self.new_record(project, &post);
+        if let Source::Copy { instance, snapshot } = &source {
+            let (view, profiles) = (instance.view(), post.profiles.is_none());
+            inherit(&mut record, &view, snapshot.as_deref(), profiles);
+        }
+        complete(self, &mut record);
+        let instance = self.claim_instance(record).await?;
+        let wanted = Wanted {
+            caller: caller.clone(),
+            source,
+            profiles_of_image: post.profiles.is_none(),
+        };
         let path = with_project(format!("/1.0/instances/{}", post.name), project);
         let new = NewOperation::task(project, "Creating instance", "instances", path).cancellable();
-        let (core, caller, project) = (Arc::clone(self), caller.clone(), project.to_owned());
+        let claimed = Arc::clone(&instance);
         let work = move |operation: Arc<Operation>| async move {
-            let start = post.start;
-            let instance = core.create(&caller, &project, post, source, &operation).await?;
-            if start {
+            instance.make(wanted, &operation).await?;
+            if post.start {
                 start::start(&instance, &operation).await
             } else {
                 Ok(())
             }
         };
-        self.operations.begin(new, work).await
+        let begun = self.operations.begin(new, work).await;
+        if begun.is_err() {
+            claimed.abandon().await;
+        }
+        begun
     }
 
     fn source(&self, project: &str, post: &InstancesPost) -> Result<Source> {
@@ -146,75 +153,6 @@ impl Core {
         }
     }
 
-    async fn create(
-        self: &Arc<Self>,
-        caller: &Caller,
-        project: &str,
-        post: InstancesPost,
-        source: Source,
-        operation: &Arc<Operation>,
-    ) -> Result<Arc<Instance>> {
-        let mut record = self.new_record(project, &post);
-        let image = match &source {
-            Source::Image(wanted) => {
-                let image = self.image_for_instance(caller, project, wanted, operation).await?;
-                if post.profiles.is_none() && !image.profiles.is_empty() {
-                    record.profiles.clone_from(&image.profiles);
-                }
-                record.architecture.clone_from(&image.architecture);
-                for (key, value) in &image.properties {
-                    record
-                        .config
-                        .entry(format!("image.{key}"))
-                        .or_insert_with(|| value.clone());
-                }
-                record
-                    .config
-                    .insert("volatile.base_image".to_owned(), image.fingerprint.clone());
-                Some(image)
-            }
-            Source::Copy { instance, snapshot } => {
-                inherit(
-                    &mut record,
-                    &instance.view(),
-                    snapshot.as_deref(),
-                    post.profiles.is_none(),
-                );
-                None
-            }
-            Source::Empty => None,
-        };
-        let (config, expanded) = self.expand(&record);
-        let root = devices::root(&expanded)?.clone();
-        record.pool = root.get("pool").cloned().unwrap_or_default();
-        record.plain = settings::is_true(&config, "security.nesting");
-        devices::complete_volatile(&mut record.config, &expanded);
-        let pool = self.open_pool(&record.pool).await?;
-        // Held until the instance's volume is made: the image's must not be deleted meanwhile.
-        let _image_volume = match &image {
-            Some(image) => Some(self.ensure_image_volume(&image.fingerprint, &pool, operation).await?),
-            None => None,
-        };
-        if operation.cancel_flag().is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        let (templates, trigger) = match (&source, &image) {
-            (Source::Copy { instance, .. }, _) => (self.kept_templates(&instance.view().record.id).await?, "copy"),
-            (_, Some(image)) => (self.templates_for_instance(&image.fingerprint)?, "create"),
-            _ => (None, ""),
-        };
-        if templates.is_some() {
-            templates::defer(&mut record, trigger);
-        }
-        let content = Content {
-            source,
-            image: image.map(|image| image.fingerprint.clone()),
-            templates,
-        };
-        let size = root.get("size").map(String::as_str);
-        self.make(record, &pool, content, size, operation).await
-    }
-
     fn new_record(&self, project: &str, post: &InstancesPost) -> InstanceRecord {
         let mut config = post.config.clone();
         config.retain(|key, value| !value.is_empty() && !key.starts_with("volatile."));
@@ -244,162 +182,19 @@ impl Core {
             last_used_at: Timestamp::NEVER,
             pool: String::new(),
             plain: false,
-        }
-    }
-
-    /// Volume and record, with their journal. The name is held from the beginning.
-    async fn make(
-        self: &Arc<Self>,
-        record: InstanceRecord,
-        pool: &OpenPool,
-        content: Content,
-        size: Option<&str>,
-        operation: &Arc<Operation>,
-    ) -> Result<Arc<Instance>> {
-        let (project, name) = (record.project.clone(), record.name.clone());
-        let instance = instances::spawn(self, record.clone(), Vec::new());
-        self.instances.enter(&project, &name, Arc::clone(&instance))?;
-        let entry = Entry::InstanceCreate {
-            project: project.clone(),
-            name: name.clone(),
-            pool: record.pool.clone(),
-        };
-        let made = async {
-            let entry = self.journal.begin(operation.id(), entry).await?;
-            let templates = content.templates.clone();
-            let filled = self.fill(&record, pool, content, operation, &entry).await;
-            let sized = match (&filled, size.filter(|size| !size.is_empty())) {
-                (Ok(()), Some(size)) => set_size(pool, &record, Some(size)).await,
-                _ => filled,
-            };
-            if let Err(error) = sized {
-                self.undo_create(&record, pool).await;
-                self.journal.done(entry, Transaction::new()).await?;
-                return Err(error);
-            }
-            let mut change = Owner::write(&record)?;
-            if let Some(templates) = &templates {
-                change = change.put(key::templates(&record.id), templates)?;
-            }
-            self.journal.done(entry, change).await
-        };
-        if let Err(error) = made.await {
-            self.instances.remove(&project, &name);
-            // Its owner ends with the next job, which this is.
-            let _ = instance
-                .ask(|owner| Box::pin(async move { owner.forget().await }))
-                .await;
-            return Err(error);
-        }
-        let path = with_project(format!("/1.0/instances/{name}"), &project);
-        self.events
-            .lifecycle(&project, "instance-created", &path, None, serde_json::Map::new());
-        Ok(instance)
-    }
-
-    async fn fill(
-        &self,
-        record: &InstanceRecord,
-        pool: &OpenPool,
-        content: Content,
-        operation: &Arc<Operation>,
-        entry: &Open,
-    ) -> Result<()> {
-        let (call, reference, volume) = (pool.call(Some(operation)), pool.reference(), instance_volume(record));
-        let action = format!("creating the volume of instance {}", record.name);
-        match (content.source, content.image) {
-            (Source::Image(_), Some(fingerprint)) => {
-                let image = crate::pools::image_volume(&fingerprint);
-                pool.driver
-                    .create_from_image(&call, &reference, &image, &volume, record.plain)
-                    .await
-                    .map_err(Error::driver(action))?;
-            }
-            (Source::Copy { instance, snapshot }, _) => {
-                copy_volume(pool, &instance, snapshot, record, operation).await?;
-            }
-            _ => pool
-                .driver
-                .create(&call, &reference, &volume)
-                .await
-                .map_err(Error::driver(action))?,
-        }
-        self.journal.step(entry, "volume");
-        Ok(())
-    }
-
-    /// Takes back an instance that was not finished.
-    pub(crate) async fn undo_create(&self, record: &InstanceRecord, pool: &OpenPool) {
-        let deleted = pool
-            .driver
-            .delete(&pool.call(None), &pool.reference(), &instance_volume(record))
-            .await;
-        if let Err(error) = deleted {
-            tracing::warn!(instance = record.name, %error, "the volume of an instance that was not finished could not be removed");
+            broken: None,
         }
     }
 }
 
-impl Owner {
-    /// The instance was never finished: its owner ends.
-    async fn forget(&mut self) -> Result<()> {
-        self.deleted = true;
-        Ok(())
-    }
-
-    /// Copies the volume for another instance; the owner does it, so that nothing else happens to the source meanwhile.
-    async fn copy_to(
-        &mut self,
-        target: InstanceRecord,
-        snapshot: Option<String>,
-        operation: Arc<Operation>,
-    ) -> Result<()> {
-        let pool = self.core.open_pool(&self.record.pool).await?;
-        self.close_files().await;
-        let live = self.keeper.is_some() && snapshot.is_none();
-        let frozen = if live { self.freeze_for_a_moment().await? } else { None };
-        let copied = pool
-            .driver
-            .copy(
-                &pool.call(Some(&operation)),
-                &pool.reference(),
-                &instance_volume(&self.record),
-                snapshot.as_deref(),
-                &instance_volume(&target),
-                live,
-                target.plain,
-            )
-            .await;
-        if let Some(keeper) = frozen {
-            snapshots::thaw_again(&keeper, &self.record.name).await;
-        }
-        copied.map_err(Error::driver(format!(
-            "copying the volume of instance {}",
-            self.record.name
-        )))
-    }
-}
-
-async fn copy_volume(
-    pool: &OpenPool,
-    source: &Arc<Instance>,
-    snapshot: Option<String>,
-    target: &InstanceRecord,
-    operation: &Arc<Operation>,
-) -> Result<()> {
-    let from = source.view().record.pool.clone();
-    if from != target.pool {
-        return Err(Error::invalid(format!(
-            "Instance {:?} is in storage pool {from}, and copies into another pool ({}) are not available",
-            source.name(),
-            target.pool
-        )));
-    }
-    pool.require("clone")?;
-    let (target, operation) = (target.clone(), Arc::clone(operation));
-    source
-        .ask(move |owner| Box::pin(async move { owner.copy_to(target, snapshot, operation).await }))
-        .await
+/// What follows from the configuration of an instance that is made: where its volume is to be, of what form, and the names and
+/// addresses of its interfaces. Without a root disk it has no pool yet.
+pub(super) fn complete(core: &Core, record: &mut InstanceRecord) {
+    let (config, expanded) = core.expand(record);
+    let root = devices::root(&expanded).ok();
+    record.pool = root.and_then(|root| root.get("pool").cloned()).unwrap_or_default();
+    record.plain = settings::is_true(&config, "security.nesting");
+    devices::complete_volatile(&mut record.config, &expanded);
 }
 
 /// A copy has what its source has, where the request does not say otherwise.

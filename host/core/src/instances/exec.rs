@@ -220,12 +220,7 @@ async fn connected(keeper: &Keeper, op: &Operation, sockets: &Sockets, names: &[
     }
 }
 
-async fn run_pipes(
-    keeper: &Keeper,
-    command: &Command,
-    op: &Arc<Operation>,
-    sockets: &Arc<Sockets>,
-) -> Result<()> {
+async fn run_pipes(keeper: &Keeper, command: &Command, op: &Arc<Operation>, sockets: &Arc<Sockets>) -> Result<()> {
     connected(keeper, op, sockets, &["0", "1", "2"]).await?;
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let over = watch::Sender::new(false);
@@ -238,12 +233,7 @@ async fn run_pipes(
     attend(keeper, command, started, op, sockets, over, None).await
 }
 
-async fn run_terminal(
-    keeper: &Keeper,
-    command: &Command,
-    op: &Arc<Operation>,
-    sockets: &Arc<Sockets>,
-) -> Result<()> {
+async fn run_terminal(keeper: &Keeper, command: &Command, op: &Arc<Operation>, sockets: &Arc<Sockets>) -> Result<()> {
     connected(keeper, op, sockets, &["0"]).await?;
     let side = |pixels: i32, default: u16| u16::try_from(pixels).ok().filter(|side| *side > 0).unwrap_or(default);
     let stdio = ExecStdio::Pty {

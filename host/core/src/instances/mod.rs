@@ -14,8 +14,13 @@ pub mod console;
 pub mod create;
 pub mod devices;
 pub mod exec;
+pub(crate) mod expiry;
 pub(crate) mod live;
+mod making;
 pub mod owner;
+mod remove;
+mod rename;
+pub(crate) mod settle;
 pub mod snapshots;
 pub mod spec;
 pub mod start;
@@ -33,12 +38,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use hutch_api::Timestamp;
 use hutch_driver::network::NicRef;
 use hutch_driver::storage::VolumeState;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Core;
 use crate::error::{Error, Result};
+use crate::profiles::with_project;
 use crate::records::{InstanceRecord, SnapshotRecord, volume_name};
 use crate::table::Table;
+use crate::{Core, auth};
 
 use owner::Owner;
 use view::View;
@@ -85,17 +92,33 @@ impl Instance {
         self.view().record.project.clone()
     }
 
-    /// Has the owner do `job` and returns what it answers.
+    /// Has the owner do `job` and returns what it answers. Nothing is done with an instance that is being made.
     pub(crate) async fn ask<T, J>(&self, job: J) -> Result<T>
     where
         T: Send + 'static,
         J: for<'a> FnOnce(&'a mut Owner) -> Answer<'a, T> + Send + 'static,
     {
+        if self.view().creating {
+            return Err(Error::Conflict(format!(
+                "Instance {:?} is busy: it is being created",
+                self.name()
+            )));
+        }
+        self.order(job).await
+    }
+
+    /// [`Instance::ask`], also while the instance is being made.
+    async fn order<T, J>(&self, job: J) -> Result<T>
+    where
+        T: Send + 'static,
+        J: for<'a> FnOnce(&'a mut Owner) -> Answer<'a, T> + Send + 'static,
+    {
         let (answer, wait) = oneshot::channel();
+        let caller = auth::current();
         let job: Job = Box::new(move |owner| {
             Box::pin(async move {
                 // Whoever asked may have gone; the job was done all the same.
-                let _ = answer.send(job(owner).await);
+                let _ = answer.send(auth::on_behalf_of(caller, job(owner)).await);
             })
         });
         self.jobs.try_send(job).map_err(|error| match error {
@@ -103,13 +126,16 @@ impl Instance {
                 "instance {} is busy: {QUEUE} requests are waiting for it",
                 self.name()
             )),
-            mpsc::error::TrySendError::Closed(_) => Error::NotFound("Instance"),
+            mpsc::error::TrySendError::Closed(_) => Error::missing("Instance", self.name()),
         })?;
-        wait.await.map_err(|_| Error::NotFound("Instance"))?
+        wait.await.map_err(|_| Error::missing("Instance", self.name()))?
     }
 
-    /// A profile that it uses changed.
+    /// A profile that it uses changed. One that is being made will see that by itself.
     pub(crate) async fn profiles_changed(&self) {
+        if self.view().creating {
+            return;
+        }
         let changed = self.ask(|owner| Box::pin(async move { owner.profiles_changed().await }));
         if let Err(error) = changed.await {
             tracing::warn!(
@@ -135,16 +161,15 @@ impl Instances {
     pub fn get(&self, project: &str, name: &str) -> Result<Arc<Instance>> {
         self.table
             .get(&(project.to_owned(), name.to_owned()))
-            .ok_or(Error::NotFound("Instance"))
+            .filter(|instance| instance.view().record.name == name)
+            .ok_or_else(|| Error::missing("Instance", name))
     }
 
-    /// All of a project, or all there are, by project and name.
+    /// All of a project, or all there are, by project and name. A name that one is about to get only holds its place.
     pub fn list(&self, project: Option<&str>) -> Vec<Arc<Instance>> {
-        let mut list = self.table.list();
-        if let Some(project) = project {
-            list.retain(|instance| instance.view().record.project == project);
-        }
-        list
+        self.table.list_where(|(owner, name), instance| {
+            project.is_none_or(|project| project == owner) && instance.view().record.name == *name
+        })
     }
 
     pub(crate) fn remove(&self, project: &str, name: &str) {
@@ -169,7 +194,7 @@ impl Instances {
     }
 
     pub(crate) fn using_profile(&self, project: &str, profile: &str) -> Vec<Arc<Instance>> {
-        let mut list = self.table.list();
+        let mut list = self.list(None);
         list.retain(|instance| {
             let view = instance.view();
             view.profile_project == project && view.record.profiles.iter().any(|name| name == profile)
@@ -178,7 +203,7 @@ impl Instances {
     }
 
     pub(crate) fn using_network(&self, core: &Core, project: &str, network: &str) -> Vec<Arc<Instance>> {
-        let mut list = self.table.list();
+        let mut list = self.list(None);
         list.retain(|instance| {
             let view = instance.view();
             view.devices
@@ -211,8 +236,7 @@ impl Instances {
 
     /// Names of the host's ends of all interfaces.
     pub(crate) fn host_interfaces(&self) -> std::collections::BTreeSet<String> {
-        self.table
-            .list()
+        self.list(None)
             .iter()
             .flat_map(|instance| {
                 let view = instance.view();
@@ -226,7 +250,7 @@ impl Instances {
 
     /// Volumes of instances that belong in a pool.
     pub(crate) fn volumes(&self, pool: &str) -> Vec<VolumeState> {
-        let views = self.table.list().into_iter().map(|instance| instance.view());
+        let views = self.list(None).into_iter().map(|instance| instance.view());
         views
             .filter(|view| view.record.pool == pool)
             .map(|view| VolumeState {
@@ -239,7 +263,7 @@ impl Instances {
 
     /// Project, name, kind and age of the instances in a pool.
     pub(crate) fn in_pool(&self, pool: &str) -> Vec<(String, String, String, Timestamp)> {
-        let views = self.table.list().into_iter().map(|instance| instance.view());
+        let views = self.list(None).into_iter().map(|instance| instance.view());
         views
             .filter(|view| view.record.pool == pool)
             .map(|view| {
@@ -255,17 +279,25 @@ impl Instances {
     }
 }
 
-/// Starts the owner of an instance that is stopped as far as anybody knows.
-pub(crate) fn spawn(core: &Arc<Core>, record: InstanceRecord, snapshots: Vec<Arc<SnapshotRecord>>) -> Arc<Instance> {
+impl Core {
+    /// An event about an instance from elsewhere than its owner: it is not changed.
+    pub(crate) fn tell_of_instance(&self, project: &str, name: &str, action: &str, context: Map<String, Value>) {
+        let path = with_project(format!("/1.0/instances/{name}"), project);
+        self.events.lifecycle(project, action, &path, context);
+    }
+}
+
+/// Enters an instance with this view, and starts its owner.
+fn enter_new(core: &Arc<Core>, project: &str, name: &str, view: View) -> Result<Arc<Instance>> {
     let (jobs, inbox) = mpsc::channel(QUEUE);
-    let view = View::stopped(core, Arc::new(record), snapshots);
     let instance = Arc::new(Instance {
         view: RwLock::new(Arc::new(view)),
         jobs,
         claim: std::sync::Mutex::new(None),
     });
+    core.instances.enter(project, name, Arc::clone(&instance))?;
     tokio::spawn(Owner::new(Arc::clone(core), Arc::clone(&instance)).run(inbox));
-    instance
+    Ok(instance)
 }
 
 /// Reads all instances from the store.
@@ -279,8 +311,8 @@ pub(crate) async fn load(core: &Arc<Core>) -> Result<()> {
         let at = (record.project.clone(), record.name.clone());
         let mut own = snapshots.remove(&at).unwrap_or_default();
         own.sort_by_key(|a| a.created_at);
-        let instance = spawn(core, record, own);
-        core.instances.enter(&at.0, &at.1, instance)?;
+        let view = View::stopped(core, Arc::new(record), own);
+        enter_new(core, &at.0, &at.1, view)?;
     }
     Ok(())
 }

@@ -30,13 +30,18 @@ pub struct Owner {
     pub(crate) events: Option<broadcast::Receiver<KeeperEvent>>,
     pub(crate) ids: Option<IdRange>,
     pub(crate) started_at: Timestamp,
+    /// Why it can't be reached, which may be over when the daemon starts again.
     pub(crate) broken: Option<String>,
+    /// What was begun with it and is not over: until then nothing else is.
+    pub(crate) unfinished: Option<String>,
     /// Stops that were asked for.
     pub(crate) stops: Vec<Stopping>,
     /// While there is one the container is to come back: an ephemeral instance is not deleted when it ends.
     pub(crate) restarts: Vec<Open>,
     /// The opened files of the stopped instance: its root must not be mounted twice.
     pub(crate) files: Option<FilesHandle>,
+    /// It is being made, and nobody else may do anything with it.
+    pub(crate) creating: bool,
     pub(crate) deleted: bool,
 }
 
@@ -61,9 +66,11 @@ impl Owner {
             ids: None,
             started_at: Timestamp::NEVER,
             broken: None,
+            unfinished: None,
             stops: Vec::new(),
             restarts: Vec::new(),
             files: None,
+            creating: view.creating,
             deleted: false,
         }
     }
@@ -120,8 +127,12 @@ impl Owner {
         view.keeper.clone_from(&self.keeper);
         view.probe.clone_from(&self.probe);
         view.started_at = self.started_at;
-        view.broken.clone_from(&self.broken);
+        view.broken = self.trouble().map(str::to_owned);
+        view.creating = self.creating;
         self.instance.publish(view);
+        if self.snapshots.iter().any(|snapshot| !snapshot.expires_at.is_never()) {
+            self.core.expiry.look();
+        }
     }
 
     /// The instance's path, as events have it.
@@ -144,17 +155,6 @@ impl Owner {
     /// The transaction that writes a record.
     pub(crate) fn write(record: &InstanceRecord) -> Result<Transaction> {
         Ok(Transaction::new().put(key::instance(&record.project, &record.name), record)?)
-    }
-
-    /// Refuses work that needs the instance to be stopped.
-    pub(crate) fn require_stopped(&self, what: &str) -> Result<()> {
-        if self.keeper.is_some() {
-            return Err(Error::invalid(format!(
-                "Instance {:?} is running: stop it first to {what}",
-                self.record.name
-            )));
-        }
-        Ok(())
     }
 
     /// The keeper of a running container, or the message that clients look for.

@@ -9,11 +9,12 @@ use hutch_store::Transaction;
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::instances::owner::Owner;
-use crate::instances::{Instance, devices, start, stop};
+use crate::instances::{Instance, devices, expiry, start, stop};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
-use crate::pools::instance_volume;
+use crate::pools::{OpenPool, instance_volume};
 use crate::profiles::with_project;
 use crate::records::{InstanceRecord, RECORD_VERSION, SnapshotRecord, key};
 use crate::{Core, Operation, Tagged, check_etag, etag, names};
@@ -66,8 +67,12 @@ impl Core {
         if !post.name.is_empty() {
             names::object("snapshot", &post.name)?;
         }
-        let expires_at = post.expires_at.unwrap_or(Timestamp::NEVER);
-        if expires_at.get().is_some_and(|at| at <= time::OffsetDateTime::now_utc()) {
+        let now = time::OffsetDateTime::now_utc();
+        let expires_at = match post.expires_at {
+            Some(at) => at,
+            None => expiry::of_instance(&instance.view().config, now)?,
+        };
+        if expires_at.get().is_some_and(|at| at <= now) {
             return Err(Error::invalid("The snapshot would be expired already"));
         }
         let new = self.snapshot_operation(project, name, "Snapshotting instance");
@@ -235,6 +240,7 @@ impl Owner {
         } else {
             name.to_owned()
         };
+        self.require_whole("make a snapshot")?;
         if self.find_snapshot(&name).is_ok() {
             return Err(Error::Conflict(format!("Snapshot {name:?} already exists")));
         }
@@ -278,6 +284,7 @@ impl Owner {
             created_at: Timestamp::now(),
             expires_at,
             instance: InstanceRecord::clone(&self.record),
+            broken: None,
         };
         let at = key::snapshot(&self.record.project, &self.record.name, &name);
         self.core
@@ -304,11 +311,25 @@ impl Owner {
         Ok(Some(keeper.clone()))
     }
 
+    /// A snapshot that can be relied on.
+    pub(crate) fn whole_snapshot(&self, name: &str) -> Result<Arc<SnapshotRecord>> {
+        let snapshot = self.find_snapshot(name)?;
+        match &snapshot.broken {
+            Some(why) => Err(Error::Unavailable(format!(
+                "Snapshot {}/{name} can't be used: {why}",
+                self.record.name
+            ))),
+            None => Ok(snapshot),
+        }
+    }
+
     async fn rename_snapshot(&mut self, operation: &str, name: &str, new_name: &str) -> Result<()> {
+        self.require_settled("rename a snapshot")?;
         self.find_snapshot(name)?;
         if self.find_snapshot(new_name).is_ok() {
             return Err(Error::Conflict(format!("Snapshot {new_name:?} already exists")));
         }
+        let pool = self.core.open_pool(&self.record.pool).await?;
         let entry = Entry::SnapshotRename {
             project: self.record.project.clone(),
             name: self.record.name.clone(),
@@ -316,43 +337,51 @@ impl Owner {
             new_name: new_name.to_owned(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        let renamed = self.finish_rename_snapshot(&entry, name, new_name).await;
-        if renamed.is_err()
-            && let Err(error) = self.take_back_rename_snapshot(name, new_name).await
-        {
-            tracing::error!(error = error.report(), "the next start of the daemon finishes it");
-            return renamed;
-        }
-        self.core.journal.unless_failed(entry, renamed).await
+        self.rename_snapshot_whole(&pool, entry, name, new_name).await
     }
 
-    /// A renaming failed, and the snapshot may have either name: back to the one that the record has.
-    async fn take_back_rename_snapshot(&self, name: &str, new_name: &str) -> Result<()> {
-        let pool = self.core.open_pool(&self.record.pool).await?;
-        let (call, volume) = (pool.call(None), instance_volume(&self.record));
-        pool.driver
-            .snapshot_rename(&call, &pool.reference(), &volume, new_name, name)
-            .await
-            .map_err(Error::driver(format!(
-                "taking back the renaming of snapshot {}/{name}",
-                self.record.name
-            )))
-    }
-
-    /// Everything after the journal's entry.
+    /// Goes on with a renaming that was interrupted.
     pub(crate) async fn finish_rename_snapshot(&mut self, entry: &Open, name: &str, new_name: &str) -> Result<()> {
-        let old = self.find_snapshot(name)?;
+        self.resume(entry, false).await?;
         let pool = self.core.open_pool(&self.record.pool).await?;
-        pool.driver
-            .snapshot_rename(
-                &pool.call(None),
-                &pool.reference(),
-                &instance_volume(&self.record),
-                name,
-                new_name,
-            )
-            .await
-            .map_err(Error::driver(format!("renaming snapshot {}/{name}", self.record.name)))?;
+        self.set_unfinished(None);
+        self.rename_snapshot_whole(&pool, entry.clone(), name, new_name).await
+    }
+
+    /// Renames, or takes it back.
+    async fn rename_snapshot_whole(&mut self, pool: &OpenPool, entry: Open, name: &str, new_name: &str) -> Result<()> {
+        let Err(error) = self.rename_snapshot_and_record(pool, &entry, name, new_name).await else {
+            self.publish();
+            self.tell_snapshot("instance-snapshot-renamed", new_name);
+            return Ok(());
+        };
+        if let Err(second) = self.rename_snapshot_of(pool, new_name, name).await {
+            // Either name may be the tree's: the entry stays and keeps both from being taken for another's.
+            tracing::error!(
+                instance = self.record.name,
+                error = second.report(),
+                "a renaming could not be taken back"
+            );
+            self.set_unfinished(Some(format!(
+                "renaming snapshot {name} to {new_name} failed and could not be taken back; the next start of the daemon \
+                 finishes it ({})",
+                second.report()
+            )));
+            return Err(error);
+        }
+        self.core.journal.unless_failed(entry, Err(error)).await
+    }
+
+    /// Everything between the journal's entry and its end.
+    async fn rename_snapshot_and_record(
+        &mut self,
+        pool: &OpenPool,
+        entry: &Open,
+        name: &str,
+        new_name: &str,
+    ) -> Result<()> {
+        let old = self.find_snapshot(name)?;
+        self.rename_snapshot_of(pool, name, new_name).await?;
         self.core.journal.step(entry, "volume");
         let record = SnapshotRecord {
             name: new_name.to_owned(),
@@ -363,15 +392,18 @@ impl Owner {
             .delete(key::snapshot(project, instance, name))
             .put(key::snapshot(project, instance, new_name), &record)?;
         self.core.journal.done(entry.clone(), change).await?;
-        for snapshot in &mut self.snapshots {
-            if snapshot.name == name {
-                *snapshot = Arc::new(record);
-                break;
-            }
+        if let Some(snapshot) = self.snapshots.iter_mut().find(|snapshot| snapshot.name == name) {
+            *snapshot = Arc::new(record);
         }
-        self.publish();
-        self.tell_snapshot("instance-snapshot-renamed", new_name);
         Ok(())
+    }
+
+    async fn rename_snapshot_of(&self, pool: &OpenPool, name: &str, new_name: &str) -> Result<()> {
+        let (call, volume) = (pool.call(None), instance_volume(&self.record));
+        pool.driver
+            .snapshot_rename(&call, &pool.reference(), &volume, name, new_name)
+            .await
+            .map_err(Error::driver(format!("renaming snapshot {}/{name}", self.record.name)))
     }
 
     async fn expire_snapshot(&mut self, name: &str, expires_at: Timestamp) -> Result<()> {
@@ -389,36 +421,48 @@ impl Owner {
         Ok(())
     }
 
-    async fn delete_snapshot(&mut self, operation: &str, name: &str) -> Result<()> {
+    pub(crate) async fn delete_snapshot(&mut self, operation: &str, name: &str) -> Result<()> {
+        self.require_settled("delete a snapshot")?;
         self.find_snapshot(name)?;
+        let pool = self.core.open_pool(&self.record.pool).await?;
         let entry = Entry::SnapshotDelete {
             project: self.record.project.clone(),
             name: self.record.name.clone(),
             snapshot: name.to_owned(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        let deleted = self.finish_delete_snapshot(&entry, name).await;
-        self.core.journal.unless_failed(entry, deleted).await
+        self.delete_snapshot_whole(&pool, entry, name).await
     }
 
-    /// Everything after the journal's entry.
+    /// Goes on with a deletion that was interrupted.
     pub(crate) async fn finish_delete_snapshot(&mut self, entry: &Open, name: &str) -> Result<()> {
+        self.resume(entry, false).await?;
         let pool = self.core.open_pool(&self.record.pool).await?;
-        pool.driver
-            .snapshot_delete(
-                &pool.call(None),
-                &pool.reference(),
-                &instance_volume(&self.record),
-                name,
-            )
-            .await
-            .map_err(Error::driver(format!("deleting snapshot {}/{name}", self.record.name)))?;
-        self.core.journal.step(entry, "volume");
-        let at = key::snapshot(&self.record.project, &self.record.name, name);
-        self.core
-            .journal
-            .done(entry.clone(), Transaction::new().delete(at))
-            .await?;
+        self.set_unfinished(None);
+        self.delete_snapshot_whole(&pool, entry.clone(), name).await
+    }
+
+    async fn delete_snapshot_whole(&mut self, pool: &OpenPool, entry: Open, name: &str) -> Result<()> {
+        self.find_snapshot(name)?;
+        let (call, volume) = (pool.call(None), instance_volume(&self.record));
+        let deleted = async {
+            pool.driver
+                .snapshot_delete(&call, &pool.reference(), &volume, name)
+                .await
+                .map_err(Error::driver(format!("deleting snapshot {}/{name}", self.record.name)))?;
+            self.core.journal.step(&entry, "volume");
+            let at = key::snapshot(&self.record.project, &self.record.name, name);
+            let change = Transaction::new().delete(at);
+            self.core.journal.done(entry.clone(), change).await
+        };
+        if let Err(error) = deleted.await {
+            let why = format!(
+                "deleting it failed, and something of it may be gone; delete it once more ({})",
+                error.report()
+            );
+            self.break_off_snapshot(entry, name, why).await;
+            return Err(error);
+        }
         self.snapshots.retain(|snapshot| snapshot.name != name);
         self.publish();
         self.tell_snapshot("instance-snapshot-deleted", name);
@@ -427,7 +471,9 @@ impl Owner {
 
     async fn restore(&mut self, operation: &str, name: &str) -> Result<()> {
         self.require_stopped("restore a snapshot")?;
-        self.find_snapshot(name)?;
+        self.whole_snapshot(name)?;
+        let pool = self.core.open_pool(&self.record.pool).await?;
+        pool.require("snapshot")?;
         self.close_files().await;
         let entry = Entry::SnapshotRestore {
             project: self.record.project.clone(),
@@ -435,21 +481,48 @@ impl Owner {
             snapshot: name.to_owned(),
         };
         let entry = self.core.journal.begin(operation, entry).await?;
-        let restored = self.finish_restore(&entry, name).await;
-        self.core.journal.unless_failed(entry, restored).await
+        self.restore_whole(&pool, entry, name).await
     }
 
-    /// Everything after the journal's entry.
+    /// Goes on with a restoring that was interrupted.
     pub(crate) async fn finish_restore(&mut self, entry: &Open, name: &str) -> Result<()> {
-        let snapshot = self.find_snapshot(name)?;
+        self.resume(entry, true).await?;
         let pool = self.core.open_pool(&self.record.pool).await?;
+        self.set_unfinished(None);
+        self.restore_whole(&pool, entry.clone(), name).await
+    }
+
+    async fn restore_whole(&mut self, pool: &OpenPool, entry: Open, name: &str) -> Result<()> {
+        let snapshot = self.find_snapshot(name)?;
+        match self.restore_volume_and_record(pool, &entry, &snapshot).await {
+            Ok(record) => {
+                self.record = Arc::new(record);
+                self.publish();
+                self.tell_more("instance-restored", events::context([("snapshot", name.into())]));
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!(
+                    "restoring snapshot {name} failed, and its root may be neither the old one nor the snapshot's; restore a \
+                     snapshot once more, or delete it ({})",
+                    error.report()
+                );
+                self.break_off(entry, why).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything between the journal's entry and its end.
+    async fn restore_volume_and_record(
+        &self,
+        pool: &OpenPool,
+        entry: &Open,
+        snapshot: &SnapshotRecord,
+    ) -> Result<InstanceRecord> {
+        let (call, volume, name) = (pool.call(None), instance_volume(&self.record), &snapshot.name);
         pool.driver
-            .snapshot_restore(
-                &pool.call(None),
-                &pool.reference(),
-                &instance_volume(&self.record),
-                name,
-            )
+            .snapshot_restore(&call, &pool.reference(), &volume, name)
             .await
             .map_err(Error::driver(format!("restoring snapshot {}/{name}", self.record.name)))?;
         self.core.journal.step(entry, "volume");
@@ -459,26 +532,26 @@ impl Owner {
         record.profiles.clone_from(&snapshot.instance.profiles);
         record.description.clone_from(&snapshot.instance.description);
         record.plain = snapshot.instance.plain;
+        record.broken = None;
         record
             .config
             .insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
         let (_, expanded) = self.core.expand(&record);
         devices::complete_volatile(&mut record.config, &expanded);
         self.core.journal.done(entry.clone(), Self::write(&record)?).await?;
-        self.record = Arc::new(record);
-        self.publish();
-        self.tell_snapshot("instance-restored", name);
-        Ok(())
+        Ok(record)
     }
 
     fn tell_snapshot(&self, action: &str, name: &str) {
+        self.tell_more_of_snapshot(action, name, serde_json::Map::new());
+    }
+
+    fn tell_more_of_snapshot(&self, action: &str, name: &str, context: serde_json::Map<String, serde_json::Value>) {
         let path = with_project(
             format!("/1.0/instances/{}/snapshots/{name}", self.record.name),
             &self.record.project,
         );
-        self.core
-            .events
-            .lifecycle(&self.record.project, action, &path, None, serde_json::Map::new());
+        self.core.events.lifecycle(&self.record.project, action, &path, context);
     }
 }
 

@@ -13,9 +13,8 @@ use crate::instances::owner::Owner;
 use crate::instances::{Instance, devices, spec, stop, templates};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
-use crate::pools::instance_volume;
 use crate::profiles::with_project;
-use crate::records::{InstanceRecord, key};
+use crate::records::InstanceRecord;
 use crate::settings;
 use crate::{Core, Operation};
 
@@ -179,12 +178,7 @@ impl Owner {
         if self.keeper.is_some() {
             return Err(Error::invalid("The instance is already running"));
         }
-        if let Some(why) = &self.broken {
-            return Err(Error::Unavailable(format!(
-                "Instance {:?} can't be started: {why}",
-                self.record.name
-            )));
-        }
+        self.require_whole("start it")?;
         self.close_files().await;
         let entry = Entry::InstanceStart {
             project: self.record.project.clone(),
@@ -246,6 +240,7 @@ impl Owner {
     /// The container's specification, to run it or to open its files.
     pub(crate) async fn specify(&mut self) -> Result<ContainerSpec> {
         let core = Arc::clone(&self.core);
+        self.require_settled("open its files")?;
         let view = self.instance.view();
         let privileged = settings::is_true(&view.config, "security.privileged");
         if !privileged && self.ids.is_none() {
@@ -363,46 +358,6 @@ impl Owner {
             .map_err(Error::container(format!("unfreezing instance {}", self.record.name)))?;
         self.publish();
         self.tell("instance-resumed");
-        Ok(())
-    }
-
-    /// Deletes the stopped instance with everything that belongs to it; the owner ends.
-    pub(crate) async fn delete(&mut self, operation: &str) -> Result<()> {
-        if self.keeper.is_some() {
-            return Err(Error::invalid("Instance is running"));
-        }
-        self.close_files().await;
-        let entry = Entry::InstanceDelete {
-            project: self.record.project.clone(),
-            name: self.record.name.clone(),
-        };
-        let entry = self.core.journal.begin(operation, entry).await?;
-        let deleted = self.finish_delete(&entry).await;
-        self.core.journal.unless_failed(entry, deleted).await
-    }
-
-    /// Everything after the journal's entry; repeated after a crash it goes on where it stopped.
-    pub(crate) async fn finish_delete(&mut self, entry: &Open) -> Result<()> {
-        let core = Arc::clone(&self.core);
-        let (project, name) = (self.record.project.clone(), self.record.name.clone());
-        let pool = core.open_pool(&self.record.pool).await?;
-        let action = format!("deleting the volume of instance {name}");
-        pool.driver
-            .delete(&pool.call(None), &pool.reference(), &instance_volume(&self.record))
-            .await
-            .map_err(Error::driver(action))?;
-        core.journal.step(entry, "volume");
-        let mut change = Transaction::new()
-            .delete(key::instance(&project, &name))
-            .delete(key::templates(&self.record.id));
-        for snapshot in &self.snapshots {
-            change = change.delete(key::snapshot(&project, &name, &snapshot.name));
-        }
-        core.journal.done(entry.clone(), change).await?;
-        core.remove_logs(&project, &name);
-        core.instances.remove(&project, &name);
-        self.tell("instance-deleted");
-        self.deleted = true;
         Ok(())
     }
 }

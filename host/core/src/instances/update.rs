@@ -5,19 +5,17 @@ use std::sync::Arc;
 
 use hutch_api::instance::{InstancePatch, InstancePost, InstancePut};
 use hutch_api::{Config, Devices};
-use hutch_driver::storage::VolumeRef;
 use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{create, devices, templates};
-use crate::journal::{Entry, Open};
+use crate::instances::{create, devices};
+use crate::journal::Entry;
 use crate::operations::NewOperation;
-use crate::pools::instance_volume;
 use crate::profiles::with_project;
-use crate::records::{InstanceRecord, SnapshotRecord, key, volume_name};
-use crate::{Core, Operation, check_etag, names, settings};
+use crate::records::InstanceRecord;
+use crate::{Core, Operation, check_etag, names};
 
 impl Core {
     /// Replaces an instance's configuration, or restores it to a snapshot where `put.restore` names one.
@@ -84,7 +82,7 @@ impl Core {
         devices: &Devices,
         profiles: &[String],
     ) -> Result<()> {
-        settings::check(config)?;
+        self.check_config(config)?;
         devices::check(self, project, devices).await?;
         let mut seen = BTreeSet::new();
         for profile in profiles {
@@ -141,6 +139,7 @@ impl Core {
 impl Owner {
     /// Takes a new configuration; what can change while the container runs does so at once.
     pub(crate) async fn update(&mut self, put: InstancePut, if_match: Option<&str>) -> Result<()> {
+        self.require_settled("change it")?;
         let before = self.instance.view();
         check_etag(&before.etag_parts(), if_match)?;
         let mut record = InstanceRecord::clone(&self.record);
@@ -196,102 +195,6 @@ impl Owner {
         }
         self.record = record;
         self.publish();
-        Ok(())
-    }
-
-    /// Gives the stopped instance another name.
-    pub(crate) async fn rename(&mut self, operation: &str, new_name: &str) -> Result<()> {
-        self.require_stopped("rename it")?;
-        self.close_files().await;
-        let (project, name) = (self.record.project.clone(), self.record.name.clone());
-        // The new name is held from here on; the old one until the record is written.
-        self.core
-            .instances
-            .enter(&project, new_name, Arc::clone(&self.instance))?;
-        let entry = Entry::InstanceRename {
-            project: project.clone(),
-            name,
-            new_name: new_name.to_owned(),
-        };
-        let renamed = async {
-            let entry = self.core.journal.begin(operation, entry).await?;
-            let renamed = self.finish_rename(&entry, new_name).await;
-            if renamed.is_err()
-                && let Err(error) = self.take_back_rename(new_name).await
-            {
-                tracing::error!(error = error.report(), "the next start of the daemon finishes it");
-                return renamed;
-            }
-            self.core.journal.unless_failed(entry, renamed).await
-        };
-        if let Err(error) = renamed.await {
-            self.core.instances.remove(&project, new_name);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// A renaming failed, and the volume may have either name: back to the one that the record has.
-    async fn take_back_rename(&self, new_name: &str) -> Result<()> {
-        let old = &self.record;
-        let pool = self.core.open_pool(&old.pool).await?;
-        let renamed = VolumeRef {
-            name: volume_name(&old.project, new_name),
-            ..instance_volume(old)
-        };
-        pool.driver
-            .rename(
-                &pool.call(None),
-                &pool.reference(),
-                &renamed,
-                &volume_name(&old.project, &old.name),
-            )
-            .await
-            .map_err(Error::driver(format!(
-                "taking back the renaming of instance {}",
-                old.name
-            )))
-    }
-
-    /// Everything after the journal's entry. The new name is in the table of instances already.
-    pub(crate) async fn finish_rename(&mut self, entry: &Open, new_name: &str) -> Result<()> {
-        let core = Arc::clone(&self.core);
-        let old = Arc::clone(&self.record);
-        let pool = core.open_pool(&old.pool).await?;
-        pool.driver
-            .rename(
-                &pool.call(None),
-                &pool.reference(),
-                &instance_volume(&old),
-                &volume_name(&old.project, new_name),
-            )
-            .await
-            .map_err(Error::driver(format!("renaming the volume of instance {}", old.name)))?;
-        core.journal.step(entry, "volume");
-        let mut record = InstanceRecord {
-            name: new_name.to_owned(),
-            ..InstanceRecord::clone(&old)
-        };
-        if core.kept_templates(&old.id).await?.is_some() {
-            templates::defer(&mut record, "rename");
-        }
-        let mut change = Transaction::new().delete(key::instance(&old.project, &old.name));
-        change = change.put(key::instance(&record.project, &record.name), &record)?;
-        let mut snapshots = Vec::new();
-        for snapshot in &self.snapshots {
-            let mut moved = SnapshotRecord::clone(snapshot);
-            new_name.clone_into(&mut moved.instance.name);
-            change = change.delete(key::snapshot(&old.project, &old.name, &moved.name));
-            change = change.put(key::snapshot(&record.project, &record.name, &moved.name), &moved)?;
-            snapshots.push(Arc::new(moved));
-        }
-        core.journal.done(entry.clone(), change).await?;
-        core.move_logs(&old.project, &old.name, new_name);
-        core.instances.remove(&old.project, &old.name);
-        self.record = Arc::new(record);
-        self.snapshots = snapshots;
-        self.publish();
-        self.tell("instance-renamed");
         Ok(())
     }
 }

@@ -32,6 +32,8 @@ pub struct View {
     pub started_at: Timestamp,
     /// Why the instance can't be used, if so.
     pub broken: Option<String>,
+    /// It is being made: it is shown, and nothing can be done with it yet.
+    pub creating: bool,
     /// As the API has it, but for the status.
     rendered: ApiInstance,
 }
@@ -60,6 +62,7 @@ impl View {
         let profile_project = core
             .scope(&record.project, Feature::Profiles)
             .unwrap_or_else(|_| record.project.clone());
+        let broken = record.broken.clone();
         Self {
             record,
             profile_project,
@@ -69,21 +72,20 @@ impl View {
             keeper: None,
             probe: None,
             started_at: Timestamp::NEVER,
-            broken: None,
+            broken,
+            creating: false,
             rendered,
         }
     }
 
     /// The state of the instance at this moment.
     pub fn status(&self) -> StatusCode {
-        if self.broken.is_some() {
-            return StatusCode::ERROR;
-        }
         match self.keeper.as_ref().map(Keeper::state) {
             Some(ContainerState::Running { frozen: true, .. }) => StatusCode::FROZEN,
             Some(ContainerState::Running { .. }) => StatusCode::RUNNING,
             Some(ContainerState::Created) => StatusCode::STARTING,
             Some(ContainerState::Lost) => StatusCode::ERROR,
+            _ if self.broken.is_some() => StatusCode::ERROR,
             Some(ContainerState::Ended(_)) | None => StatusCode::STOPPED,
         }
     }

@@ -1,0 +1,359 @@
+//! How an instance comes to be, from its claimed name to the record.
+//!
+//! The name and all that the instance refers to are claimed when it is asked for: it is in the table from then on, shown as
+//! stopped, so that nobody else takes the name, and no pool, network, profile or project is deleted below it. Its owner fills it,
+//! and everybody else is refused until that is done ([`crate::instances::Instance::ask`]).
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::events;
+use crate::instances::create::{self, Source};
+use crate::instances::owner::Owner;
+use crate::instances::view::View;
+use crate::instances::{self, Instance, devices, snapshots, templates};
+use crate::journal::{Entry, Open};
+use crate::pools::{OpenPool, Readiness, instance_volume};
+use crate::projects::Feature;
+use crate::records::{InstanceRecord, TemplatesRecord, key};
+use crate::{Caller, Core, Operation};
+
+/// What an instance is to be filled with.
+pub(super) struct Wanted {
+    pub(super) caller: Caller,
+    pub(super) source: Source,
+    /// Whether the request left the profiles to the image.
+    pub(super) profiles_of_image: bool,
+}
+
+/// An instance's volume, as it is to be made.
+struct Content {
+    source: Source,
+    /// The image's fingerprint.
+    image: Option<String>,
+    /// What the instance keeps of its image's templates.
+    templates: Option<TemplatesRecord>,
+    /// The limit of the volume, as the root disk has it.
+    size: Option<String>,
+}
+
+impl Core {
+    /// Enters an instance that is to be made, with its name and all that it refers to.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] for a name that is taken, and those of [`Core::check_references`].
+    pub(super) async fn claim_instance(self: &Arc<Self>, record: InstanceRecord) -> Result<Arc<Instance>> {
+        let _guard = self.changes.lock().await;
+        self.check_references(&record, None)?;
+        let (project, name) = (record.project.clone(), record.name.clone());
+        let mut view = View::stopped(self, Arc::new(record), Vec::new());
+        view.creating = true;
+        instances::enter_new(self, &project, &name, view)
+    }
+
+    /// Checks that all is there, and to stay, that an instance refers to but did not in `before`. The caller holds
+    /// [`Core::changes`], and shows the record to everybody before it lets go of it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for a profile or network that is not there, [`Error::Unavailable`] for a pool or
+    /// network that can't be used, or is being deleted.
+    pub(crate) fn check_references(&self, record: &InstanceRecord, before: Option<&View>) -> Result<()> {
+        self.project_record(&record.project)?;
+        for profile in &record.profiles {
+            if self.profile_record(&record.project, profile).is_err() {
+                return Err(Error::invalid(format!("Profile {profile:?} not found")));
+            }
+        }
+        let known = |network: &String| {
+            before.is_some_and(|view| {
+                view.devices
+                    .values()
+                    .any(|device| devices::network_of(device) == Some(network))
+            })
+        };
+        let (_, expanded) = self.expand(record);
+        for (name, device) in &expanded {
+            let Some(network) = devices::network_of(device).filter(|network| !known(network)) else {
+                continue;
+            };
+            let scope = self.scope(&record.project, Feature::Networks)?;
+            let Some(found) = self.networks.get(&(scope, network.clone())) else {
+                return Err(Error::invalid(format!(
+                    "Device {name:?}: network {network:?} not found"
+                )));
+            };
+            // A profile keeps what it refers to from being deleted.
+            if record.devices.contains_key(name)
+                && let Readiness::Unavailable(why) = found.readiness()
+            {
+                return Err(Error::Unavailable(format!("network {network} is unavailable: {why}")));
+            }
+        }
+        let pool = &record.pool;
+        if pool.is_empty() || before.is_some_and(|view| view.record.pool == *pool) {
+            return Ok(());
+        }
+        match self
+            .pools
+            .get(pool)
+            .ok_or_else(|| Error::missing("Storage pool", pool))?
+            .readiness()
+        {
+            Readiness::Unavailable(why) => {
+                Err(Error::Unavailable(format!("storage pool {pool} is unavailable: {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Instance {
+    /// Fills an instance that was claimed; without one it is gone again.
+    pub(super) async fn make(&self, wanted: Wanted, operation: &Arc<Operation>) -> Result<()> {
+        let operation = Arc::clone(operation);
+        self.order(move |owner| Box::pin(async move { owner.make(wanted, operation).await }))
+            .await
+    }
+
+    /// Gives up an instance that was claimed.
+    pub(super) async fn abandon(&self) {
+        let gone = self.order(|owner| {
+            Box::pin(async move {
+                owner.vanish();
+                Ok(())
+            })
+        });
+        // An owner that is gone has given it up already.
+        drop(gone.await);
+    }
+}
+
+impl Owner {
+    async fn make(&mut self, wanted: Wanted, operation: Arc<Operation>) -> Result<()> {
+        if let Err(error) = self.prepare_and_fill(wanted, &operation).await {
+            self.vanish();
+            return Err(error);
+        }
+        let record = &self.record;
+        let context = events::context([
+            ("type", record.kind.clone().into()),
+            ("storage-pool", record.pool.clone().into()),
+        ]);
+        self.tell_more("instance-created", context);
+        Ok(())
+    }
+
+    /// The instance was never finished: its name is free, and its owner ends.
+    fn vanish(&mut self) {
+        self.core.instances.remove(&self.record.project, &self.record.name);
+        self.creating = false;
+        self.publish();
+        self.deleted = true;
+    }
+
+    async fn prepare_and_fill(&mut self, wanted: Wanted, operation: &Arc<Operation>) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let mut record = InstanceRecord::clone(&self.record);
+        let image = match &wanted.source {
+            Source::Image(source) => {
+                let image = core
+                    .image_for_instance(&wanted.caller, &record.project, source, operation)
+                    .await?;
+                if wanted.profiles_of_image && !image.profiles.is_empty() {
+                    record.profiles.clone_from(&image.profiles);
+                }
+                record.architecture.clone_from(&image.architecture);
+                for (key, value) in &image.properties {
+                    let own = record.config.entry(format!("image.{key}"));
+                    own.or_insert_with(|| value.clone());
+                }
+                let base = "volatile.base_image".to_owned();
+                record.config.insert(base, image.fingerprint.clone());
+                Some(image.fingerprint.clone())
+            }
+            _ => None,
+        };
+        create::complete(&core, &mut record);
+        let (_, expanded) = core.expand(&record);
+        let size = devices::root(&expanded)?
+            .get("size")
+            .filter(|size| !size.is_empty())
+            .cloned();
+        let (templates, trigger) = match (&wanted.source, &image) {
+            (Source::Copy { instance, .. }, _) => (core.kept_templates(&instance.view().record.id).await?, "copy"),
+            (_, Some(image)) => (core.templates_for_instance(image)?, "create"),
+            _ => (None, ""),
+        };
+        if templates.is_some() {
+            templates::defer(&mut record, trigger);
+        }
+        self.claim(record).await?;
+        let pool = core.open_pool(&self.record.pool).await?;
+        // Held until the instance's volume is made: the image's must not be deleted meanwhile.
+        let _image_volume = match &image {
+            Some(image) => Some(core.ensure_image_volume(image, &pool, operation).await?),
+            None => None,
+        };
+        if operation.cancel_flag().is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let content = Content {
+            source: wanted.source,
+            image,
+            templates,
+            size,
+        };
+        self.fill_and_record(&pool, content, operation).await
+    }
+
+    /// Refers to what has turned out meanwhile.
+    async fn claim(&mut self, record: InstanceRecord) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let _guard = core.changes.lock().await;
+        core.check_references(&record, Some(&self.instance.view()))?;
+        self.record = Arc::new(record);
+        self.publish();
+        Ok(())
+    }
+
+    /// Volume and record, with their journal.
+    async fn fill_and_record(&mut self, pool: &OpenPool, content: Content, operation: &Arc<Operation>) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let entry = Entry::InstanceCreate {
+            project: self.record.project.clone(),
+            name: self.record.name.clone(),
+            pool: self.record.pool.clone(),
+        };
+        let entry = core.journal.begin(operation.id(), entry).await?;
+        let (size, templates) = (content.size.clone(), content.templates.clone());
+        let filled = self.fill(pool, content, operation).await;
+        // What is there already is not ours to take back.
+        let foreign = matches!(&filled, Err(Error::Driver { source, .. }) if source.is("already-exists"));
+        let made = async {
+            filled?;
+            core.journal.step(&entry, "volume");
+            if let Some(size) = &size {
+                create::set_size(pool, &self.record, Some(size)).await?;
+            }
+            self.record_creation(&entry, templates.as_ref()).await
+        };
+        if let Err(error) = made.await {
+            if !foreign {
+                self.undo_create(pool).await;
+            }
+            return core.journal.unless_failed(entry, Err(error)).await;
+        }
+        Ok(())
+    }
+
+    /// Writes the record, with what profiles have become meanwhile, and shows that the instance is there.
+    async fn record_creation(&mut self, entry: &Open, templates: Option<&TemplatesRecord>) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let _guard = core.changes.lock().await;
+        let mut record = InstanceRecord::clone(&self.record);
+        let (_, expanded) = core.expand(&record);
+        create::check_root(&expanded, &record)?;
+        devices::complete_volatile(&mut record.config, &expanded);
+        let mut change = Self::write(&record)?;
+        if let Some(templates) = templates {
+            change = change.put(key::templates(&record.id), templates)?;
+        }
+        core.journal.done(entry.clone(), change).await?;
+        self.record = Arc::new(record);
+        self.creating = false;
+        self.publish();
+        Ok(())
+    }
+
+    async fn fill(&self, pool: &OpenPool, content: Content, operation: &Arc<Operation>) -> Result<()> {
+        let record = &self.record;
+        let (call, reference, volume) = (pool.call(Some(operation)), pool.reference(), instance_volume(record));
+        let action = format!("creating the volume of instance {}", record.name);
+        let made = match (content.source, content.image) {
+            (Source::Image(_), Some(fingerprint)) => {
+                let image = crate::pools::image_volume(&fingerprint);
+                pool.driver
+                    .create_from_image(&call, &reference, &image, &volume, record.plain)
+                    .await
+            }
+            (Source::Copy { instance, snapshot }, _) => {
+                return copy_volume(pool, &instance, snapshot, record, operation).await;
+            }
+            _ => pool.driver.create(&call, &reference, &volume).await,
+        };
+        made.map_err(Error::driver(action))
+    }
+
+    /// Takes back the volume of an instance that was not finished.
+    async fn undo_create(&self, pool: &OpenPool) {
+        let deleted = pool
+            .driver
+            .delete(&pool.call(None), &pool.reference(), &instance_volume(&self.record))
+            .await;
+        if let Err(error) = deleted {
+            tracing::warn!(
+                instance = self.record.name,
+                %error,
+                "the volume of an instance that was not finished could not be removed; the next start of the daemon does it"
+            );
+        }
+    }
+
+    /// Copies the volume for another instance; the owner does it, so that nothing else happens to the source meanwhile.
+    async fn copy_to(
+        &mut self,
+        target: InstanceRecord,
+        snapshot: Option<String>,
+        operation: Arc<Operation>,
+    ) -> Result<()> {
+        match &snapshot {
+            Some(snapshot) => drop(self.whole_snapshot(snapshot)?),
+            None => self.require_whole("copy it")?,
+        }
+        let pool = self.core.open_pool(&self.record.pool).await?;
+        self.close_files().await;
+        let live = self.keeper.is_some() && snapshot.is_none();
+        let frozen = if live { self.freeze_for_a_moment().await? } else { None };
+        let copied = pool
+            .driver
+            .copy(
+                &pool.call(Some(&operation)),
+                &pool.reference(),
+                &instance_volume(&self.record),
+                snapshot.as_deref(),
+                &instance_volume(&target),
+                live,
+                target.plain,
+            )
+            .await;
+        if let Some(keeper) = frozen {
+            snapshots::thaw_again(&keeper, &self.record.name).await;
+        }
+        copied.map_err(Error::driver(format!(
+            "copying the volume of instance {}",
+            self.record.name
+        )))
+    }
+}
+
+async fn copy_volume(
+    pool: &OpenPool,
+    source: &Arc<Instance>,
+    snapshot: Option<String>,
+    target: &Arc<InstanceRecord>,
+    operation: &Arc<Operation>,
+) -> Result<()> {
+    let from = source.view().record.pool.clone();
+    if from != target.pool {
+        return Err(Error::invalid(format!(
+            "Instance {:?} is in storage pool {from}, and copies into another pool ({}) are not available",
+            source.name(),
+            target.pool
+        )));
+    }
+    pool.require("clone")?;
+    let (target, operation) = (InstanceRecord::clone(target), Arc::clone(operation));
+    source
+        .ask(move |owner| Box::pin(async move { owner.copy_to(target, snapshot, operation).await }))
+        .await
+}
