@@ -13,6 +13,7 @@ mod hostile;
 mod inputs;
 mod lifecycle;
 mod limits;
+mod making;
 mod network;
 mod plugins;
 mod requests;
