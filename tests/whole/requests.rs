@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use hutch_tests::daemon::{Daemon, Options};
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::rest::{Answer, read_answer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -226,6 +227,33 @@ fn ten_thousand_requests_at_once() -> Result<()> {
     );
     daemon.client().get("/1.0/instances/c1/state")?;
     ensure!(daemon.shell("c1", "echo fine")? == "fine");
+    memory_comes_back(&daemon, before)
+}
+
+#[test]
+fn memory_of_thousands_of_connections_is_given_back() -> Result<()> {
+    const CONNECTIONS: u64 = 4000;
+    // The daemon inherits the limit, and serves as many connections as half of it.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(
+        hard >= 3 * CONNECTIONS,
+        "at most {hard} descriptors: the test needs more"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, 3 * CONNECTIONS, hard)?;
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let before = kibibytes(&daemon, "RssAnon:")?;
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = daemon.client().connect()?;
+        stream.write_all(b"GET /1.0/instances?recursion=2 HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        connections.push(BufReader::new(stream));
+    }
+    for connection in &mut connections {
+        let answer = read_answer(connection, "GET")?;
+        ensure!(answer.status == 200 || answer.status == 503, "{}", answer.status);
+    }
+    drop(connections);
     memory_comes_back(&daemon, before)
 }
 
