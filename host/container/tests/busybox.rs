@@ -491,12 +491,18 @@ async fn frozen_means_nothing_runs() {
         )
         .await
         .unwrap();
-    keeper.freeze().await.unwrap();
-    assert!(matches!(keeper.state(), ContainerState::Running { frozen: true, .. }));
     let RootFs::Bind { path } = &spec.root else {
         unreachable!()
     };
     let count = || std::fs::read(path.join("tmp/count")).unwrap_or_default().len();
+    timeout(async {
+        while count() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    keeper.freeze().await.unwrap();
+    assert!(matches!(keeper.state(), ContainerState::Running { frozen: true, .. }));
     let frozen = count();
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert_eq!(count(), frozen);
