@@ -3,7 +3,9 @@
 use crate::{kernel, run};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 /// What `lab` may be told.
 #[derive(Debug, Args)]
@@ -39,18 +41,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => kernel::ensure()?,
     };
     let script = script(&options.command)?;
-    let result = run::check(&mut machine(options, &kernel, &script));
-    let status = script.with_extension("status");
-    let status_text = std::fs::read_to_string(&status);
-    let folder = script.parent().map(Path::to_path_buf);
-    if let Some(folder) = folder {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("can't remove {}", folder.display()))?;
+    // What the machine monitor itself returns tells nothing: without a terminal it can't hear of the command's end.
+    let ran = machine(options, &kernel, &script).output();
+    let status = std::fs::read_to_string(script.with_extension("status"));
+    for (file, out) in [
+        ("stdout", &mut std::io::stdout() as &mut dyn Write),
+        ("stderr", &mut std::io::stderr()),
+    ] {
+        // A command that did not run has written nothing.
+        let text = std::fs::read(script.with_extension(file)).unwrap_or_default();
+        out.write_all(&text).context("can't print what the command wrote")?;
     }
-    result?;
-    match status_text.as_deref().map(str::trim) {
+    if let Some(folder) = script.parent() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("can't remove {}", folder.display()))?;
+    }
+    let ran = ran.context("can't run vng")?;
+    match status.as_deref().map(str::trim) {
         Ok("0") => Ok(()),
         Ok(status) => bail!("the command in the lab ended with status {status}"),
-        Err(_) => bail!("the lab ended before its command did"),
+        Err(_) => bail!(
+            "the lab ended before its command did ({}): {}",
+            ran.status,
+            String::from_utf8_lossy(&ran.stderr).trim()
+        ),
     }
 }
 
@@ -74,6 +87,7 @@ fn machine(options: &Options, kernel: &Path, script: &Path) -> std::process::Com
         command.arg("--disable-kvm");
     }
     command
+        .stdin(Stdio::null())
         .arg(format!("--rwdir={shared}={shared}"))
         .arg(format!("--qemu-opts={accelerator} -cpu max -smp {}", options.cpus))
         .arg("--exec")
@@ -89,10 +103,12 @@ fn script(command: &[String]) -> Result<PathBuf> {
     let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
     let place = std::env::current_dir().context("can't tell the current directory")?;
     let text = format!(
-        "#!/bin/sh\nmount -t tmpfs tmpfs /run\nip link set lo up\nexport PATH={path} LAB=1\ncd {place}\n{line}\necho $? > {status}\nsync\n",
+        "#!/bin/sh\nmount -t tmpfs tmpfs /run\nip link set lo up\nexport PATH={path} LAB=1\ncd {place}\n{line} > {out} 2> {err}\necho $? > {status}\nsync\n",
         path = quoted(&std::env::var("PATH").unwrap_or_default()),
         place = quoted(&place.to_string_lossy()),
         line = words.join(" "),
+        out = quoted(&script.with_extension("stdout").to_string_lossy()),
+        err = quoted(&script.with_extension("stderr").to_string_lossy()),
         status = quoted(&script.with_extension("status").to_string_lossy()),
     );
     std::fs::write(&script, text).with_context(|| format!("can't write {}", script.display()))?;
