@@ -94,13 +94,15 @@ impl Leftovers {
     }
 }
 
-/// The cgroups that a process is in, as far as they are Hutch's.
+/// The containers whose cgroups a process is in. Which of a container's own it is does not matter: a keeper's helpers come and go
+/// with the commands that are run in it.
 fn cgroups_of(pid: i32) -> Vec<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     text.lines()
         .filter_map(|line| line.splitn(3, ':').nth(2))
-        .filter(|path| path.starts_with(&format!("/{CGROUP_PARENT}/")))
-        .map(|path| format!("cgroup {path} with processes"))
+        .filter_map(|path| path.strip_prefix(&format!("/{CGROUP_PARENT}/")))
+        .filter_map(|path| path.split('/').next())
+        .map(|name| format!("cgroup /{CGROUP_PARENT}/{name} with processes"))
         .collect()
 }
 
