@@ -208,7 +208,7 @@ impl Core {
         Ok(file.into())
     }
 
-    fn log_dir(&self, project: &str, name: &str) -> PathBuf {
+    pub(crate) fn log_dir(&self, project: &str, name: &str) -> PathBuf {
         self.state_dir.join("logs").join(volume_name(project, name))
     }
 

@@ -191,9 +191,11 @@ impl Owner {
                 self.record = Arc::new(record);
                 self.publish();
                 self.tell("instance-started");
+                self.note("started");
                 Ok(())
             }
             Err(error) => {
+                self.note(&format!("the start failed: {}", error.report()));
                 self.take_back_start().await;
                 self.core.journal.done(entry, Transaction::new()).await?;
                 Err(error)

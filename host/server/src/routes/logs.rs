@@ -20,12 +20,23 @@ pub(super) fn routes(one: &str) -> Router<App> {
         .route(&format!("{one}/logs"), get(list))
         .route(&format!("{one}/logs/{{file}}"), get(show).delete(delete))
         // Where Incus keeps recorded output.
+        .route(&format!("{one}/logs/exec-output"), get(list_recorded))
         .route(&format!("{one}/logs/exec-output/{{file}}"), get(show).delete(delete))
 }
 
 async fn list(State(app): State<App>, at: At) -> Result {
     let names = app.core.instance_logs(&at.project, &at.name)?;
-    let prefix = format!("{}/logs", at.path());
+    paths(&at, "logs", &names)
+}
+
+async fn list_recorded(State(app): State<App>, at: At) -> Result {
+    let mut names = app.core.instance_logs(&at.project, &at.name)?;
+    names.retain(|name| name.starts_with("exec_"));
+    paths(&at, "logs/exec-output", &names)
+}
+
+fn paths(at: &At, below: &str, names: &[String]) -> Result {
+    let prefix = format!("{}/{below}", at.path());
     Ok(reply::sync(
         &names
             .iter()
