@@ -140,6 +140,7 @@ impl Owner {
             ("storage-pool", record.pool.clone().into()),
         ]);
         self.tell_more("instance-created", context);
+        self.note("created");
         Ok(())
     }
 

@@ -15,6 +15,7 @@ pub mod create;
 pub mod devices;
 pub mod exec;
 pub(crate) mod expiry;
+mod history;
 pub(crate) mod live;
 mod making;
 pub mod owner;

@@ -13,7 +13,7 @@ use crate::idrange::IdRange;
 use crate::instances::state::Probe;
 use crate::instances::stop::Stopping;
 use crate::instances::view::View;
-use crate::instances::{Instance, Job};
+use crate::instances::{Instance, Job, history};
 use crate::journal::Open;
 use crate::profiles::with_project;
 use crate::records::{InstanceRecord, SnapshotRecord, key};
@@ -195,6 +195,7 @@ impl Owner {
             "instance-shutdown"
         };
         auth::on_behalf_of(caller, async { self.tell(action) }).await;
+        self.note(&history::end(&state));
         if self.record.ephemeral
             && self.restarts.is_empty()
             && let Err(error) = self.delete("").await
