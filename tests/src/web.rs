@@ -22,6 +22,8 @@ pub struct Page {
     pub body: Vec<u8>,
     /// There is no such page.
     pub missing: bool,
+    /// It is at this address now.
+    pub moved: Option<String>,
     /// How many bytes are sent of what was promised before the connection is closed.
     pub cut: Option<usize>,
     /// Whether a part is sent to who asks for one. A server need not (RFC 9110, section 14.2).
@@ -95,6 +97,7 @@ fn answer(stream: TcpStream, noted: &Asks, page: &dyn Fn(&Asked) -> Page) -> Res
     let first = asked.from.filter(|first| page.ranges && *first < page.body.len());
     let (status, range) = match first {
         _ if page.missing => ("404 Not Found", String::new()),
+        _ if let Some(address) = &page.moved => ("302 Found", format!("Location: {address}\r\n")),
         Some(first) => (
             "206 Partial Content",
             format!(

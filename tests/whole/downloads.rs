@@ -230,3 +230,23 @@ fn catalogues_that_are_nonsense_are_refused() -> Result<()> {
     ensure!(client.get("/1.0/images")? == json!([]));
     before.compare_with_now(&daemon)
 }
+
+/// The host's network reaches more than an image server, or a plugin, may have it reach.
+#[test]
+fn a_server_does_not_send_the_host_to_another_one() -> Result<()> {
+    let (daemon, content, sha256) = started()?;
+    let mut client = daemon.client();
+    let before = Leftovers::settled(&daemon)?;
+    let served = Arc::clone(&content);
+    let private = Web::serve(daemon.sandbox(), move |_| whole(served.to_vec()))?;
+    let address = format!("{}/metadata", private.address);
+    let web = serve(&daemon, &sha256, content.len(), move |_| Page {
+        moved: Some(address.clone()),
+        ..Page::default()
+    })?;
+    let (status, message) = client.refused("POST", "/1.0/images", &pull(&web))?;
+    let named = message.contains(&private.address) && message.contains("permission");
+    ensure!(status == 403 && named, "{status} {message}");
+    ensure!(private.asked().is_empty(), "{:?}", private.asked());
+    before.compare_with_now(&daemon)
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use hutch_driver::DriverError;
 
 use crate::permission::{CommandPermission, FixedPath, Permissions};
-use crate::{CallContext, Subject};
+use crate::Subject;
 
 /// Two sets of powers, of which their intersection counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,12 +155,12 @@ impl<'a> Granter<'a> {
         })
     }
 
-    /// Whether `url` may be fetched in this call. Asked again for each redirection.
+    /// Whether `url` may be fetched in a call whose caller named the server `origin`. Asked again for each redirection.
     ///
     /// # Errors
     /// `not-requested`, `not-granted`.
-    pub fn http(&self, cx: &CallContext, url: &reqwest::Url) -> Result<(), DriverError> {
-        let origin = cx.call.origin.as_deref().and_then(|o| reqwest::Url::parse(o).ok());
+    pub fn http(&self, origin: Option<&str>, url: &reqwest::Url) -> Result<(), DriverError> {
+        let origin = origin.and_then(|o| reqwest::Url::parse(o).ok());
         let what = format!("http={}", url.origin().ascii_serialization());
         self.check(&what, |p| {
             p.http

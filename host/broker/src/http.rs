@@ -71,12 +71,12 @@ impl Client {
         limit: Option<u64>,
     ) -> Result<HttpResponse, DriverError> {
         let url = parse(url)?;
-        let granter = cx.subject.granter();
-        granter.http(cx, &url)?;
+        let (granter, origin) = (cx.subject.granter(), cx.call.origin.as_deref());
+        granter.http(origin, &url)?;
         let headers = read_headers(headers)?;
         let limit = limit.unwrap_or(MAX_BODY).min(MAX_BODY);
         let work = async {
-            let answer = follow(&url, &headers, &cx.call.cancel, |next| granter.http(cx, next)).await?;
+            let answer = follow(&url, &headers, &cx.call.cancel, |next| granter.http(origin, next)).await?;
             read(answer, limit).await
         };
         let patience = cx.subject.limits.http_timeout;

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Host, everything, host, isolated};
-use hutch_broker::{CallContext, DownloadRequest, Grants, HttpResponse, Permissions, Request, Response, download};
-use hutch_driver::{Call, Cancel, NoProgress, Progress};
+use hutch_broker::download::{Asker, Downloaded};
+use hutch_broker::{CallContext, DownloadRequest, Grants, HttpResponse, Permissions, Request, Response};
+use hutch_driver::{Call, Cancel, DriverError, NoProgress, Progress};
 use server::{Answer, serve};
 use sha2::{Digest as _, Sha256};
 
@@ -126,6 +127,82 @@ fn documents_come_from_granted_servers_only() {
         assert_eq!(ended, "cancelled");
         let closed = context(&host, &["http://127.0.0.1:1"], None);
         assert_eq!(code(&closed, get("http://127.0.0.1:1/".into())).await, "unavailable");
+    });
+}
+
+/// Fetches for a plugin that may fetch from the server that the file is on.
+async fn download(
+    request: &DownloadRequest,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Downloaded, DriverError> {
+    download_for(&["origin"], Some(&request.url), request, progress, cancel).await
+}
+
+async fn download_for(
+    http: &[&str],
+    origin: Option<&str>,
+    request: &DownloadRequest,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Downloaded, DriverError> {
+    let http = http.iter().map(|&pattern| pattern.to_owned()).collect();
+    let permissions = Permissions { http, ..everything() };
+    let subject = common::subject(Grants::as_requested(permissions));
+    let asker = Asker {
+        subject: &subject,
+        origin,
+    };
+    hutch_broker::download::download(request, asker, progress, cancel).await
+}
+
+#[test]
+fn downloads_come_from_granted_servers_only() {
+    isolated(|dir| async move {
+        let bytes = Arc::new(content(1000));
+        let served = Arc::clone(&bytes);
+        let other = serve(move |_, _| Answer::new("200 OK", "", &served)).await;
+        let (to_other, served) = (other.url("/file"), Arc::clone(&bytes));
+        let server = serve(move |path, _| match path {
+            "/file" => Answer::new("200 OK", "", &served),
+            "/here" => Answer::new("302 Found", "Location: /file\r\n", b""),
+            _ => Answer::new("302 Found", &format!("Location: {to_other}\r\n"), b""),
+        })
+        .await;
+        let origin = server.url("/");
+        let ask = async |http: &[&str], origin: Option<&str>, path: &str| {
+            let request = wanted(server.url(path), &dir, &bytes);
+            let done = download_for(http, origin, &request, &NoProgress, &Cancel::default()).await;
+            done.map_or_else(|error| error.code, |_| "fetched".to_owned())
+        };
+        for (http, origin, path, expected) in [
+            (&[][..], Some(origin.as_str()), "/file", "not-requested"),
+            (&["origin"], None, "/file", "not-requested"),
+            (&["origin"], Some("http://192.0.2.1/"), "/file", "not-requested"),
+            (&["origin"], Some(&origin), "/away", "not-requested"),
+        ] {
+            assert_eq!(ask(http, origin, path).await, expected, "{http:?} {origin:?} {path}");
+        }
+        assert!(other.seen().is_empty(), "a server was asked that was not granted");
+        assert_eq!(ask(&["origin"], Some(&origin), "/here").await, "fetched");
+        assert_eq!(
+            ask(&["origin", &other.url("")], Some(&origin), "/away").await,
+            "fetched"
+        );
+        let subject = common::subject(Grants {
+            requested: Permissions {
+                http: vec!["origin".to_owned()],
+                ..everything()
+            },
+            granted: everything(),
+        });
+        let asker = Asker {
+            subject: &subject,
+            origin: Some(&origin),
+        };
+        let request = wanted(server.url("/file"), &dir, &bytes);
+        let refused = hutch_broker::download::download(&request, asker, &NoProgress, &Cancel::default()).await;
+        assert_eq!(refused.unwrap_err().code, "not-granted");
     });
 }
 

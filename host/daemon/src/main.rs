@@ -125,7 +125,7 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
         drivers: Arc::clone(&plugins) as Arc<dyn Drivers>,
         roots: Arc::new(directory::PoolRoots(broker)),
         plugins: Arc::new(directory::Directory(Arc::clone(&plugins))),
-        downloader: Arc::new(download::Fetcher),
+        downloader: Arc::new(download::Fetcher(Arc::clone(&plugins))),
         store,
     })
     .await

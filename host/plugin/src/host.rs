@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use hutch_broker::{Broker, Permissions};
+use hutch_broker::{Broker, Permissions, Subject};
 use hutch_driver::image::ImageDriver;
 use hutch_driver::network::NetworkDriver;
 use hutch_driver::storage::StorageDriver;
@@ -204,6 +204,17 @@ impl PluginHost {
     /// The plugin with this id.
     pub fn plugin(&self, id: &str) -> Option<PluginStatus> {
         self.entries.iter().find(|entry| entry.plugin.id() == id).map(status)
+    }
+
+    /// The plugin with this id as the broker sees it, for what the host does on its behalf.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn subject(&self, id: &str) -> Result<Arc<Subject>, DriverError> {
+        let entry = self.entries.iter().find(|entry| entry.plugin.id() == id);
+        entry
+            .map(|entry| Arc::clone(&entry.plugin.subject))
+            .ok_or_else(|| DriverError::new("not-found", format!("there is no plugin {id}")))
     }
 
     /// The last lines that the plugin logged, oldest first.

@@ -14,6 +14,7 @@ use reqwest::{Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
 
 use self::part::{Part, PartFiles, Version, Writer, remove};
+use crate::Subject;
 use crate::error::{cancelled, internal, invalid, io};
 use crate::fs::tree::blocking;
 use crate::http::{failure, follow, parse};
@@ -38,6 +39,16 @@ pub struct DownloadRequest {
     pub limit: u64,
 }
 
+/// The plugin that named a file. The host fetches nothing for it that it could not fetch itself: the machine's network reaches
+/// more than a plugin may, and so do redirections.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The plugin.
+    pub subject: &'a Subject,
+    /// The server that the caller named, if any; see [`hutch_driver::Call::origin`].
+    pub origin: Option<&'a str>,
+}
+
 /// A file that was fetched whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Downloaded {
@@ -49,7 +60,7 @@ pub struct Downloaded {
     pub size: u64,
 }
 
-/// Fetches a file into `request.dir`.
+/// Fetches a file into `request.dir`, from where `asker` may fetch, also after redirections.
 ///
 /// While it is being fetched it is called `<name>.part`, with `<name>.part.json` beside it that tells of which version it is
 /// a part, where the name is the checksum or, without one, one made of the address. When a transfer breaks it goes on where
@@ -57,15 +68,17 @@ pub struct Downloaded {
 /// daemon. Two calls for the same file wait for each other. Progress is in bytes.
 ///
 /// # Errors
-/// `not-found` where the server says so; `unavailable`, `timeout` and `io` where it can't be reached or breaks off again and
+/// `not-requested` and `not-granted` for an address that the plugin may not fetch; `not-found` where the server says so; `unavailable`, `timeout` and `io` where it can't be reached or breaks off again and
 /// again, which may be repeated; `limit` for a file larger than allowed; `invalid` for one of another size or checksum than
 /// said; `no-space`; of these nothing is kept; `cancelled`, after which a later call goes on.
 pub async fn download(
     request: &DownloadRequest,
+    asker: Asker<'_>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Downloaded, DriverError> {
     let url = parse(&request.url)?;
+    asker.may_fetch(&url)?;
     if let Some(sum) = &request.sha256
         && (sum.len() != 64 || !sum.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
     {
@@ -84,6 +97,7 @@ pub async fn download(
     let _turn = turn.lock().await;
     let transfer = Transfer {
         request,
+        asker,
         url,
         files: PartFiles::new(&request.dir, &name),
         progress,
@@ -134,8 +148,15 @@ fn turn_for(path: PathBuf) -> Arc<tokio::sync::Mutex<()>> {
     Arc::clone(turns.entry(path).or_default())
 }
 
+impl Asker<'_> {
+    fn may_fetch(&self, url: &Url) -> Result<(), DriverError> {
+        self.subject.granter().http(self.origin, url)
+    }
+}
+
 struct Transfer<'a> {
     request: &'a DownloadRequest,
+    asker: Asker<'a>,
     url: Url,
     files: PartFiles,
     progress: &'a dyn Progress,
@@ -181,7 +202,7 @@ impl Transfer<'_> {
     async fn attempt(&self, part: Part) -> Result<Attempt, DriverError> {
         let headers = headers_for(&part)?;
         let answer = tokio::select! {
-            answer = follow(&self.url, &headers, self.cancel, |_| Ok(())) => answer,
+            answer = follow(&self.url, &headers, self.cancel, |next| self.asker.may_fetch(next)) => answer,
             () = self.cancel.cancelled() => return Err(self.cancelled()),
         };
         let answer = match answer {

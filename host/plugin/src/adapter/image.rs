@@ -53,7 +53,7 @@ impl ImageAdapter {
             let url = Url::parse(&file.url).map_err(|error| format!("the address {:?}: {error}", file.url))?;
             let granter = view.subject.granter();
             granter
-                .http(view, &url)
+                .http(view.call.origin.as_deref(), &url)
                 .map_err(|error| format!("the address {url}: {}", error.message))?;
         }
         if image.files.is_empty() && !self.plugin.abilities.iter().any(|ability| ability == "build") {

@@ -79,7 +79,7 @@ impl PluginDirectory for Nothing {
 
 #[async_trait]
 impl Downloader for Nothing {
-    async fn download(&self, _: &ImageFile, _: &Path, _: &Call) -> Result<PathBuf, DriverError> {
+    async fn download(&self, _: &ImageFile, _: &Path, _: &str, _: &Call) -> Result<PathBuf, DriverError> {
         Err(none("downloads"))
     }
 }
