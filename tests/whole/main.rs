@@ -16,6 +16,7 @@ mod limits;
 mod making;
 mod network;
 mod plugins;
+mod pools;
 mod requests;
 mod restart;
 mod snapshots;

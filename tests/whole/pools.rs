@@ -1,0 +1,267 @@
+//! Whose directory a pool is in: what is not known to be a pool's own is neither taken, nor taken back, nor cleaned up.
+
+use anyhow::{Result, ensure};
+use hutch_tests::daemon::{Daemon, Options, creation};
+use hutch_tests::faulty::{self, Faulty, NETWORK, STORAGE, has_status};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::create_dir_all;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+const POOLS: &str = "/1.0/storage-pools";
+
+fn pool(name: &str, driver: &str, source: &Path) -> Value {
+    json!({ "name": name, "driver": driver, "config": { "source": source } })
+}
+
+/// Everything below a directory: kinds, modes, inodes and contents.
+fn contents(directory: &Path) -> Result<BTreeMap<String, (u32, u64, Vec<u8>)>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let data = path.symlink_metadata()?;
+        let content = if data.is_file() {
+            std::fs::read(&path)?
+        } else {
+            Vec::new()
+        };
+        if data.is_dir() {
+            found.extend(contents(&path)?);
+        }
+        found.insert(path.display().to_string(), (data.mode(), data.ino(), content));
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_directory_that_is_in_use_is_refused_and_stays_as_it_is() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    let app = daemon.sandbox().path().join("app");
+    // As the drivers call their own directories.
+    for directory in [
+        "volumes/db",
+        "layers",
+        "staging",
+        "containers/c1/rootfs",
+        "filling",
+        "images",
+    ] {
+        create_dir_all(app.join(directory))?;
+    }
+    std::fs::write(app.join("compose.yml"), "services: {}\n")?;
+    std::fs::write(app.join("volumes/db/table"), "rows")?;
+    let before = contents(&app)?;
+    for driver in ["dir", "overlay"] {
+        let (status, message) = client.refused("POST", POOLS, &pool("p", driver, &app))?;
+        ensure!(status == 400 && message.contains("not empty"), "{status} {message}");
+        ensure!(
+            contents(&app)? == before,
+            "the driver {driver} changed a directory that it was refused"
+        );
+    }
+    // What was refused does not come back at the next start either.
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    ensure!(
+        contents(&app)? == before,
+        "a restart changed a directory that was refused"
+    );
+    ensure!(
+        !client.get(POOLS)?.to_string().contains("storage-pools/p\""),
+        "the pool is listed"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_creation_that_is_killed_takes_back_what_it_made_and_nothing_else() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let base = daemon.sandbox().path().join("disks");
+    let (empty, missing) = (base.join("empty"), base.join("missing"));
+    create_dir_all(empty.join("lost+found"))?;
+    let before = contents(&base)?;
+    for source in [&empty, &missing] {
+        for step in ["begin", "marked", "pool", "commit"] {
+            daemon.stop()?;
+            daemon.launch(&[("HUTCH_STOP_AT", &format!("pool-create:{step}"))])?;
+            let mut client = daemon.client();
+            drop(client.request("POST", POOLS, &pool("p", "overlay", source)));
+            ensure!(daemon.wait_for_fault()?, "the daemon was not killed at {step}");
+            daemon.launch(&[])?;
+            // The listing waits for nothing, a creation of the same name for the taking back.
+            let mut client = daemon.client();
+            client.sync("POST", POOLS, &pool("p", "dir", source))?;
+            client.sync("DELETE", &format!("{POOLS}/p"), &Value::Null)?;
+            if source == &missing {
+                // Whoever names a directory keeps it.
+                std::fs::remove_dir(&missing)?;
+            }
+            ensure!(
+                contents(&base)? == before,
+                "left at {step}: {:?}",
+                contents(&base)?.keys()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pools_directory_is_no_other_pools() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let other = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let base = daemon.sandbox().path().join("disks");
+    let root = base.join("one");
+    create_dir_all(&root)?;
+    std::os::unix::fs::symlink(&root, base.join("link"))?;
+    let mut client = daemon.client();
+    client.sync("POST", POOLS, &pool("one", "dir", &root))?;
+    let device = json!({ "root": { "type": "disk", "path": "/", "pool": "one" } });
+    client.run(
+        "POST",
+        "/1.0/instances",
+        &creation("c1", &json!({ "devices": device }), true),
+    )?;
+    daemon.shell("c1", "echo precious > /root/data; sync")?;
+    for place in ["one", "link", "one/sub", "link/sub", "one/containers", ""] {
+        let source = base.join(place);
+        for client in [&mut daemon.client(), &mut other.client()] {
+            let (status, message) = client.refused("POST", POOLS, &pool("two", "dir", &source))?;
+            let told = if place.is_empty() {
+                status == 400 && message.contains("not empty")
+            } else {
+                status == 409 && message.contains("storage pool \"one\"")
+            };
+            ensure!(told, "{place:?}: {status} {message}");
+        }
+    }
+    ensure!(!root.join("sub").exists(), "a refused pool left its directory");
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    has_status(&mut client, &format!("{POOLS}/one"), "Created")?;
+    ensure!(
+        daemon.shell("c1", "cat /root/data")? == "precious",
+        "the instance lost its files"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pool_on_another_disk_is_unavailable_and_is_not_cleaned_up() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let base = daemon.sandbox().path().join("disks");
+    create_dir_all(&base)?;
+    let mut client = daemon.client();
+    for name in ["one", "two"] {
+        client.sync("POST", POOLS, &pool(name, "overlay", &base.join(name)))?;
+    }
+    let device = json!({ "root": { "type": "disk", "path": "/", "pool": "one" } });
+    client.run(
+        "POST",
+        "/1.0/instances",
+        &creation("c1", &json!({ "devices": device }), false),
+    )?;
+    let exchange = || {
+        let at = |name: &str| base.join(name);
+        std::fs::rename(at("one"), at("three"))?;
+        std::fs::rename(at("two"), at("one"))?;
+        std::fs::rename(at("three"), at("two"))
+    };
+    daemon.stop()?;
+    exchange()?;
+    let before = contents(&base)?;
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    for (name, other) in [("one", "two"), ("two", "one")] {
+        let why = has_status(&mut client, &format!("{POOLS}/{name}"), "Unavailable")?;
+        ensure!(why.contains(&format!("the storage pool {other:?}")), "{why}");
+    }
+    let (_, message) = client.refused("PUT", "/1.0/instances/c1/state", &json!({ "action": "start" }))?;
+    ensure!(message.contains("storage pool one is unavailable"), "{message}");
+    // Deleted, the second is forgotten, and what lies in its place stays.
+    client.sync("DELETE", &format!("{POOLS}/two"), &Value::Null)?;
+    daemon.stop()?;
+    ensure!(contents(&base)? == before, "what is another pool's was changed");
+    exchange()?;
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    has_status(&mut client, &format!("{POOLS}/one"), "Created")?;
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "echo here")? == "here");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_tried_again() -> Result<()> {
+    let file = faulty::storage_file()?;
+    let mut faulty = Faulty::start()?;
+    let source = faulty.daemon.sandbox().path().join("disk");
+    std::fs::create_dir(&source)?;
+    let broken = r#""fault.pool.create" = "trap", "fault.pool.delete" = "trap""#;
+    faulty.restart(&faulty::configuration(&file, broken)?)?;
+    let mut client = faulty.daemon.client();
+    let (_, message) = client.refused("POST", POOLS, &pool("broken", "faulty", &source))?;
+    ensure!(message.contains("creating storage pool broken"), "{message}");
+    faulty.enable(STORAGE)?;
+    for _ in 0..2 {
+        let (status, message) = client.refused("POST", POOLS, &pool("broken", "dir", &source))?;
+        ensure!(
+            status == 503 && message.contains("an earlier storage pool broken"),
+            "{status} {message}"
+        );
+        faulty.enable(STORAGE)?;
+    }
+    let (status, message) = client.refused("POST", POOLS, &pool("another", "dir", &source))?;
+    ensure!(
+        status == 409 && message.contains("storage pool \"broken\""),
+        "{status} {message}"
+    );
+    faulty.restart(&faulty::configuration(&file, "")?)?;
+    let mut client = faulty.daemon.client();
+    client.sync("POST", POOLS, &pool("broken", "dir", &source))?;
+    client.sync("DELETE", &format!("{POOLS}/broken"), &Value::Null)?;
+    ensure!(contents(&source)?.is_empty(), "left: {:?}", contents(&source)?.keys());
+
+    let network = |config: Value| json!({ "name": "brokennet", "type": "faulty", "config": config });
+    let both = network(json!({ "fault.network.start": "trap", "fault.network.stop": "trap" }));
+    client.refused("POST", "/1.0/networks", &both)?;
+    faulty.enable(NETWORK)?;
+    let (status, message) = client.refused("POST", "/1.0/networks", &network(json!({})))?;
+    ensure!(
+        status == 503 && message.contains("an earlier network brokennet"),
+        "{status} {message}"
+    );
+    Ok(())
+}
+
+/// As people move pools to another disk.
+#[test]
+fn the_daemons_own_place_may_be_a_link() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let disk = daemon.sandbox().path().join("disk");
+    std::fs::create_dir(&disk)?;
+    std::os::unix::fs::symlink(&disk, daemon.state_dir().join("storage-pools/linked"))?;
+    let mut client = daemon.client();
+    client.sync(
+        "POST",
+        POOLS,
+        &json!({ "name": "linked", "driver": "overlay", "config": {} }),
+    )?;
+    let source = &client.get(&format!("{POOLS}/linked"))?["config"]["source"];
+    ensure!(source.as_str() == disk.to_str(), "{source}");
+    let device = json!({ "root": { "type": "disk", "path": "/", "pool": "linked" } });
+    client.run(
+        "POST",
+        "/1.0/instances",
+        &creation("c1", &json!({ "devices": device }), true),
+    )?;
+    ensure!(daemon.shell("c1", "echo here")? == "here");
+    Ok(())
+}
