@@ -174,6 +174,7 @@ fn act(client: &mut Client, action: Action) -> Result<()> {
 /// Looks whether what is there is one of the two ends, and usable.
 fn look(daemon: &Daemon, action: Action) -> Result<()> {
     let mut client = daemon.client();
+    let logs = daemon.state_dir().join("logs/c1");
     match action {
         Action::NetworkCreate | Action::NetworkDelete | Action::PoolCreate | Action::PoolDelete => return Ok(()),
         Action::Create if !there(&mut client, "c1")? => act(&mut client, Action::Create)?,
@@ -187,12 +188,18 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
                 );
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
+            ensure!(!logs.exists(), "{} would be the next one's", logs.display());
             return Ok(());
         }
         _ => {}
     }
     let name = if there(&mut client, "c2")? { "c2" } else { "c1" };
     ensure!(there(&mut client, name)?, "the instance is lost");
+    ensure!(
+        name == "c1" || !logs.exists(),
+        "{} would be the next one's",
+        logs.display()
+    );
     let status = daemon.status(name)?;
     match action {
         Action::Stop => ensure!(status == "Stopped", "a stop that was begun was not finished: {status}"),

@@ -1,0 +1,169 @@
+//! Changes that fail, or can't be gone on with after a crash: what was told to have failed stays failed, what may be half done is
+//! shown and not used, and what is not over holds the instance until it is.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::creation;
+use hutch_tests::faulty::{Faulty, configuration, storage_file};
+use serde_json::{Value, json};
+
+const POOL: &str = "/1.0/storage-pools/broken";
+const VICTIM: &str = "/1.0/instances/victim";
+const SNAPSHOT: &str = "/1.0/instances/victim/snapshots/s1";
+
+/// A stopped instance on the pool of the misbehaving driver, with a snapshot, and a file that is newer than that.
+fn prepared() -> Result<Faulty> {
+    let faulty = Faulty::start()?;
+    let mut client = faulty.daemon.client();
+    client.sync(
+        "POST",
+        "/1.0/storage-pools",
+        &json!({ "name": "broken", "driver": "faulty", "config": {} }),
+    )?;
+    let root = json!({ "root": { "type": "disk", "path": "/", "pool": "broken" } });
+    client.run(
+        "POST",
+        "/1.0/instances",
+        &creation("victim", &json!({ "devices": root }), true),
+    )?;
+    faulty.daemon.change("victim", "stop", true)?;
+    client.run("POST", "/1.0/instances/victim/snapshots", &json!({ "name": "s1" }))?;
+    faulty.daemon.change("victim", "start", false)?;
+    faulty.daemon.shell("victim", "echo work > /root/work; sync")?;
+    faulty.daemon.change("victim", "stop", true)?;
+    Ok(faulty)
+}
+
+fn again(faulty: &mut Faulty) -> Result<()> {
+    faulty.restart(&configuration(&storage_file()?, "")?)
+}
+
+/// Does what must fail because the driver does, then lets the driver work again.
+fn fails(faulty: &Faulty, function: &str, (method, path, body): (&str, &str, Value)) -> Result<String> {
+    faulty.fault(POOL, function, "own-error")?;
+    let (_, message) = faulty.daemon.client().refused(method, path, &body)?;
+    faulty.fault(POOL, function, "")?;
+    ensure!(message.contains("the thing is"), "{function}: {message}");
+    Ok(message)
+}
+
+/// Fails unless the instance is shown as broken, and can't be started for this reason.
+fn is_broken(faulty: &Faulty, why: &str) -> Result<()> {
+    let mut client = faulty.daemon.client();
+    let status = client.get(VICTIM)?["status"].clone();
+    ensure!(status == "Error", "{why}: it is shown as {status}");
+    let start = json!({ "action": "start", "timeout": 10 });
+    let (_, message) = client.refused("PUT", "/1.0/instances/victim/state", &start)?;
+    ensure!(message.contains(why), "{why}: {message}");
+    Ok(())
+}
+
+#[test]
+fn a_restore_that_failed_is_repeated_by_people_alone() -> Result<()> {
+    let mut faulty = prepared()?;
+    fails(&faulty, "snapshot.restore", ("PUT", VICTIM, json!({ "restore": "s1" })))?;
+    is_broken(&faulty, "restoring snapshot s1 failed")?;
+    again(&mut faulty)?;
+    is_broken(&faulty, "restoring snapshot s1 failed")?;
+    let (_, message) =
+        faulty
+            .daemon
+            .client()
+            .refused("POST", "/1.0/instances/victim/snapshots", &json!({ "name": "s2" }))?;
+    ensure!(message.contains("restoring snapshot s1 failed"), "{message}");
+    let work = faulty
+        .daemon
+        .state_dir()
+        .join("storage-pools/broken/container/victim/rootfs/root/work");
+    ensure!(work.exists(), "it was restored by the start of the daemon");
+    faulty.daemon.client().run("PUT", VICTIM, &json!({ "restore": "s1" }))?;
+    ensure!(!work.exists(), "it was not restored");
+    faulty.daemon.change("victim", "start", false)?;
+    ensure!(faulty.daemon.shell("victim", "echo fine")? == "fine");
+    Ok(())
+}
+
+#[test]
+fn a_deletion_that_failed_is_repeated_by_people_alone() -> Result<()> {
+    let mut faulty = prepared()?;
+    fails(&faulty, "snapshot.delete", ("DELETE", SNAPSHOT, Value::Null))?;
+    again(&mut faulty)?;
+    let mut client = faulty.daemon.client();
+    client.get(SNAPSHOT).context("the start of the daemon deleted it")?;
+    let (_, message) = client.refused("PUT", VICTIM, &json!({ "restore": "s1" }))?;
+    ensure!(message.contains("deleting it failed"), "{message}");
+    client.run("DELETE", SNAPSHOT, &Value::Null)?;
+
+    fails(&faulty, "volume.delete", ("DELETE", VICTIM, Value::Null))?;
+    is_broken(&faulty, "deleting it failed")?;
+    again(&mut faulty)?;
+    is_broken(&faulty, "deleting it failed")?;
+    faulty.daemon.client().run("DELETE", VICTIM, &Value::Null).map(drop)
+}
+
+#[test]
+fn a_renaming_that_failed_twice_is_finished_by_the_next_start() -> Result<()> {
+    let mut faulty = prepared()?;
+    // The taking back fails as well.
+    fails(&faulty, "volume.rename", ("POST", VICTIM, json!({ "name": "renamed" })))?;
+    is_broken(&faulty, "could not be taken back")?;
+    let answer = faulty
+        .daemon
+        .client()
+        .request("GET", "/1.0/instances/renamed", &Value::Null)?;
+    ensure!(answer.status == 404, "{}", answer.status);
+    again(&mut faulty)?;
+    faulty.daemon.change("renamed", "start", false)?;
+    ensure!(faulty.daemon.shell("renamed", "cat /root/work")? == "work");
+    Ok(())
+}
+
+#[test]
+fn what_can_not_be_finished_yet_holds_the_instance() -> Result<()> {
+    let mut faulty = prepared()?;
+    for (point, request, what) in [
+        (
+            "instance-rename:volume",
+            ("POST", VICTIM, json!({ "name": "renamed" })),
+            "its renaming to renamed",
+        ),
+        (
+            "snapshot-restore:begin",
+            ("PUT", "/1.0/instances/renamed", json!({ "restore": "s1" })),
+            "the restoring of snapshot s1",
+        ),
+        (
+            "instance-delete:begin",
+            ("DELETE", "/1.0/instances/renamed", Value::Null),
+            "its deletion",
+        ),
+    ] {
+        let (method, path, body) = request;
+        faulty.daemon.stop()?;
+        faulty.daemon.launch(&[("HUTCH_STOP_AT", point)])?;
+        let _ = faulty.daemon.client().request(method, path, &body);
+        ensure!(faulty.daemon.wait_for_fault()?, "the daemon did not come to {point}");
+        // Without the pool's driver.
+        faulty.daemon.configure("")?;
+        faulty.daemon.launch(&[])?;
+        let mut client = faulty.daemon.client();
+        let list = client.get("/1.0/instances")?;
+        ensure!(
+            list.as_array().is_some_and(|list| list.len() == 2),
+            "{point}: beside the bystander: {list}"
+        );
+        ensure!(client.get(path)?["status"] == "Error", "{point}: it looks usable");
+        let state = format!("{path}/state");
+        let (_, message) = client.refused("PUT", &state, &json!({ "action": "start", "timeout": 10 }))?;
+        ensure!(
+            message.contains(what) && message.contains("interrupted"),
+            "{point}: {message}"
+        );
+        again(&mut faulty)?;
+    }
+    let answer = faulty
+        .daemon
+        .client()
+        .request("GET", "/1.0/instances/renamed", &Value::Null)?;
+    ensure!(answer.status == 404, "the deletion was not finished");
+    Ok(())
+}
