@@ -124,6 +124,12 @@ fn a_paused_instance_does_nothing_until_it_is_resumed() -> Result<()> {
     )?;
     ensure!(pushed.status == 200, "{}: {}", pushed.status, pushed.error());
     ensure!(daemon.status("c1")? == "Frozen", "reaching its files has resumed it");
+    let snapshot = json!({ "name": "paused" });
+    daemon.client().run("POST", "/1.0/instances/c1/snapshots", &snapshot)?;
+    ensure!(
+        daemon.status("c1")? == "Frozen" && ticks()? == paused,
+        "a snapshot has resumed it, or closed its files"
+    );
 
     daemon.change("c1", "unfreeze", false)?;
     ensure!(daemon.status("c1")? == "Running");

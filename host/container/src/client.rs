@@ -213,7 +213,7 @@ impl Keeper {
         }
     }
 
-    /// Freezes every process; returns when all are.
+    /// Freezes every process of the container's own, but not what serves its files ([`Keeper::sftp`]); returns when all are.
     ///
     /// # Errors
     /// A fault of kind `state` when it does not run.
@@ -221,8 +221,8 @@ impl Keeper {
         self.set_frozen(true).await
     }
 
-    /// Freezes every process for as long as this daemon lives: when it dies the keeper lets them go on. Returns when all are
-    /// frozen; [`Keeper::thaw`] ends it.
+    /// Freezes every process, file servers as well, for as long as this daemon lives: when it dies the keeper makes the container
+    /// what it was. Returns when all are frozen; [`Keeper::thaw`] ends it, or [`Keeper::freeze`] for a container that was frozen.
     ///
     /// # Errors
     /// As [`Keeper::freeze`].

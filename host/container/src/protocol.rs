@@ -84,7 +84,8 @@ pub enum Request {
         /// Whether to freeze.
         frozen: bool,
     },
-    /// Freeze until a [`Request::Freeze`] says otherwise or the asker's connection ends.
+    /// Freeze, file servers as well, until a [`Request::Freeze`] says otherwise or the asker's connection ends, which makes the
+    /// container what it was.
     Hold,
     /// A stream of the console; answered with its descriptor.
     Console,

@@ -536,6 +536,21 @@ async fn frozen_means_nothing_runs() {
     })
     .await;
     keeper.freeze().await.unwrap();
+    // Held, it is as it was before, but that its files are not served.
+    keeper.hold().await.unwrap();
+    let mut putting = tokio::task::spawn_blocking(move || {
+        sftp.put("/tmp/held", b"", 0o600);
+        sftp
+    });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut putting).await;
+    assert!(
+        early.is_err() && !path.join("tmp/held").exists(),
+        "a file server went on"
+    );
+    keeper.freeze().await.unwrap();
+    let mut sftp = timeout(putting).await.unwrap();
+    assert!(path.join("tmp/held").exists());
+    assert!(matches!(keeper.state(), ContainerState::Running { frozen: true, .. }));
     lab.stop(&keeper).await;
     let ended = tokio::task::spawn_blocking(move || sftp.is_over());
     assert!(timeout(ended).await.unwrap(), "a file server outlived its container");

@@ -79,8 +79,8 @@ pub(crate) struct Container {
     killed: bool,
     freezing: Vec<(Asker, bool)>,
     mounting: Option<mounts::Changing>,
-    /// The connection for whose life the container is frozen.
-    held_by: Option<u32>,
+    /// The connection for whose life the container is frozen with its file servers, and whether it was frozen before that.
+    held_by: Option<(u32, bool)>,
 }
 
 impl Container {
@@ -130,7 +130,11 @@ impl Container {
                 return self.freeze(asker, frozen, false);
             }
             Request::Hold => {
-                self.held_by = Some(asker.client);
+                let paused = match self.held_by {
+                    Some((_, paused)) => paused,
+                    None => matches!(self.state, ContainerState::Running { frozen: true, .. }),
+                };
+                self.held_by = Some((asker.client, paused));
                 return self.freeze(asker, true, true);
             }
             Request::SetMounts { mounts } => return self.set_mounts(reactor, asker, mounts),
@@ -287,10 +291,12 @@ impl Container {
     pub(crate) fn client_gone(&mut self, reactor: &Reactor, client: u32) {
         self.execs.client_gone(reactor, client);
         self.freezing.retain(|(asker, _)| asker.client != client);
-        if self.held_by == Some(client) {
+        if let Some((holder, paused)) = self.held_by
+            && holder == client
+        {
             self.held_by = None;
             // Nobody is left to be told; a cgroup that is gone holds nothing frozen.
-            drop(self.cgroup.freeze(false, false));
+            drop(self.cgroup.freeze(paused, false));
         }
     }
 

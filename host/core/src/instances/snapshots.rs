@@ -297,18 +297,19 @@ impl Owner {
         Ok(())
     }
 
-    /// Stops the writers of a running container, for as long as this daemon lives; answers with its keeper when it was this
-    /// that stopped them.
-    pub(crate) async fn freeze_for_a_moment(&self) -> Result<Option<Keeper>> {
+    /// Stops the writers of a running container, those of its files from outside as well, for as long as this daemon lives; answers
+    /// with what [`thaw_again`] takes.
+    pub(crate) async fn freeze_for_a_moment(&self) -> Result<Option<Held>> {
         let Some(keeper) = &self.keeper else { return Ok(None) };
-        if matches!(keeper.state(), ContainerState::Running { frozen: true, .. }) {
-            return Ok(None);
-        }
+        let paused = matches!(keeper.state(), ContainerState::Running { frozen: true, .. });
         keeper
             .hold()
             .await
             .map_err(Error::container(format!("freezing instance {}", self.record.name)))?;
-        Ok(Some(keeper.clone()))
+        Ok(Some(Held {
+            keeper: keeper.clone(),
+            paused,
+        }))
     }
 
     /// A snapshot that can be relied on.
@@ -555,9 +556,20 @@ impl Owner {
     }
 }
 
-/// Lets a container go on that was frozen for a moment.
-pub(crate) async fn thaw_again(keeper: &Keeper, name: &str) {
-    if let Err(error) = keeper.thaw().await {
-        tracing::error!(instance = name, %error, "an instance that was frozen for a copy could not be thawed");
+/// A container that is frozen for a moment.
+pub(crate) struct Held {
+    keeper: Keeper,
+    /// It was frozen before, and its files could be changed from outside all the same.
+    paused: bool,
+}
+
+/// Makes a container what it was before it was frozen for a moment.
+pub(crate) async fn thaw_again(held: &Held, name: &str) {
+    let done = match held.paused {
+        true => held.keeper.freeze().await,
+        false => held.keeper.thaw().await,
+    };
+    if let Err(error) = done {
+        tracing::error!(instance = name, %error, "an instance that was frozen for a copy could not be let go");
     }
 }
