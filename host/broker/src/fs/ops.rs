@@ -262,7 +262,8 @@ pub(super) fn exists(place: &tree::Place) -> Result<bool, Errno> {
 pub(super) fn space(root: &OpenRoot) -> Result<Space, DriverError> {
     let stat = rustix::fs::fstatvfs(&root.fd)
         .map_err(|e| os(format_args!("can't ask for the space of {}", root.describe("")), e))?;
-    let used_blocks = stat.f_blocks.saturating_sub(stat.f_bavail);
+    // As df(1) counts: what is kept for root (`f_bfree` less `f_bavail`, statvfs(3)) is not in use.
+    let used_blocks = stat.f_blocks.saturating_sub(stat.f_bfree);
     Ok(Space {
         total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         used_bytes: used_blocks.saturating_mul(stat.f_frsize),
