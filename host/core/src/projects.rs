@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use hutch_api::Config;
-use hutch_api::project::{Project, ProjectPatch, ProjectPut, ProjectsPost};
+use hutch_api::project::{Project, ProjectPatch, ProjectPost, ProjectPut, ProjectsPost};
 use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
-use crate::records::{ProjectRecord, RECORD_VERSION, key};
-use crate::{Core, DEFAULT_PROJECT, Tagged, check_etag, etag, names, profiles, settings};
+use crate::operations::NewOperation;
+use crate::records::{ProfileRecord, ProjectRecord, RECORD_VERSION, key};
+use crate::{Core, DEFAULT_PROJECT, Operation, Tagged, check_etag, etag, events, names, profiles, settings};
 
 /// What a project can have of its own. Where it has not, it uses that of the default project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,16 @@ fn check(config: &Config) -> Result<()> {
     Ok(())
 }
 
+fn check_name(name: &str) -> Result<()> {
+    names::object("project", name)?;
+    if name.contains('_') {
+        return Err(Error::invalid(format!(
+            "Invalid project name {name:?}: it must not hold _"
+        )));
+    }
+    Ok(())
+}
+
 impl Core {
     /// The project in which objects of this kind lie for `project`.
     ///
@@ -110,13 +121,7 @@ impl Core {
     /// # Errors
     /// [`Error::Invalid`] for a bad name or key, [`Error::Conflict`] for a name that is taken.
     pub async fn project_create(&self, post: ProjectsPost) -> Result<()> {
-        names::object("project", &post.name)?;
-        if post.name.contains('_') {
-            return Err(Error::invalid(format!(
-                "Invalid project name {:?}: it must not hold _",
-                post.name
-            )));
-        }
+        check_name(&post.name)?;
         check(&post.config)?;
         let mut config = settings::pruned(post.config);
         for (key, value) in Feature::KEYS {
@@ -196,6 +201,65 @@ impl Core {
         self.project_update(name, put, Some(&current.etag)).await
     }
 
+    /// Gives a project that holds nothing but its default profile another name.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Invalid`] for one that is used, [`Error::Conflict`] for a name that is taken.
+    pub async fn project_rename(self: &Arc<Self>, name: &str, post: ProjectPost) -> Result<Arc<Operation>> {
+        check_name(&post.name)?;
+        self.project_record(name)?;
+        let path = format!("/1.0/projects/{name}");
+        let new = NewOperation::task(DEFAULT_PROJECT, "Renaming project", "projects", path);
+        let (core, name) = (Arc::clone(self), name.to_owned());
+        let work = move |_| async move { core.rename_project(&name, post.name).await };
+        self.operations.begin(new, work).await
+    }
+
+    async fn rename_project(&self, name: &str, new_name: String) -> Result<()> {
+        let _guard = self.changes.lock().await;
+        let old = self.project_record(name)?;
+        if name == DEFAULT_PROJECT {
+            return Err(Error::Forbidden("The default project can't be renamed".to_owned()));
+        }
+        if self.projects.get(&new_name).is_some() {
+            return Err(Error::Conflict(format!("Project {new_name:?} already exists")));
+        }
+        if let Some(user) = self.project_users(name).first() {
+            return Err(Error::invalid(format!(
+                "Only empty projects can be renamed, and {name:?} holds {user}"
+            )));
+        }
+        let record = ProjectRecord {
+            name: new_name.clone(),
+            ..ProjectRecord::clone(&old)
+        };
+        let mut change = Transaction::new()
+            .delete(key::project(name))
+            .put(key::project(&new_name), &record)?;
+        let default = (name.to_owned(), profiles::DEFAULT.to_owned());
+        let profile = self.profiles.get(&default).map(|profile| ProfileRecord {
+            project: new_name.clone(),
+            ..ProfileRecord::clone(&profile)
+        });
+        if let Some(profile) = &profile {
+            change = change
+                .delete(key::profile(name, profiles::DEFAULT))
+                .put(key::profile(&new_name, profiles::DEFAULT), profile)?;
+        }
+        self.store.commit(change).await?;
+        if let Some(profile) = profile {
+            self.profiles.remove(&default);
+            self.profiles
+                .insert((new_name.clone(), profile.name.clone()), Arc::new(profile));
+        }
+        self.projects.remove(&name.to_owned());
+        self.projects.insert(new_name.clone(), Arc::new(record));
+        let context = events::context([("old_name", name.into())]);
+        let path = format!("/1.0/projects/{new_name}");
+        self.events.lifecycle(&new_name, "project-renamed", &path, context);
+        Ok(())
+    }
+
     /// Deletes a project that holds nothing.
     ///
     /// # Errors
@@ -252,7 +316,10 @@ impl Core {
 
     fn render_project(&self, record: &ProjectRecord) -> Project {
         let mut used_by = self.project_users(&record.name);
-        used_by.push(profiles::path(&record.name, profiles::DEFAULT));
+        let default = (record.name.clone(), profiles::DEFAULT.to_owned());
+        if self.profiles.get(&default).is_some() {
+            used_by.push(profiles::path(&record.name, profiles::DEFAULT));
+        }
         Project {
             name: record.name.clone(),
             description: record.description.clone(),

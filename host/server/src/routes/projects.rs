@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::routing::get;
-use hutch_api::project::{ProjectPatch, ProjectPut, ProjectsPost};
+use hutch_api::project::{ProjectPatch, ProjectPost, ProjectPut, ProjectsPost};
 
 use super::path;
 use crate::App;
@@ -16,7 +16,7 @@ const ALL: &str = "/1.0/projects";
 pub(super) fn routes() -> Router<App> {
     Router::new().route(ALL, get(list).post(create)).route(
         "/1.0/projects/{name}",
-        get(show).put(update).patch(patch).delete(delete),
+        get(show).put(update).patch(patch).post(rename).delete(delete),
     )
 }
 
@@ -62,6 +62,10 @@ async fn patch(
 ) -> Result {
     app.core.project_patch(&name, patch, if_match(&headers)).await?;
     Ok(reply::done())
+}
+
+async fn rename(State(app): State<App>, Path(name): Path<String>, Json(post): Json<ProjectPost>) -> Result {
+    Ok(reply::operation(&*app.core.project_rename(&name, post).await?))
 }
 
 async fn delete(State(app): State<App>, Path(name): Path<String>) -> Result {
