@@ -53,6 +53,19 @@ impl Params {
         self.get("project").unwrap_or(project::DEFAULT)
     }
 
+    /// Refuses a request for another machine.
+    ///
+    /// # Errors
+    /// 400 where `target` names one.
+    pub(crate) fn here(&self) -> Result<()> {
+        match self.get("target") {
+            None | Some("none") => Ok(()),
+            Some(target) => Err(Failure::bad(format!(
+                "Target only allowed when clustered: this server is alone, and {target:?} is not known to it"
+            ))),
+        }
+    }
+
     /// The project of a listing; nothing for those of all projects.
     pub(crate) fn projects(&self) -> Option<&str> {
         if self.flag("all-projects") {

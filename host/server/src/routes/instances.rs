@@ -63,6 +63,30 @@ impl Family {
         },
     ];
 
+    /// The same with what `instance-type` asks for.
+    fn narrowed(self, kind: Option<&str>) -> Result<Self> {
+        let kind = match kind {
+            None | Some("all") => return Ok(self),
+            Some(kind) => [CONTAINER, VIRTUAL_MACHINE]
+                .into_iter()
+                .find(|known| *known == kind)
+                .ok_or_else(|| {
+                    Failure::bad(format!(
+                        "Invalid instance type {kind:?}: {CONTAINER} and {VIRTUAL_MACHINE} are"
+                    ))
+                })?,
+        };
+        Ok(Self {
+            // Nothing is of two types.
+            kind: Some(if self.kind.is_none_or(|own| own == kind) {
+                kind
+            } else {
+                ""
+            }),
+            ..self
+        })
+    }
+
     fn shows(self, instance: &Instance) -> bool {
         self.kind.is_none_or(|kind| kind == instance.kind)
     }
@@ -128,6 +152,7 @@ impl FromRequestParts<App> for At {
 }
 
 async fn list(State(app): State<App>, family: Family, params: Params) -> Result {
+    let family = family.narrowed(params.get("instance-type"))?;
     let (filter, recursion) = (params.filter()?, params.recursion()?);
     let _turn = app.budget.listing().await?;
     if recursion >= 2 {
@@ -174,6 +199,7 @@ async fn create(
     params: Params,
     Json(mut post): Json<InstancesPost>,
 ) -> Result {
+    params.here()?;
     if post.kind.is_empty() {
         post.kind = family.kind.unwrap_or(CONTAINER).to_owned();
     }

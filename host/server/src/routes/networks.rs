@@ -38,6 +38,7 @@ async fn list(State(app): State<App>, params: Params) -> Result {
 }
 
 async fn create(State(app): State<App>, params: Params, Json(post): Json<NetworksPost>) -> Result {
+    params.here()?;
     let location = path(ALL, &post.name, "");
     app.core.network_create(params.project(), post).await?;
     Ok(reply::created(&location))

@@ -2,8 +2,9 @@
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
+use hutch_api::instance::{CONTAINER, VIRTUAL_MACHINE};
 use hutch_api::storage::{StoragePoolPatch, StoragePoolPut, StoragePoolsPost, StorageVolume};
 
 use super::{path, segment};
@@ -21,9 +22,31 @@ pub(super) fn routes() -> Router<App> {
             get(show).put(update).patch(patch).delete(delete),
         )
         .route("/1.0/storage-pools/{pool}/resources", get(resources))
-        .route("/1.0/storage-pools/{pool}/volumes", get(volumes))
-        .route("/1.0/storage-pools/{pool}/volumes/{kind}", get(volumes_of_kind))
-        .route("/1.0/storage-pools/{pool}/volumes/{kind}/{name}", get(volume))
+        .route("/1.0/storage-pools/{pool}/volumes", get(volumes).post(no_custom))
+        .route(
+            "/1.0/storage-pools/{pool}/volumes/{kind}",
+            get(volumes_of_kind).post(no_custom),
+        )
+        .route(
+            "/1.0/storage-pools/{pool}/volumes/{kind}/{name}",
+            get(volume)
+                .post(no_custom)
+                .put(no_custom)
+                .patch(no_custom)
+                .delete(no_custom),
+        )
+}
+
+/// What volumes there are in a pool: `container`, `virtual-machine`, `image` and `custom`, as LXD has them.
+const KINDS: [&str; 4] = [CONTAINER, VIRTUAL_MACHINE, "image", "custom"];
+
+/// Volumes come and go with their instances and images.
+async fn no_custom() -> Failure {
+    Failure::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "Custom volumes are not available here, and those of instances and images change with these: \
+         a disk device can show a directory of the machine (source=/DIRECTORY path=/INSIDE)",
+    )
 }
 
 async fn list(State(app): State<App>, params: Params) -> Result {
@@ -37,7 +60,8 @@ async fn list(State(app): State<App>, params: Params) -> Result {
     ))
 }
 
-async fn create(State(app): State<App>, Json(post): Json<StoragePoolsPost>) -> Result {
+async fn create(State(app): State<App>, params: Params, Json(post): Json<StoragePoolsPost>) -> Result {
+    params.here()?;
     let location = path(ALL, &post.name, "");
     app.core.pool_create(post).await?;
     Ok(reply::created(&location))
@@ -83,6 +107,9 @@ async fn volumes(State(app): State<App>, Path(pool): Path<String>, params: Param
 }
 
 async fn volumes_of_kind(State(app): State<App>, Path((pool, kind)): Path<(String, String)>, params: Params) -> Result {
+    if !KINDS.contains(&kind.as_str()) {
+        return Err(Failure::bad(format!("Invalid storage volume type name {kind:?}")));
+    }
     let mut all = app.core.volumes(&pool, params.projects())?;
     all.retain(|volume| volume.kind == kind);
     list_volumes(&app, &pool, &params, all).await
