@@ -32,6 +32,10 @@ pub const EXTENSIONS: &[&str] = &[
     "file_append",
     // Aliases by the headers of an image's upload.
     "image_create_aliases",
+    // Copies of instances without their snapshots.
+    "container_only_migration",
+    // Looking for a newer image at an image's source.
+    "image_force_refresh",
     // Descriptions on every object.
     "entity_description",
     // Links by the files endpoint.
@@ -56,12 +60,18 @@ pub const EXTENSIONS: &[&str] = &[
     "container_full",
     // /1.0/projects, and `project` on what is in one: instances, images, profiles, networks, operations, events.
     "projects",
+    // `expires_at` of snapshots, and `snapshots.expiry`.
+    "snapshot_expiry",
+    // `expires_at` when a snapshot is made.
+    "snapshot_expiry_creation",
     // Resources by socket.
     "resources_cpu_socket",
     // What the kernel can do, in the server's environment.
     "kernel_features",
     // Events name the member that they happened on.
     "event_location",
+    // Processors, memory, disks and interfaces by what they are made of.
+    "resources_v2",
     // Who a command runs as, and where.
     "container_exec_user_group_cwd",
     // /1.0/instances.

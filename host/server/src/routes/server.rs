@@ -20,6 +20,10 @@ pub(super) fn routes() -> Router<App> {
         .route("/", get(|| async { reply::sync(&["/1.0"]) }))
         .route("/1.0", get(show).put(update).patch(patch))
         .route("/1.0/", get(show).put(update).patch(patch))
+        // Whoever waits for the daemon (`incus admin waitready`) waits for an answer here.
+        .route("/internal/ready", get(|| async { reply::done() }))
+        // Nobody is trusted by a certificate: there is the unix socket only.
+        .route("/1.0/certificates", get(|| async { reply::sync::<[(); 0]>(&[]) }))
         .route("/1.0/resources", get(resources))
         .route("/1.0/cluster", get(cluster))
         .route("/1.0/warnings", get(warnings))
