@@ -28,9 +28,12 @@ const WASMTIME: &str = "48.0.8";
 /// some 100 were measured.
 const BASE_MEMORY: u64 = 1 << 30;
 const MEMORY_PER_BYTE: u64 = 300;
-/// Seconds of processor time: some 1.3 a megabyte were measured with optimisation, ten times that without.
-const BASE_SECONDS: u64 = 30;
-const SECONDS_PER_MEGABYTE: u64 = 20;
+/// Seconds of processor time: some 1.3 a megabyte were measured with optimisation, ten times that without, and ten times that
+/// again on an emulated machine.
+const BASE_SECONDS: u64 = 60;
+const SECONDS_PER_MEGABYTE: u64 = 60;
+/// How many times as long it may take by the clock, on a machine that does much else at the time.
+const WAITING: u32 = 10;
 /// The largest code that a component may become.
 const MAX_CODE: u64 = 512 << 20;
 /// Bytes of the child's complaint that are kept.
@@ -173,7 +176,7 @@ impl Cache {
     /// Runs the compiling child to its end.
     async fn run(&self, size: u64, input: std::fs::File, output: std::fs::File) -> Result<(), CompileError> {
         let seconds = BASE_SECONDS + SECONDS_PER_MEGABYTE * (size >> 20);
-        let limit = Duration::from_secs(2 * seconds);
+        let limit = Duration::from_secs(seconds) * WAITING;
         let mut child = tokio::process::Command::new(&self.compiler.program)
             .args(&self.compiler.args)
             .arg(size.to_string())
