@@ -2,7 +2,8 @@
 //!
 //! A program gets its arguments and nothing else: no shell, an environment of its own, `/dev/null` as its input, a mount
 //! namespace in which it may mount what it likes, and a control group with which everything that it started is killed when
-//! its time is over or nobody wants the result any more.
+//! its time is over or nobody wants the result any more. The trees that it is given it finds in that namespace, at a place that
+//! nobody else reaches, and follows no symbolic link in them.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 use hutch_container::CGROUP_PARENT;
 use hutch_driver::{DriverError, Progress, TreePath};
 use hutch_sys::cgroup::Hierarchies;
+use hutch_sys::command::PrivateTrees;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Child;
 
 use crate::error::{cancelled, internal, invalid, io};
-use crate::fs::tree::{absolute_paths, blocking};
+use crate::fs::tree::{blocking, private_trees};
 use crate::service::{PROGRAM_PATH, find_program};
 use crate::{CallContext, CommandOutput, Request, Response};
 
@@ -36,12 +38,20 @@ const PROGRESS_LINE: usize = 120;
 pub(crate) struct Commands {
     /// What the names of its control groups begin with.
     prefix: String,
+    /// Where programs find trees, each for itself; empty for everybody else.
+    places: PathBuf,
 }
 
 impl Commands {
     /// Kills what a daemon with the same state directory left running when it was killed. What can't be killed is said in
-    /// the log and hinders nobody.
-    pub(crate) fn open(state_id: &str) -> Self {
+    /// the log and hinders nobody. `places` is a directory that is made where it is missing, and stays empty.
+    ///
+    /// # Errors
+    /// `io` and its like where the directory can't be made.
+    pub(crate) fn open(state_id: &str, places: PathBuf) -> Result<Self, DriverError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&places);
+        made.map_err(|e| io(format_args!("can't make {}", places.display()), &e))?;
         let prefix = format!("command-{state_id}-");
         let parent = Hierarchies::find().unified().map(|root| root.join(CGROUP_PARENT));
         let entries = parent.and_then(|parent| fs::read_dir(parent).ok());
@@ -56,7 +66,7 @@ impl Commands {
                 tracing::warn!("can't kill what is left in the control group {name}: {e}");
             }
         }
-        Self { prefix }
+        Ok(Self { prefix, places })
     }
 
     /// Does a `command` request.
@@ -86,14 +96,14 @@ impl Commands {
         let grant = cx.subject.granter().command(program, &args, &env)?;
         check_size(&args, &env, trees)?;
         let path = find_program(program)?;
-        let trees = absolute_paths(cx, trees).await?;
+        let (trees, private) = private_trees(cx, trees, &self.places).await?;
         let args = args
             .iter()
             .map(|arg| fill_in(arg, &trees))
             .collect::<Result<Vec<_>, _>>()?;
         let name = format!("{}{}", self.prefix, uuid::Uuid::new_v4().simple());
         let (group, procs) = blocking(move || Group::make(name)).await?;
-        let mut child = start(&path, args, env, procs)?;
+        let mut child = start(&path, args, env, procs, private)?;
         let (status, stdout, stderr) = tokio::select! {
             done = tokio::time::timeout(grant.timeout, wait(&mut child, &group, &cx.call.progress)) => done.map_err(|_| {
                 let seconds = grant.timeout.as_secs();
@@ -111,7 +121,13 @@ impl Commands {
     }
 }
 
-fn start(path: &Path, args: Vec<String>, env: Vec<(String, String)>, procs: OwnedFd) -> Result<Child, DriverError> {
+fn start(
+    path: &Path,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    procs: OwnedFd,
+    trees: PrivateTrees,
+) -> Result<Child, DriverError> {
     let mut command = std::process::Command::new(path);
     command.args(args).current_dir("/");
     command
@@ -123,7 +139,7 @@ fn start(path: &Path, args: Vec<String>, env: Vec<(String, String)>, procs: Owne
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    hutch_sys::command::confine(&mut command, procs);
+    hutch_sys::command::confine(&mut command, procs, trees);
     let child = tokio::process::Command::from(command).kill_on_drop(true).spawn();
     child.map_err(|e| io(format_args!("can't run {}", path.display()), &e))
 }

@@ -64,7 +64,7 @@ impl HostBroker {
             link: link::Links::open()?,
             filter: filter::Tables::new(&state_id),
             service,
-            command: command::Commands::open(&state_id),
+            command: command::Commands::open(&state_id, state_dir.join("plugins/trees"))?,
             http: http::Client,
             watch,
         })

@@ -34,6 +34,8 @@ impl Flags {
     pub const NO_DEVICES: Self = Self(4);
     /// Programs can't be executed.
     pub const NO_EXECUTION: Self = Self(8);
+    /// Symbolic links are not followed, by whatever program (Linux 5.14).
+    pub const NO_LINKS: Self = Self(0x0020_0000);
 
     /// No flags.
     #[must_use]
@@ -121,6 +123,18 @@ pub fn clone_directory(path: impl Arg) -> io::Result<OwnedFd> {
     )?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(open_tree(&directory, "", flags)?)
+}
+
+/// A copy of the mount at the directory that is open as `directory`, attached nowhere, with those below it.
+///
+/// # Errors
+/// Those of `open_tree(2)`.
+pub fn clone_open(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(directory, "", flags)?)
 }
 
 #[cfg(test)]

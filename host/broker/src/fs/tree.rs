@@ -4,15 +4,18 @@
 //! `RESOLVE_NO_SYMLINKS` and `RESOLVE_NO_MAGICLINKS`. The last component of a place is never followed: functions work on
 //! the directory that holds it and its name.
 
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use hutch_driver::{DriverError, TreePath};
+use hutch_sys::command::PrivateTrees;
+use hutch_sys::mount::{Flags, set_attributes};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::CallContext;
-use crate::error::{internal, invalid, os};
+use crate::error::{internal, invalid, io, os};
 
 /// Names at the top of a root that begin so are the broker's own.
 pub(super) const RESERVED: &str = ".hutch-";
@@ -30,7 +33,7 @@ pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 pub(crate) struct OpenRoot {
     /// The name that the plugin sees.
     pub(super) id: String,
-    /// Where it is, for the reaper and for commands.
+    /// Where it is, for the reaper.
     pub(super) path: PathBuf,
     /// An `O_PATH` descriptor of it.
     pub(super) fd: OwnedFd,
@@ -166,14 +169,13 @@ impl OpenRoot {
         open_beneath(&self.fd, path, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
-    /// Where `path` is for a program that is handed its name. The directory is resolved beneath the root first, so that
-    /// no symbolic link is on the way at that time; what is not there yet may be made by the program.
+    /// Checks a place that is handed to a program; it need not be there yet, since the program may make it.
     ///
     /// # Errors
-    /// As [`OpenRoot::place`].
-    pub(crate) fn absolute(&self, path: &str) -> Result<PathBuf, DriverError> {
+    /// As [`OpenRoot::place`], and `invalid` for a symbolic link, which the program could not follow.
+    fn check_for_program(&self, path: &str) -> Result<(), DriverError> {
         if path.is_empty() {
-            return Ok(self.path.clone());
+            return Ok(());
         }
         let place = self.place(path)?;
         match rustix::fs::statat(
@@ -184,9 +186,19 @@ impl OpenRoot {
             Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink() => {
                 Err(invalid(format!("{} is a symbolic link", self.describe(path))))
             }
-            Ok(_) | Err(Errno::NOENT) => Ok(self.path.join(path)),
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(os(format_args!("can't look at {}", self.describe(path)), e)),
         }
+    }
+
+    /// The root for a program alone: in it no symbolic link is followed and no device opened, whatever it is that somebody puts
+    /// there before the program looks or meanwhile.
+    fn for_program(&self) -> Result<OwnedFd, DriverError> {
+        let fail = |e| io(format_args!("can't open {} for a program", self.describe("")), &e);
+        let tree = hutch_sys::mount::clone_open(self.fd.as_fd()).map_err(fail)?;
+        let flags = Flags::NO_LINKS.and(Flags::NO_DEVICES).and(Flags::NO_SUID);
+        set_attributes(tree.as_fd(), true, flags, Flags::none(), None).map_err(fail)?;
+        Ok(tree)
     }
 }
 
@@ -282,21 +294,43 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The paths of `trees` for a program's arguments.
+/// The paths of `trees` for a program's arguments, and what has to be attached below `base` for the program to find them there.
+/// By their own paths it would resolve them later than they are checked, and its plugin could put a link in the way meanwhile.
 ///
 /// # Errors
-/// As [`RootGrant::find`] and [`OpenRoot::absolute`].
-pub(crate) async fn absolute_paths(cx: &CallContext, trees: &[TreePath]) -> Result<Vec<PathBuf>, DriverError> {
+/// As [`RootGrant::find`] and [`OpenRoot::check_for_program`].
+pub(crate) async fn private_trees(
+    cx: &CallContext,
+    trees: &[TreePath],
+    base: &Path,
+) -> Result<(Vec<PathBuf>, PrivateTrees), DriverError> {
+    let c_path = |path: &Path| {
+        let text = CString::new(path.as_os_str().as_encoded_bytes());
+        text.map_err(|_| internal(format!("{} has a zero byte in it", path.display())))
+    };
+    let mut private = PrivateTrees {
+        base: c_path(base)?,
+        trees: Vec::new(),
+    };
     let mut paths = Vec::with_capacity(trees.len());
+    let mut roots: Vec<&str> = Vec::new();
     for tree in trees {
-        let path = tree.path.clone();
-        let absolute = on_root(cx, &tree.root, move |root| {
+        let number = roots.iter().position(|root| *root == tree.root);
+        let (path, is_new) = (tree.path.clone(), number.is_none());
+        let attached = on_root(cx, &tree.root, move |root| {
             root.require_writable()?;
-            root.absolute(&path)
-        });
-        paths.push(absolute.await?);
+            root.check_for_program(&path)?;
+            is_new.then(|| root.for_program()).transpose()
+        })
+        .await?;
+        let at = base.join(number.unwrap_or(roots.len()).to_string());
+        if let Some(attached) = attached {
+            private.trees.push((attached, c_path(&at)?));
+            roots.push(&tree.root);
+        }
+        paths.push(if tree.path.is_empty() { at } else { at.join(&tree.path) });
     }
-    Ok(paths)
+    Ok((paths, private))
 }
 
 #[cfg(test)]
