@@ -1,6 +1,6 @@
 //! Whose directory a pool is in: what is not known to be a pool's own is neither taken, nor taken back, nor cleaned up.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, Options, creation};
 use hutch_tests::faulty::{self, Faulty, NETWORK, STORAGE, has_status};
 use serde_json::{Value, json};
@@ -262,6 +262,45 @@ fn the_daemons_own_place_may_be_a_link() -> Result<()> {
         "/1.0/instances",
         &creation("c1", &json!({ "devices": device }), true),
     )?;
+    ensure!(daemon.shell("c1", "echo here")? == "here");
+    Ok(())
+}
+
+/// A container's tree is full of what the container put there, and its driver says where it begins.
+#[test]
+fn a_root_that_became_a_link_leads_nowhere() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let base = daemon.sandbox().path().join("disks");
+    create_dir_all(&base)?;
+    let mut client = daemon.client();
+    client.sync("POST", POOLS, &pool("plain", "dir", &base.join("plain")))?;
+    let device = json!({ "root": { "type": "disk", "path": "/", "pool": "plain" } });
+    client.run(
+        "POST",
+        "/1.0/instances",
+        &creation("c1", &json!({ "devices": device }), false),
+    )?;
+    let volumes = base.join("plain/containers");
+    let volume = std::fs::read_dir(&volumes)?.next().context("no volume")??.path();
+    let outside = base.join("outside");
+    std::fs::rename(volume.join("rootfs"), &outside)?;
+    std::os::unix::fs::symlink(&outside, volume.join("rootfs"))?;
+    let before = contents(&outside)?;
+    let image = json!({ "source": { "type": "instance", "name": "c1" } });
+    for (method, path, body) in [
+        ("PUT", "/1.0/instances/c1/state", json!({ "action": "start" })),
+        ("POST", "/1.0/images", image),
+    ] {
+        let (_, message) = client.refused(method, path, &body)?;
+        ensure!(message.contains("symbolic link"), "{path}: {message}");
+    }
+    let answer = client.request("GET", "/1.0/instances/c1/files?path=/etc/passwd", &Value::Null)?;
+    ensure!(answer.status >= 400, "a file outside the pool was read");
+    ensure!(contents(&outside)? == before, "what is outside the pool was changed");
+    // As it should be, it starts.
+    std::fs::remove_file(volume.join("rootfs"))?;
+    std::fs::rename(&outside, volume.join("rootfs"))?;
+    daemon.change("c1", "start", false)?;
     ensure!(daemon.shell("c1", "echo here")? == "here");
     Ok(())
 }

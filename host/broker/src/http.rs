@@ -145,7 +145,10 @@ pub(crate) async fn follow(
                 format!("{at} redirects to {next}, which is not encrypted"),
             ));
         }
-        allowed(&next)?;
+        allowed(&next).map_err(|mut error| {
+            error.message = format!("{at} redirects to {next}: {}", error.message);
+            error
+        })?;
         if next.origin() != at.origin() {
             headers.remove(AUTHORIZATION);
             headers.remove(COOKIE);
