@@ -8,6 +8,7 @@ use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
 use crate::events;
+use crate::instances::create::check_root;
 use crate::projects::Feature;
 use crate::records::{InstanceRecord, ProfileRecord, RECORD_VERSION, key};
 use crate::{Core, DEFAULT_PROJECT, Tagged, check_etag, etag, instances, names, settings};
@@ -86,6 +87,7 @@ impl Core {
         if self.profiles.get(&at).is_some() {
             return Err(Error::Conflict(format!("Profile {:?} already exists", post.name)));
         }
+        self.check_devices_stay(&project, &post.devices, &Devices::new())?;
         let record = ProfileRecord {
             v: RECORD_VERSION,
             project,
@@ -100,7 +102,8 @@ impl Core {
     /// Replaces a profile. Instances that use it take what can be changed while they run.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`].
+    /// [`Error::Missing`], [`Error::Changed`], [`Error::Invalid`] for one that would leave instances without their root disk, and
+    /// for a change that running instances could not take, which are named: the profile is changed all the same.
     pub async fn profile_update(
         &self,
         project: &str,
@@ -120,11 +123,47 @@ impl Core {
                 devices: put.devices,
                 ..ProfileRecord::clone(&old)
             };
+            self.check_devices_stay(project, &record.devices, &old.devices)?;
+            self.check_roots(&record)?;
             self.store_profile(record, "profile-updated").await?;
             old
         };
-        for instance in self.instances.using_profile(&old.project, name) {
-            instance.profiles_changed().await;
+        let users = self.instances.using_profile(&old.project, name);
+        // One that is busy holds up no other.
+        let changed = users.iter().map(|instance| async move {
+            let result = instance.profiles_changed().await;
+            result.map_err(|error| (instance.project(), instance.name(), error.report()))
+        });
+        let failed: Vec<String> = futures_util::future::join_all(changed)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .map(|(project, name, why)| format!("\n - Project: {project}, Instance: {name}: {why}"))
+            .collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        // The words are LXD's.
+        Err(Error::invalid(format!(
+            "The following instances failed to update (profile change still saved):{}",
+            failed.concat()
+        )))
+    }
+
+    /// Refuses a profile that would leave an instance without its root disk.
+    fn check_roots(&self, profile: &ProfileRecord) -> Result<()> {
+        for instance in self.instances.using_profile(&profile.project, &profile.name) {
+            let record = Arc::clone(&instance.view().record);
+            if record.pool.is_empty() {
+                continue;
+            }
+            let had_root = check_root(&self.expand(&record).1, &record).is_ok();
+            if had_root && check_root(&self.expand_with(&record, Some(profile)).1, &record).is_err() {
+                return Err(Error::invalid(format!(
+                    "At least one instance relies on this profile's root disk device: {}",
+                    record.name
+                )));
+            }
         }
         Ok(())
     }
@@ -245,10 +284,19 @@ impl Core {
 
     /// An instance's configuration and devices with those of its profiles below them, the later profile winning.
     pub(crate) fn expand(&self, record: &InstanceRecord) -> (Config, Devices) {
+        self.expand_with(record, None)
+    }
+
+    /// The same, as it would be with `changed` for the profile of that project and name.
+    fn expand_with(&self, record: &InstanceRecord, changed: Option<&ProfileRecord>) -> (Config, Devices) {
         let (mut config, mut devices) = (Config::new(), Devices::new());
         for name in &record.profiles {
             // A profile that is used can't be deleted; one that is missing all the same adds nothing.
             if let Ok(profile) = self.profile_record(&record.project, name) {
+                let profile = match changed {
+                    Some(new) if (&new.project, &new.name) == (&profile.project, &profile.name) => new,
+                    _ => &*profile,
+                };
                 config.extend(profile.config.clone());
                 devices.extend(profile.devices.clone());
             }

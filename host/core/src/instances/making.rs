@@ -13,8 +13,7 @@ use crate::instances::owner::Owner;
 use crate::instances::view::View;
 use crate::instances::{self, Instance, devices, snapshots, templates};
 use crate::journal::{Entry, Open};
-use crate::pools::{OpenPool, Readiness, instance_volume};
-use crate::projects::Feature;
+use crate::pools::{OpenPool, instance_volume};
 use crate::records::{InstanceRecord, TemplatesRecord, key};
 use crate::{Caller, Core, Operation};
 
@@ -49,61 +48,6 @@ impl Core {
         let mut view = View::stopped(self, Arc::new(record), Vec::new());
         view.creating = true;
         instances::enter_new(self, &project, &name, view)
-    }
-
-    /// Checks that all is there, and to stay, that an instance refers to but did not in `before`. The caller holds
-    /// [`Core::changes`], and shows the record to everybody before it lets go of it.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for a profile or network that is not there, [`Error::Unavailable`] for a pool or
-    /// network that can't be used, or is being deleted.
-    pub(crate) fn check_references(&self, record: &InstanceRecord, before: Option<&View>) -> Result<()> {
-        self.project_record(&record.project)?;
-        for profile in &record.profiles {
-            if self.profile_record(&record.project, profile).is_err() {
-                return Err(Error::invalid(format!("Profile {profile:?} not found")));
-            }
-        }
-        let known = |network: &String| {
-            before.is_some_and(|view| {
-                view.devices
-                    .values()
-                    .any(|device| devices::network_of(device) == Some(network))
-            })
-        };
-        let (_, expanded) = self.expand(record);
-        for (name, device) in &expanded {
-            let Some(network) = devices::network_of(device).filter(|network| !known(network)) else {
-                continue;
-            };
-            let scope = self.scope(&record.project, Feature::Networks)?;
-            let Some(found) = self.networks.get(&(scope, network.clone())) else {
-                return Err(Error::invalid(format!(
-                    "Device {name:?}: network {network:?} not found"
-                )));
-            };
-            // A profile keeps what it refers to from being deleted.
-            if record.devices.contains_key(name)
-                && let Readiness::Unavailable(why) = found.readiness()
-            {
-                return Err(Error::Unavailable(format!("network {network} is unavailable: {why}")));
-            }
-        }
-        let pool = &record.pool;
-        if pool.is_empty() || before.is_some_and(|view| view.record.pool == *pool) {
-            return Ok(());
-        }
-        match self
-            .pools
-            .get(pool)
-            .ok_or_else(|| Error::missing("Storage pool", pool))?
-            .readiness()
-        {
-            Readiness::Unavailable(why) => {
-                Err(Error::Unavailable(format!("storage pool {pool} is unavailable: {why}")))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -19,6 +19,7 @@ mod history;
 pub(crate) mod live;
 mod making;
 pub mod owner;
+mod references;
 mod remove;
 mod rename;
 pub(crate) mod settle;
@@ -133,17 +134,20 @@ impl Instance {
     }
 
     /// A profile that it uses changed. One that is being made will see that by itself.
-    pub(crate) async fn profiles_changed(&self) {
+    ///
+    /// # Errors
+    /// Why a running container could not take it.
+    pub(crate) async fn profiles_changed(&self) -> Result<()> {
         if self.view().creating {
-            return;
+            return Ok(());
         }
-        let changed = self.ask(|owner| Box::pin(async move { owner.profiles_changed().await }));
-        if let Err(error) = changed.await {
-            tracing::warn!(
-                instance = self.name(),
-                error = error.report(),
-                "a changed profile could not be applied"
-            );
+        match self
+            .ask(|owner| Box::pin(async move { owner.profiles_changed().await }))
+            .await
+        {
+            // It has been deleted meanwhile.
+            Err(Error::NotFound(_) | Error::Missing { .. }) => Ok(()),
+            other => other,
         }
     }
 }

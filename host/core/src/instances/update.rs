@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use hutch_api::instance::{InstancePatch, InstancePost, InstancePut};
 use hutch_api::{Config, Devices};
-use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
 use crate::instances::{create, devices};
-use crate::journal::Entry;
+use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::profiles::with_project;
 use crate::records::InstanceRecord;
@@ -167,7 +166,10 @@ impl Owner {
     /// A profile changed below the instance.
     pub(crate) async fn profiles_changed(&mut self) -> Result<()> {
         let before = self.instance.view();
-        self.apply(&before, InstanceRecord::clone(&self.record)).await
+        let applied = self.apply(&before, InstanceRecord::clone(&self.record)).await;
+        // What the profile is now is shown, whether the container could take it or not.
+        self.publish();
+        applied
     }
 
     async fn apply(&mut self, before: &View, mut record: InstanceRecord) -> Result<()> {
@@ -177,21 +179,34 @@ impl Owner {
         let record = Arc::new(record);
         let after = View::stopped(&core, Arc::clone(&record), Vec::new());
         create::check_root(&after.devices, &self.record)?;
+        if !self.is_live_change(before, &after)? {
+            return self.record_update(before, record, None).await;
+        }
+        let entry = Entry::InstanceUpdate {
+            project: record.project.clone(),
+            name: record.name.clone(),
+        };
+        let entry = core.journal.begin("", entry).await?;
+        let changed = async {
+            self.change_live(before, &after, &entry).await?;
+            self.record_update(before, record, Some(&entry)).await
+        };
+        if let Err(error) = changed.await {
+            self.take_back_live(before, &after).await;
+            return core.journal.unless_failed(entry, Err(error)).await;
+        }
+        Ok(())
+    }
+
+    /// Writes the record and shows it, if all that it refers to is still there.
+    async fn record_update(&mut self, before: &View, record: Arc<InstanceRecord>, entry: Option<&Open>) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let _guard = core.changes.lock().await;
+        core.check_references(&record, Some(before))?;
         let change = Self::write(&record)?;
-        if self.is_live_change(before, &after)? {
-            let entry = Entry::InstanceUpdate {
-                project: record.project.clone(),
-                name: record.name.clone(),
-            };
-            let entry = core.journal.begin("", entry).await?;
-            if let Err(error) = self.change_live(before, &after, &entry).await {
-                self.take_back_live(before, &after).await;
-                core.journal.done(entry, Transaction::new()).await?;
-                return Err(error);
-            }
-            core.journal.done(entry, change).await?;
-        } else {
-            core.store.commit(change).await?;
+        match entry {
+            Some(entry) => core.journal.done(entry.clone(), change).await?,
+            None => drop(core.store.commit(change).await?),
         }
         self.record = record;
         self.publish();
