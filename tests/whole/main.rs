@@ -18,6 +18,7 @@ mod making;
 mod network;
 mod plugins;
 mod pools;
+mod profiles;
 mod requests;
 mod restart;
 mod snapshots;
