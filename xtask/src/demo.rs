@@ -30,6 +30,26 @@ pub(crate) struct Options {
     pub(crate) remove: bool,
 }
 
+/// What is run inside. A container runs from its first process on, before that answers anybody; an address comes by DHCP when
+/// it comes. Both are waited for, half a minute at most.
+const LOOK: &str = r#"
+wait_for() {
+    tries=300
+    until eval "$1"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || { echo "$2"; exit 1; }
+        sleep 0.1
+    done
+}
+wait_for '[ -S /run/systemd/private ]' 'systemd does not answer'
+printf 'systemd: '
+systemctl is-system-running --wait || { systemctl --failed; exit 1; }
+wait_for 'ip -4 route show default | grep -q via' 'there is no address by DHCP'
+printf 'address: '
+ip -4 -brief address show dev eth0
+ping -c 1 -W 5 "$(ip -4 route show default | cut -d ' ' -f 3)"
+"#;
+
 /// The name of the container.
 const NAME: &str = "c1";
 
@@ -155,12 +175,8 @@ impl Demo {
 
     /// Shows that the container is a whole system, from inside it.
     fn show(&self) -> Result<()> {
-        let script = "printf 'systemd: '; systemctl is-system-running --wait || systemctl --failed\n\
-                      systemctl is-system-running --quiet || exit 1\n\
-                      printf 'address: '; ip -4 -brief address show dev eth0\n\
-                      gateway=$(ip -4 route show default | cut -d' ' -f3)\n\
-                      ping -c 1 -W 5 \"$gateway\"";
-        run::check(&mut self.hutch(&["exec", NAME, "-T", "--", "sh", "-c", script]))?;
+        println!("demo: waiting until the container has booted, then looking at it from inside");
+        run::check(&mut self.hutch(&["exec", NAME, "-T", "--", "sh", "-c", LOOK]))?;
         run::check(&mut self.hutch(&["list"]))
     }
 
