@@ -10,9 +10,9 @@ use hutch_store::Transaction;
 
 use super::files::Part;
 use super::import::{archive_error, check_properties};
-use super::record::{self, ImageRecord, Shape};
+use super::record::{self, AliasRecord, ImageRecord, Shape};
 use crate::error::{Error, Result};
-use crate::journal::Entry;
+use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
 use crate::pools::image_volume;
 use crate::projects::Feature;
@@ -163,9 +163,9 @@ impl Core {
         self.images.find(&record.project, fingerprint)?;
         let shared = |other: &Arc<ImageRecord>| other.fingerprint == *fingerprint && other.project != record.project;
         if self.images.records.list().iter().any(shared) {
-            self.store
-                .commit(self.forget_image(&record.project, fingerprint, Transaction::new()))
-                .await?;
+            let change = self.without_image(&record.project, fingerprint, Transaction::new());
+            self.store.commit(change).await?;
+            self.forget_image(&record.project, fingerprint);
         } else {
             let entry = self
                 .journal
@@ -178,9 +178,8 @@ impl Core {
                 .await?;
             self.delete_image_volumes(fingerprint).await;
             self.journal.step(&entry, "volumes");
-            let change = self.finish_image_delete(fingerprint)?;
-            self.journal.step(&entry, "files");
-            self.journal.done(entry, change).await?;
+            let deleted = self.finish_image_delete(fingerprint, &entry).await;
+            self.journal.unless_failed(entry, deleted).await?;
         }
         let path = format!("/1.0/images/{fingerprint}");
         self.events
@@ -219,49 +218,61 @@ impl Core {
         }
     }
 
-    /// Removes the files of an image that is being deleted, and answers the change that forgets all its records. Volumes
-    /// that are still there belong to nothing then.
+    /// Forgets an image in all projects, then removes its files. What can't be removed belongs to nothing from then on, and goes
+    /// when the daemon or the pool is brought up the next time.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that can't be removed.
-    pub(crate) fn finish_image_delete(&self, fingerprint: &str) -> Result<Transaction> {
-        self.images.files.remove(fingerprint)?;
+    /// The store's; the image is there as before, and is unpacked anew when it is used.
+    pub(crate) async fn finish_image_delete(&self, fingerprint: &str, entry: &Open) -> Result<()> {
         let mut change = Transaction::new();
-        let mut unpacked = self.images.unpacked();
-        for (pool, _) in unpacked.iter().filter(|(_, of)| of == fingerprint) {
-            change = change.delete(record::volume_key(pool, fingerprint));
-        }
-        unpacked.retain(|(_, of)| of != fingerprint);
-        drop(unpacked);
-        for record in self
-            .images
-            .records
-            .list()
-            .iter()
-            .filter(|record| record.fingerprint == fingerprint)
         {
-            change = self.forget_image(&record.project, fingerprint, change);
+            let mut unpacked = self.images.unpacked();
+            for (pool, _) in unpacked.iter().filter(|(_, of)| of == fingerprint) {
+                change = change.delete(record::volume_key(pool, fingerprint));
+            }
+            unpacked.retain(|(_, of)| of != fingerprint);
         }
-        Ok(change)
+        let mut records = self.images.records.list();
+        records.retain(|record| record.fingerprint == fingerprint);
+        for record in &records {
+            change = self.without_image(&record.project, fingerprint, change);
+        }
+        self.journal.done(entry.clone(), change).await?;
+        for record in &records {
+            self.forget_image(&record.project, fingerprint);
+        }
+        if let Err(error) = self.images.files.remove(fingerprint) {
+            tracing::warn!(
+                image = fingerprint,
+                error = error.report(),
+                "an image's files are left to the next start"
+            );
+        }
+        Ok(())
     }
 
-    /// Adds the end of an image's record and aliases in a project to a change, and shows them no more.
-    fn forget_image(&self, project: &str, fingerprint: &str, mut change: Transaction) -> Transaction {
-        change = change.delete(record::image_key(project, fingerprint));
-        for alias in self
-            .images
-            .aliases
-            .list()
-            .iter()
-            .filter(|alias| alias.project == project && alias.target == fingerprint)
-        {
+    /// Adds the end of an image's record and aliases in a project to a change.
+    fn without_image(&self, project: &str, fingerprint: &str, mut change: Transaction) -> Transaction {
+        for alias in self.aliases_of(project, fingerprint) {
             change = change.delete(alias.key());
+        }
+        change.delete(record::image_key(project, fingerprint))
+    }
+
+    /// Shows an image of a project and its aliases no more.
+    fn forget_image(&self, project: &str, fingerprint: &str) {
+        for alias in self.aliases_of(project, fingerprint) {
             self.images.aliases.remove(&(project.to_owned(), alias.name.clone()));
         }
         self.images
             .records
             .remove(&(project.to_owned(), fingerprint.to_owned()));
-        change
+    }
+
+    fn aliases_of(&self, project: &str, fingerprint: &str) -> Vec<Arc<AliasRecord>> {
+        let mut aliases = self.images.aliases.list();
+        aliases.retain(|alias| alias.project == project && alias.target == fingerprint);
+        aliases
     }
 
     /// Notes that an instance is made from an image.

@@ -265,16 +265,15 @@ impl Core {
 /// or is of an image that is being deleted, is gone or belongs to nothing; files without a record went when the daemon
 /// started.
 pub(crate) async fn recover(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
-    let change = match entry {
+    match entry {
         Entry::ImageDelete { fingerprint } => {
             let in_use = core.images.in_use.get(fingerprint);
             let _in_use = in_use.write().await;
             let _guard = core.images.changing.lock().await;
-            core.finish_image_delete(fingerprint)?
+            core.finish_image_delete(fingerprint, open).await
         }
-        _ => Transaction::new(),
-    };
-    core.journal.done(open.clone(), change).await
+        _ => core.journal.done(open.clone(), Transaction::new()).await,
+    }
 }
 
 /// Starts what happens to images by itself, every six hours: [`Core::expire_images`], now for the first time, and
