@@ -2,7 +2,7 @@
 //! shown and not used, and what is not over holds the instance until it is.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::creation;
+use hutch_tests::daemon::{Daemon, creation};
 use hutch_tests::faulty::{Faulty, configuration, storage_file};
 use serde_json::{Value, json};
 
@@ -165,5 +165,57 @@ fn what_can_not_be_finished_yet_holds_the_instance() -> Result<()> {
         .client()
         .request("GET", "/1.0/instances/renamed", &Value::Null)?;
     ensure!(answer.status == 404, "the deletion was not finished");
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_change_of_interfaces_leaves_none_that_is_not_recorded() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let nic = json!({ "devices": { "eth1": { "type": "nic", "network": daemon.network(), "name": "eth1" } } });
+    let has_eth1 = |daemon: &Daemon| daemon.shell("c1", "test -e /sys/class/net/eth1 && echo yes || echo no");
+    let outside = daemon.sandbox().interfaces()?.len();
+    for (path, recorded) in [("/1.0/instances/c1", false), ("/1.0/profiles/default", true)] {
+        for step in ["nics", "commit"] {
+            daemon.stop()?;
+            daemon.launch(&[("HUTCH_STOP_AT", &format!("instance-update:{step}"))])?;
+            let changed = daemon.client().request("PATCH", path, &nic);
+            ensure!(changed.is_err(), "the daemon lived on past {step}");
+            ensure!(daemon.wait_for_fault()?, "{step} was not reached");
+            daemon.launch(&[])?;
+            let mut client = daemon.client();
+            let instance = client.get("/1.0/instances/c1")?;
+            // A profile is stored before its instances follow it.
+            ensure!(
+                instance["expanded_devices"]["eth1"].is_object() == recorded,
+                "{path}: {step}: {instance}"
+            );
+            let inside = has_eth1(&daemon)?;
+            ensure!(
+                (inside == "yes") == recorded,
+                "{path}: {step}: is eth1 inside? {inside}; {instance}"
+            );
+            // Nothing of it is in the way of the next change.
+            client.sync("PATCH", "/1.0/instances/c1", &nic)?;
+            ensure!(has_eth1(&daemon)? == "yes", "{path}: {step}: it can't be added");
+            for path in ["/1.0/profiles/default", "/1.0/instances/c1"] {
+                let mut put = client.get(path)?;
+                if let Some(devices) = put["devices"].as_object_mut() {
+                    devices.remove("eth1");
+                }
+                let answer = client.request("PUT", path, &put)?;
+                if answer.status == 202 {
+                    client.wait(&answer.json()?["metadata"])?;
+                }
+                ensure!(answer.status < 300, "{}", answer.error());
+            }
+            ensure!(has_eth1(&daemon)? == "no", "{path}: {step}: it can't be removed");
+            let now = daemon.sandbox().interfaces()?.len();
+            ensure!(
+                now == outside,
+                "{path}: {step}: {now} interfaces outside, not {outside}"
+            );
+        }
+    }
     Ok(())
 }

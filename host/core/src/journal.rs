@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use hutch_api::Devices;
 use hutch_store::{Store, Transaction};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::records::InstanceRecord;
 
 /// Version of the entries' format. A newer one is refused, so that nothing is undone by a guess.
 const VERSION: u32 = 1;
@@ -50,6 +52,9 @@ pub enum Entry {
         project: String,
         /// Its name.
         name: String,
+        /// What was tried, of which interfaces may be there already; missing in entries of earlier daemons.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tried: Option<Box<Tried>>,
     },
     /// Taken back unless PID 1 runs, in which case it is finished.
     InstanceStart {
@@ -166,6 +171,15 @@ pub enum Entry {
         /// The pool.
         name: String,
     },
+}
+
+/// What an instance was to become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// Its record, with the names and addresses that were chosen for its interfaces.
+    pub record: InstanceRecord,
+    /// Its devices, with those of its profiles.
+    pub devices: Devices,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -362,10 +362,10 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
                 .ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await }))
                 .await
         }
-        Entry::InstanceUpdate { project, name } => {
-            let open = open.clone();
+        Entry::InstanceUpdate { project, name, tried } => {
+            let (open, tried) = (open.clone(), tried.clone());
             continue_with(core, project, name, strike, move |owner| {
-                Box::pin(async move { owner.finish_update(&open).await })
+                Box::pin(async move { owner.finish_update(&open, tried.as_deref()).await })
             })
             .await
         }

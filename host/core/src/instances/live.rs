@@ -1,12 +1,15 @@
 //! Changing what runs with the configuration of its instance, and back.
 
+use std::sync::Arc;
+
 use hutch_container::Keeper;
 
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
 use crate::instances::{create, devices, spec};
-use crate::journal::Open;
+use crate::journal::{Open, Tried};
+use crate::records::InstanceRecord;
 use crate::settings;
 
 impl Owner {
@@ -108,13 +111,28 @@ impl Owner {
         Ok(())
     }
 
-    /// A change of configuration was interrupted before its record was written.
-    pub(crate) async fn finish_update(&mut self, entry: &Open) -> Result<()> {
+    /// A change of configuration was interrupted before its record was written: back to that, and to what profiles are now.
+    pub(crate) async fn finish_update(&mut self, entry: &Open, tried: Option<&Tried>) -> Result<()> {
+        let mut record = InstanceRecord::clone(&self.record);
+        let (_, expanded) = self.core.expand(&record);
+        // Interfaces that came from a profile, which was stored before, keep the names that were chosen for them.
+        for (key, value) in tried.iter().flat_map(|tried| &tried.record.config) {
+            if key.starts_with("volatile.") && (key.ends_with(".hwaddr") || key.ends_with(".host_name")) {
+                record.config.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        devices::complete_volatile(&mut record.config, &expanded);
+        if let (Some(keeper), Some(tried)) = (&self.keeper, tried) {
+            let wanted = devices::nics(&record, &expanded);
+            for nic in missing_in(&devices::nics(&tried.record, &tried.devices), &wanted) {
+                self.detach_nic(nic, Some(keeper)).await?;
+            }
+        }
+        self.record = Arc::new(record);
+        self.publish();
         self.follow_record().await?;
-        self.core
-            .journal
-            .done(entry.clone(), hutch_store::Transaction::new())
-            .await
+        let change = Self::write(&self.record)?;
+        self.core.journal.done(entry.clone(), change).await
     }
 
     async fn set_limits(&self, keeper: &Keeper, view: &View) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
 use crate::instances::{create, devices};
-use crate::journal::{Entry, Open};
+use crate::journal::{Entry, Open, Tried};
 use crate::operations::NewOperation;
 use crate::profiles::with_project;
 use crate::records::InstanceRecord;
@@ -185,6 +185,10 @@ impl Owner {
         let entry = Entry::InstanceUpdate {
             project: record.project.clone(),
             name: record.name.clone(),
+            tried: Some(Box::new(Tried {
+                record: InstanceRecord::clone(&record),
+                devices: after.devices.clone(),
+            })),
         };
         let entry = core.journal.begin("", entry).await?;
         let changed = async {
