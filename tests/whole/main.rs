@@ -10,6 +10,7 @@ mod drivers;
 mod exec;
 mod faults;
 mod files;
+mod habits;
 mod hostile;
 mod inputs;
 mod lifecycle;
