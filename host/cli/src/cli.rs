@@ -26,7 +26,7 @@ To begin with:
   hutch exec c1 -- bash
   hutch list";
 
-/// Containers and virtual machines from the command line
+/// System containers from the command line
 #[derive(Debug, Parser)]
 #[command(name = "hutch", version, after_help = BEGINNING)]
 pub(crate) struct Cli {
@@ -73,7 +73,7 @@ pub(crate) enum Command {
     /// Copy an instance
     #[command(alias = "cp")]
     Copy(relocate::CopyArgs),
-    /// Move an instance to another name, storage pool or project
+    /// Move an instance to another name
     #[command(alias = "mv")]
     Move(relocate::MoveArgs),
     /// Give an instance a new name

@@ -82,8 +82,8 @@ pub(crate) struct InstanceArgs {
     /// Describe it
     #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     description: String,
-    /// Create a virtual machine
-    #[arg(long)]
+    /// Create a virtual machine, of a server that has them
+    #[arg(long, hide = true)]
     vm: bool,
 }
 

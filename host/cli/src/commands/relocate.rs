@@ -28,18 +28,23 @@ pub(crate) struct CopyArgs {
     /// Delete the copy when it stops
     #[arg(short, long)]
     ephemeral: bool,
-    /// Leave snapshots out
+    /// Leave snapshots out, as hutchd does in any case
     #[arg(long)]
     instance_only: bool,
     /// Copy even if files change meanwhile
     #[arg(long)]
     allow_inconsistent: bool,
-    /// Bring a copy up to date that is there already
-    #[arg(long)]
+    /// Bring a copy up to date that is there already, on a server that can do it
+    #[arg(long, hide = true)]
     refresh: bool,
 }
 
+/// What is hidden of these hutchd does not do; other servers do.
 #[derive(Debug, Args)]
+#[command(mut_args(|arg| match arg.get_id().as_str() {
+    "source" | "target" => arg,
+    _ => arg.hide(true),
+}))]
 pub(crate) struct MoveArgs {
     /// The instance, or INSTANCE/SNAPSHOT
     #[arg(value_name = "[REMOTE:]SOURCE")]
@@ -246,7 +251,7 @@ pub(crate) async fn relocate(ctx: &Context, args: MoveArgs) -> Result<()> {
     }
     if args.changes.none() {
         return Err(Error::usage(format!(
-            "{name} is to be moved where? A new name, --storage or --target-project"
+            "{name} is to be moved where? It needs a new name"
         )));
     }
     let original = find_plain(&client, &name).await?;
