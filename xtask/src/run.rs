@@ -29,7 +29,7 @@ where
     command
 }
 
-/// The command line as a person would type it, without the environment.
+/// The command line as a person would type it, without the environment; a script among the arguments only by its being one.
 pub(crate) fn shown(command: &Command) -> String {
     let name = Path::new(command.get_program())
         .file_name()
@@ -37,7 +37,8 @@ pub(crate) fn shown(command: &Command) -> String {
     let mut line = name.to_string_lossy().into_owned();
     for argument in command.get_args() {
         line.push(' ');
-        line.push_str(&argument.to_string_lossy());
+        let text = argument.to_string_lossy();
+        line.push_str(if text.contains('\n') { "SCRIPT" } else { &text });
     }
     line
 }
