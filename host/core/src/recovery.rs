@@ -299,7 +299,7 @@ fn restarts_of(instance: &Instance, interrupted: &[(Open, String, Entry)]) -> Ve
 fn report(entry: Entry, result: Result<()>) {
     match result {
         Ok(()) => tracing::info!(?entry, "an interrupted change was finished or taken back"),
-        // The entry stays: the next start tries again.
+        // While a pool or driver can't be used the entry stays, and the next start tries again.
         Err(error) => tracing::error!(
             ?entry,
             error = error.report(),
