@@ -218,7 +218,7 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
     let snapshots = snapshots.as_array().context("snapshots that are no list")?;
     match action {
         Action::Restore | Action::RestoreRunning | Action::SnapshotRename => {
-            ensure!(snapshots.len() == 1, "{} snapshots", snapshots.len())
+            ensure!(snapshots.len() == 1, "{} snapshots", snapshots.len());
         }
         Action::SnapshotDelete => ensure!(snapshots.is_empty(), "a deletion that was begun was not finished"),
         _ => {}
@@ -244,10 +244,8 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
 fn clear(daemon: &Daemon) -> Result<()> {
     let mut client = daemon.client();
     for name in ["c1", "c2"] {
-        if there(&mut client, name)? {
-            if daemon.status(name)? != "Stopped" {
-                daemon.change(name, "stop", true)?;
-            }
+        if there(&mut client, name)? && daemon.status(name)? != "Stopped" {
+            daemon.change(name, "stop", true)?;
         }
         // An ephemeral one went when it was stopped.
         if there(&mut client, name)? {

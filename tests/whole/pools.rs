@@ -15,8 +15,11 @@ fn pool(name: &str, driver: &str, source: &Path) -> Value {
     json!({ "name": name, "driver": driver, "config": { "source": source } })
 }
 
-/// Everything below a directory: kinds, modes, inodes and contents.
-fn contents(directory: &Path) -> Result<BTreeMap<String, (u32, u64, Vec<u8>)>> {
+/// A file's mode with its kind, its inode and what it holds.
+type Seen = (u32, u64, Vec<u8>);
+
+/// Everything below a directory.
+fn contents(directory: &Path) -> Result<BTreeMap<String, Seen>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
