@@ -1,4 +1,4 @@
-//! Requests for new instances: from images, from other instances, or empty. [`super::making`] carries them out.
+//! Requests for new instances: from images, from other instances, or empty. `super::making` carries them out.
 
 use std::sync::Arc;
 
