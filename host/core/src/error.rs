@@ -165,6 +165,16 @@ impl Error {
         matches!(self, Self::NotFound(_) | Self::Missing { .. })
     }
 
+    /// For what the caller named in a request for something else: that it is not there is the request's fault, and 404 would say
+    /// that the object of the request is missing.
+    pub(crate) fn of_request(self) -> Self {
+        if self.status() == 404 {
+            Self::Invalid(self.report())
+        } else {
+            self
+        }
+    }
+
     /// A refusal with this text.
     pub fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())

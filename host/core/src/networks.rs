@@ -228,7 +228,9 @@ impl Core {
             description: post.description,
             config: settings::pruned(post.config),
         };
-        let open = self.network_with_driver(Arc::new(record.clone()))?;
+        let open = self
+            .network_with_driver(Arc::new(record.clone()))
+            .map_err(Error::of_request)?;
         record.config = open
             .driver
             .validate(&open.call(), &reference(&record), None)

@@ -124,6 +124,8 @@ fn environment(view: &View, post: &InstanceExecPost) -> Vec<(String, String)> {
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
         ),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        // As PID 1 has it: programs ask it whether they are in a container.
+        ("container".to_owned(), "lxc".to_owned()),
     ]);
     if post.user == 0 {
         env.insert("HOME".to_owned(), "/root".to_owned());

@@ -83,7 +83,9 @@ impl Core {
         // The directory itself, whatever a link on the way leads to later.
         let source = place.path.display().to_string();
         record.config.insert("source".to_owned(), source);
-        let open = self.pool_with_driver(Arc::new(record.clone()))?;
+        let open = self
+            .pool_with_driver(Arc::new(record.clone()))
+            .map_err(Error::of_request)?;
         let call = Call::new(crate::DEFAULT_PROJECT, &record.name);
         record.config = open.validate(&call, &record.config).await?;
         Ok((record, place))
