@@ -112,7 +112,8 @@ impl Context {
     pub(crate) fn remote(&self, name: &str) -> Result<Remote> {
         self.config.remote(name).ok_or_else(|| {
             Error::usage(format!(
-                "there is no remote called {name:?}; `hutch remote list` shows them"
+                "there is no remote called {name:?}; `hutch remote list` shows them, and what the daemon's plugins offer can only be \
+                 launched: `hutch launch {name}:ALIAS`"
             ))
         })
     }
