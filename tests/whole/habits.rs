@@ -88,6 +88,23 @@ fn commands_run_at_home_and_say_what_is_wrong() -> Result<()> {
 }
 
 #[test]
+fn what_a_container_is_made_with_can_be_changed_while_it_runs() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let first_id = || daemon.shell("c1", "awk '{ print $2 }' /proc/self/uid_map");
+    let own = first_id()?;
+    ensure!(own != "0", "it is not confined");
+    for (key, value) in [("security.privileged", "true"), ("security.nesting", "true")] {
+        let body = json!({ "config": { key: value } });
+        daemon.client().sync("PATCH", "/1.0/instances/c1", &body)?;
+    }
+    ensure!(first_id()? == own, "it changed under what runs");
+    daemon.change("c1", "restart", true)?;
+    ensure!(first_id()? == "0", "it did not follow");
+    Ok(())
+}
+
+#[test]
 fn two_networks_have_no_addresses_in_common() -> Result<()> {
     let daemon = Daemon::start()?;
     let mut client = daemon.client();
@@ -329,6 +346,10 @@ fn small_things_that_clients_ask_for() -> Result<()> {
         "{status} {message}"
     );
     ensure!(client.refused("GET", &format!("{volumes}/foo"), &Value::Null)?.0 == 400);
+    for (path, name) in [("/1.0/storage-pools", "driver"), ("/1.0/networks", "type")] {
+        let (status, message) = client.refused("POST", path, &json!({ "name": "n1", name: "unheard-of" }))?;
+        ensure!(status == 400 && message.contains("unheard-of"), "{status} {message}");
+    }
     ensure!(client.get("/1.0/certificates")? == json!([]));
     ensure!(client.get("/internal/ready")? == json!({}));
     let space = client.get("/1.0/storage-pools/testpool/resources")?["space"].clone();

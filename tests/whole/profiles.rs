@@ -41,10 +41,13 @@ fn instances_that_can_not_follow_a_profile_are_named() -> Result<()> {
         daemon.instance(name, &json!({}))?;
     }
     daemon.change("stopped", "stop", true)?;
-    let patch = json!({ "config": { "security.privileged": "true", "user.seen": "yes" } });
+    let before = client.get(PROFILE)?["devices"].clone();
+    let mut devices = before.clone();
+    devices["nowhere"] = json!({ "type": "disk", "source": "/usr", "path": "/etc/passwd/below" });
+    let patch = json!({ "config": { "user.seen": "yes" }, "devices": devices });
     let (_, message) = client.refused("PATCH", PROFILE, &patch)?;
     ensure!(
-        message.contains("runs") && message.contains("security.privileged") && !message.contains("stopped"),
+        message.contains("runs") && message.contains("/etc/passwd/below") && !message.contains("stopped"),
         "{message}"
     );
     ensure!(
@@ -59,8 +62,9 @@ fn instances_that_can_not_follow_a_profile_are_named() -> Result<()> {
         );
     }
     ensure!(daemon.shell("runs", "echo fine")? == "fine");
+    let body = json!({ "config": patch["config"], "description": "", "devices": before });
+    client.sync("PUT", PROFILE, &body)?;
     daemon.change("runs", "restart", true)?;
-    ensure!(daemon.shell("runs", "tr -s ' ' < /proc/self/uid_map")?.trim() == "0 0 4294967295");
     Ok(())
 }
 

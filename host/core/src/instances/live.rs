@@ -10,24 +10,17 @@ use crate::instances::view::View;
 use crate::instances::{create, devices, spec};
 use crate::journal::{Open, Tried};
 use crate::records::InstanceRecord;
-use crate::settings;
 
 impl Owner {
-    /// Whether anything outside the store follows a change of configuration.
+    /// Whether anything outside the store follows a change of configuration. What a container is made with (`security.*`,
+    /// `environment.*`) follows at its next start.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what can't be changed while the container runs.
+    /// [`Error::Invalid`](crate::Error::Invalid) for limits that the machine hasn't.
     pub(crate) fn is_live_change(&self, before: &View, after: &View) -> Result<bool> {
         let resized = root_size(before) != root_size(after);
         if self.keeper.is_none() {
             return Ok(resized);
-        }
-        for key in ["security.privileged", "security.nesting"] {
-            if settings::is_true(&before.config, key) != settings::is_true(&after.config, key) {
-                return Err(Error::invalid(format!(
-                    "{key} can't be changed while the instance runs"
-                )));
-            }
         }
         let machine = &self.core.machine;
         let limits = |view: &View| spec::limits(view, machine);
