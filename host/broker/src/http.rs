@@ -240,11 +240,12 @@ pub(crate) fn failure(url: &Url, error: &reqwest::Error) -> DriverError {
 
 /// The causes, without the outermost sentence where there is a better one: it says no more than that there was an error.
 fn chain(error: &reqwest::Error) -> String {
-    let mut causes = Vec::new();
+    let mut causes: Vec<String> = Vec::new();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         let text = cause.to_string();
-        if causes.last() != Some(&text) {
+        // Some repeat their cause in their own words.
+        if causes.last().is_none_or(|last| !last.ends_with(&text)) {
             causes.push(text);
         }
         next = cause.source();

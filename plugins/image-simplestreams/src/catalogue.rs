@@ -139,9 +139,14 @@ pub(crate) fn address(server: &str, path: &str) -> Result<String> {
 }
 
 fn fetch<T: DeserializeOwned>(host: &impl Host, url: &str, limit: u64) -> Result<T> {
-    let response = host
-        .http_get(url, &[], Some(limit))
-        .map_err(|error| error.context(format!("can't read {url}")))?;
+    let response = host.http_get(url, &[], Some(limit)).map_err(|error| {
+        // The host names what it could not fetch, and refuses without.
+        if error.message.contains(url) {
+            error
+        } else {
+            error.context(format!("can't read {url}"))
+        }
+    })?;
     match response.status {
         200 => {}
         404 | 410 => {
