@@ -265,6 +265,9 @@ fn snapshots_go_when_they_expire() -> Result<()> {
         }
         Ok(())
     };
+    let with_memory = json!({ "restore": "later", "stateful": true });
+    let (status, message) = client.refused("PUT", "/1.0/instances/c1", &with_memory)?;
+    ensure!(status == 400 && message.contains("running state"), "{status} {message}");
     let past = json!({ "expires_at": "2020-01-01T00:00:00Z" });
     client.run("PUT", &format!("{SNAPSHOTS}/soon"), &past)?;
     gone(&mut client, "soon")?;

@@ -32,6 +32,12 @@ impl Core {
         check_etag(&instance.view().etag_parts(), if_match)?;
         let path = with_project(format!("/1.0/instances/{name}"), project);
         if !put.restore.is_empty() {
+            if put.stateful {
+                return Err(Error::invalid(format!(
+                    "Snapshot {:?} holds no running state that could be restored",
+                    put.restore
+                )));
+            }
             return self.snapshot_restore(project, name, &put.restore).await;
         }
         self.check_instance(project, &put.config, &put.devices, &put.profiles)
