@@ -200,8 +200,11 @@ fn a_program_is_led_nowhere_by_what_is_in_its_tree() {
             assert!(output.status != 0 && output.stdout.is_empty(), "{bad}: {output:?}");
         }
         // The way to it is another's by the time that the program looks.
-        let turned = "while ! test -e \"$1/go\"; do sleep 0.01; done; cat \"$1/key\" 2>&1; echo x > \"$1/made\"";
+        let turned = "echo > \"$1/started\"; while ! test -e \"$1/go\"; do sleep 0.01; done; cat \"$1/key\" 2>&1; echo x > \"$1/made\"";
         let (output, ()) = tokio::join!(run(&host, &cx, script(turned)), async {
+            while !pool.join("tree/started").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             std::fs::rename(pool.join("tree"), pool.join("moved")).unwrap();
             std::fs::rename(pool.join("outside"), pool.join("tree")).unwrap();
             std::fs::write(dir.join("secret/go"), "").unwrap();
