@@ -79,7 +79,7 @@ const KERNEL: &[Need] = &[
 /// Installs what the lab's kernel is built with.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn kernel_tools() -> Result<()> {
     packages(KERNEL)
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use hutch_driver::DriverError;
 
-use crate::permission::{CommandPermission, FixedPath, Permissions};
 use crate::Subject;
+use crate::permission::{CommandPermission, FixedPath, Permissions};
 
 /// Two sets of powers, of which their intersection counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
