@@ -368,10 +368,22 @@ fn small_things_that_clients_ask_for() -> Result<()> {
         ensure!(incus.run(&["info", "--resources"])?.contains("CPU"));
         incus.run(&["config", "trust", "list"])?;
         incus.run(&["snapshot", "create", "c1", "s1", "--no-expiry"])?;
+        incus.run(&["config", "set", "c1/s1", "-p", "expires_at=2050-01-01T00:00:00Z"])?;
+        ensure!(
+            incus
+                .run(&["config", "get", "c1/s1", "-p", "expires_at"])?
+                .contains("2050-01-01")
+        );
         incus.run(&["copy", "c1", "c3", "--instance-only"])?;
+        incus.run(&["warning", "list"])?;
         incus.run(&["project", "create", "j1"])?;
         incus.run(&["project", "rename", "j1", "j2"])?;
         ensure!(incus.run(&["project", "list", "--format", "csv"])?.contains("j2"));
+    }
+    if let Some(lxc) = Stock::lxc(&daemon) {
+        lxc.run(&["snapshot", "c1", "s2", "--no-expiry"])?;
+        lxc.run(&["copy", "c1", "c4", "--instance-only"])?;
+        ensure!(lxc.run(&["info", "--resources"])?.contains("CPU"));
     }
     Ok(())
 }
