@@ -91,7 +91,7 @@ pub(crate) enum Command {
     /// Manage networks
     #[command(subcommand)]
     Network(NetworkCommand),
-    /// Manage storage pools and volumes
+    /// Manage storage pools
     #[command(subcommand)]
     Storage(StorageCommand),
     /// Manage projects

@@ -49,7 +49,7 @@ pub(crate) struct MoveArgs {
     /// The instance, or INSTANCE/SNAPSHOT
     #[arg(value_name = "[REMOTE:]SOURCE")]
     source: String,
-    /// Its new name; it keeps the old one without
+    /// Its new name
     #[arg(value_name = "[REMOTE:]NAME")]
     target: Option<String>,
     #[command(flatten)]

@@ -48,7 +48,7 @@ pub(crate) enum StorageCommand {
         #[arg(long)]
         bytes: bool,
     },
-    /// Manage volumes
+    /// Show the volumes of instances and images
     #[command(subcommand)]
     Volume(VolumeCommand),
 }

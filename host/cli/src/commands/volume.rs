@@ -36,12 +36,14 @@ pub(crate) struct VolumeName {
     volume: String,
 }
 
+/// What is hidden of these is for volumes that people make, of which hutchd has none; other servers do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
     /// List volumes
     #[command(alias = "ls")]
     List(ListArgs),
     /// Create a volume, from standard input if that is not a terminal
+    #[command(hide = true)]
     Create {
         #[command(flatten)]
         name: VolumeName,
@@ -61,6 +63,7 @@ pub(crate) enum VolumeCommand {
         name: VolumeName,
     },
     /// Edit a volume in $EDITOR, or read it from standard input
+    #[command(hide = true)]
     Edit {
         #[command(flatten)]
         name: VolumeName,
@@ -76,6 +79,7 @@ pub(crate) enum VolumeCommand {
         property: bool,
     },
     /// Set keys
+    #[command(hide = true)]
     Set {
         #[command(flatten)]
         name: VolumeName,
@@ -87,6 +91,7 @@ pub(crate) enum VolumeCommand {
         property: bool,
     },
     /// Remove a key
+    #[command(hide = true)]
     Unset {
         #[command(flatten)]
         name: VolumeName,
@@ -97,12 +102,14 @@ pub(crate) enum VolumeCommand {
         property: bool,
     },
     /// Delete a volume
+    #[command(hide = true)]
     #[command(alias = "rm")]
     Delete {
         #[command(flatten)]
         name: VolumeName,
     },
     /// Give a volume a new name
+    #[command(hide = true)]
     #[command(alias = "mv")]
     Rename {
         #[command(flatten)]
@@ -111,6 +118,7 @@ pub(crate) enum VolumeCommand {
         new_name: String,
     },
     /// Copy a volume, within the pool or to another
+    #[command(hide = true)]
     #[command(alias = "cp")]
     Copy {
         /// The volume
@@ -124,6 +132,7 @@ pub(crate) enum VolumeCommand {
         volume_only: bool,
     },
     /// Attach a volume to an instance
+    #[command(hide = true)]
     Attach {
         #[command(flatten)]
         name: VolumeName,
@@ -135,6 +144,7 @@ pub(crate) enum VolumeCommand {
         path: Option<String>,
     },
     /// Detach a volume from an instance
+    #[command(hide = true)]
     Detach {
         #[command(flatten)]
         name: VolumeName,
