@@ -48,7 +48,7 @@ fn it_gives_up_privileges_before_it_reads() {
             .expect("a limit")
             .to_owned()
     };
-    assert_eq!(line("Max cpu time"), "50");
+    assert_eq!(line("Max cpu time"), "120");
     assert_eq!(line("Max address space"), ((1_u64 << 30) + (300 << 20)).to_string());
     assert_eq!(line("Max file size"), (512_u64 << 20).to_string());
     assert_eq!(line("Max core file size"), "0");
