@@ -55,17 +55,17 @@ async fn what_is_not_there_is_said_in_the_envelope() {
     let root = daemon.get("/").await;
     assert_eq!((root.status, &root.body["metadata"]), (200, &json!(["/1.0"])));
     for (path, status, error) in [
-        ("/nope", 404, "not found"),
-        ("/1.0/nope", 404, "not found"),
-        ("/1.0/instances/c1", 404, "Instance not found"),
-        ("/1.0/containers/c1?project=default", 404, "Instance not found"),
-        ("/1.0/virtual-machines/c1", 404, "Instance not found"),
+        ("/nope", 404, "\"/nope\": path not found"),
+        ("/1.0/nope", 404, "\"/1.0/nope\": path not found"),
+        ("/1.0/instances/c1", 404, "\"c1\": Instance not found"),
+        ("/1.0/containers/c1?project=default", 404, "\"c1\": Instance not found"),
+        ("/1.0/virtual-machines/c1", 404, "\"c1\": Instance not found"),
         (
             "/1.0/operations/5d1ca4e6-15a8-4a34-8ff3-d5ef5bd0e5a6",
             404,
-            "Operation not found",
+            "\"5d1ca4e6-15a8-4a34-8ff3-d5ef5bd0e5a6\": Operation not found",
         ),
-        ("/1.0/plugins/none", 404, "Plugin not found"),
+        ("/1.0/plugins/none", 404, "\"none\": Plugin not found"),
     ] {
         let answer = daemon.get(path).await;
         assert_eq!(answer.status, status, "{path}");
