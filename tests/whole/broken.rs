@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, creation};
 use hutch_tests::faulty::{Faulty, configuration, storage_file};
+use hutch_tests::stock::Stock;
 use serde_json::{Value, json};
 
 const POOL: &str = "/1.0/storage-pools/broken";
@@ -98,6 +99,42 @@ fn a_deletion_that_failed_is_repeated_by_people_alone() -> Result<()> {
     again(&mut faulty)?;
     is_broken(&faulty, "deleting it failed")?;
     faulty.daemon.client().run("DELETE", VICTIM, &Value::Null).map(drop)
+}
+
+#[test]
+fn the_stock_clients_delete_what_is_broken() -> Result<()> {
+    let faulty = Faulty::start()?;
+    let mut client = faulty.daemon.client();
+    client.sync(
+        "POST",
+        "/1.0/storage-pools",
+        &json!({ "name": "broken", "driver": "faulty", "config": {} }),
+    )?;
+    let root = json!({ "root": { "type": "disk", "path": "/", "pool": "broken" } });
+    let clients = [
+        Some(Stock::hutch(&faulty.daemon)?),
+        Stock::incus(&faulty.daemon),
+        Stock::lxc(&faulty.daemon),
+    ];
+    for stock in clients.into_iter().flatten() {
+        let body = creation("victim", &json!({ "devices": root }), false);
+        client.run("POST", "/1.0/instances", &body)?;
+        fails(&faulty, "volume.delete", ("DELETE", VICTIM, Value::Null))?;
+        is_broken(&faulty, "deleting it failed")?;
+        stock.run(&["delete", "--force", "victim"])?;
+        let answer = client.request("GET", VICTIM, &Value::Null)?;
+        ensure!(answer.status == 404, "{stock:?}: {}", answer.status);
+    }
+    // What is stopped and whole is still not to be stopped once more.
+    client.run(
+        "POST",
+        "/1.0/instances",
+        &creation("victim", &json!({ "devices": root }), false),
+    )?;
+    let stop = json!({ "action": "stop", "timeout": 10, "force": true });
+    let (_, message) = client.refused("PUT", "/1.0/instances/victim/state", &stop)?;
+    ensure!(message.contains("already stopped"), "{message}");
+    Ok(())
 }
 
 #[test]

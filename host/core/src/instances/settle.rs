@@ -52,7 +52,7 @@ impl Owner {
         Ok(())
     }
 
-    fn unusable(&self, what: &str, why: &str) -> Error {
+    pub(super) fn unusable(&self, what: &str, why: &str) -> Error {
         Error::Unavailable(format!(
             "Instance {:?} can't be used to {what}: {why}",
             self.record.name

@@ -41,9 +41,10 @@ pub(crate) async fn stop(
     timeout: Option<Duration>,
 ) -> Result<()> {
     let operation = operation.to_owned();
-    let (open, ended) = instance
+    let begun = instance
         .ask(move |owner| Box::pin(async move { owner.begin_stop(&operation, force).await }))
         .await?;
+    let Some((open, ended)) = begun else { return Ok(()) };
     let limit = timeout.unwrap_or(SHUTDOWN);
     match tokio::time::timeout(limit, ended).await {
         // It is told when all is over; an error tells that the owner is gone, and the instance with it.
@@ -102,8 +103,14 @@ pub(crate) async fn end_restart(instance: &Arc<Instance>, open: Open) -> Result<
 
 /// Goes on with a restart that an earlier daemon began. Its stop, if that was interrupted, is under way already.
 pub(crate) async fn finish_restart(instance: &Arc<Instance>, open: Open) -> Result<()> {
+    let entry = open.clone();
     let stopping = instance
-        .ask(|owner| Box::pin(async move { Ok(owner.keeper.clone().filter(|_| !owner.stops.is_empty())) }))
+        .ask(move |owner| {
+            Box::pin(async move {
+                owner.resume(&entry, false).await?;
+                Ok(owner.keeper.clone().filter(|_| !owner.stops.is_empty()))
+            })
+        })
         .await?;
     if let Some(keeper) = stopping {
         keeper.ended().await;
@@ -123,12 +130,16 @@ pub(crate) async fn finish_restart(instance: &Arc<Instance>, open: Open) -> Resu
 }
 
 impl Owner {
-    /// Asks the container to end, or kills it; the answer comes when it has.
-    async fn begin_stop(&mut self, operation: &str, force: bool) -> Result<(Open, oneshot::Receiver<()>)> {
-        let keeper = self
-            .keeper
-            .clone()
-            .ok_or_else(|| Error::invalid("The instance is already stopped"))?;
+    /// Asks the container to end, or kills it; the answer comes when it has. Nothing if there is nothing to end.
+    async fn begin_stop(&mut self, operation: &str, force: bool) -> Result<Option<(Open, oneshot::Receiver<()>)>> {
+        let Some(keeper) = self.keeper.clone() else {
+            // Clients stop by force whatever is not shown as stopped before they delete it (`incus delete --force`): an instance that is
+            // shown as broken, and whose container is known not to run, must not be refused that.
+            if force && self.broken.is_none() && self.trouble().is_some() {
+                return Ok(None);
+            }
+            return Err(self.not_running("stop it"));
+        };
         let entry = Entry::InstanceStop {
             project: self.record.project.clone(),
             name: self.record.name.clone(),
@@ -145,12 +156,21 @@ impl Owner {
         match self.ask_to_end(&keeper, force).await {
             Ok(()) => {
                 self.core.journal.step(&open, "asked");
-                Ok((open, ended))
+                Ok(Some((open, ended)))
             }
             Err(error) => {
                 self.give_up_stop(&open).await?;
                 Err(error)
             }
+        }
+    }
+
+    /// Why nothing can be ended that runs.
+    fn not_running(&self, what: &str) -> Error {
+        match &self.broken {
+            // It may run all the same.
+            Some(why) => self.unusable(what, why),
+            None => Error::invalid("The instance is already stopped"),
         }
     }
 
@@ -179,6 +199,7 @@ impl Owner {
 
     /// Goes on with a stop that an earlier daemon began.
     pub(crate) async fn finish_stop(&mut self, open: &Open, force: bool) -> Result<()> {
+        self.resume(open, false).await?;
         let Some(keeper) = self.keeper.clone() else {
             let record = self.with_power("STOPPED");
             self.core.journal.done(open.clone(), Self::write(&record)?).await?;
@@ -197,7 +218,7 @@ impl Owner {
 
     async fn begin_restart(&mut self, operation: &str) -> Result<Open> {
         if self.keeper.is_none() {
-            return Err(Error::invalid("The instance is already stopped"));
+            return Err(self.not_running("restart it"));
         }
         let entry = Entry::InstanceRestart {
             project: self.record.project.clone(),
