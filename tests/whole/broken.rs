@@ -155,6 +155,44 @@ fn a_renaming_that_failed_twice_is_finished_by_the_next_start() -> Result<()> {
 }
 
 #[test]
+fn a_renaming_that_changed_nothing_leaves_a_usable_instance() -> Result<()> {
+    let mut faulty = prepared()?;
+    let mut client = faulty.daemon.client();
+    let volumes = faulty.daemon.state_dir().join("storage-pools/broken/container");
+    // Something is there under the new name.
+    let foreign = volumes.join("renamed/foreign");
+    std::fs::create_dir_all(&foreign)?;
+    let rename = json!({ "name": "renamed" });
+    let (_, message) = client.refused("POST", VICTIM, &rename)?;
+    ensure!(message.contains("renaming the volume of instance victim"), "{message}");
+    ensure!(foreign.exists(), "what was there is gone");
+    faulty.daemon.change("victim", "start", false)?;
+    ensure!(faulty.daemon.shell("victim", "cat /root/work")? == "work");
+    faulty.daemon.change("victim", "stop", true)?;
+    again(&mut faulty)?;
+    let mut client = faulty.daemon.client();
+    ensure!(
+        client.get(VICTIM)?["status"] == "Stopped",
+        "the next start went on with it"
+    );
+
+    // What was to be renamed is lost: a snapshot first, which is in the way of nothing else.
+    let snapshot = volumes.join("../snapshots/container victim s1");
+    std::fs::rename(&snapshot, volumes.join("../lost-snapshot"))?;
+    let (_, message) = client.refused("POST", SNAPSHOT, &json!({ "name": "s2" }))?;
+    ensure!(message.contains("renaming snapshot victim/s1"), "{message}");
+    client.get(SNAPSHOT)?;
+    client.run("POST", "/1.0/instances/victim/snapshots", &json!({ "name": "s3" }))?;
+    std::fs::rename(volumes.join("victim"), volumes.join("../lost"))?;
+    let other = json!({ "name": "other" });
+    let (_, message) = client.refused("POST", VICTIM, &other)?;
+    ensure!(message.contains("renaming the volume of instance victim"), "{message}");
+    let answer = client.request("GET", "/1.0/instances/other", &Value::Null)?;
+    ensure!(answer.status == 404, "{}", answer.status);
+    client.run("DELETE", VICTIM, &Value::Null).map(drop)
+}
+
+#[test]
 fn what_can_not_be_finished_yet_holds_the_instance() -> Result<()> {
     let mut faulty = prepared()?;
     for (point, request, what) in [

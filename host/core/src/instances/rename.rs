@@ -8,6 +8,7 @@ use hutch_store::Transaction;
 use crate::error::{Error, Result};
 use crate::events;
 use crate::instances::owner::Owner;
+use crate::instances::settle::left_as_it_was;
 use crate::instances::templates;
 use crate::journal::{Entry, Open};
 use crate::pools::{OpenPool, instance_volume};
@@ -57,8 +58,14 @@ impl Owner {
             self.tell_more("instance-renamed", events::context([("old_name", name.into())]));
             return Ok(());
         };
+        if left_as_it_was(&error) {
+            self.core.instances.remove(&project, new_name);
+            return self.core.journal.unless_failed(entry, Err(error)).await;
+        }
         self.core.move_logs(&project, new_name, &name);
-        if let Err(second) = self.rename_volume_back(pool, new_name).await {
+        if let Err(second) = self.rename_volume_back(pool, new_name).await
+            && !left_as_it_was(&second)
+        {
             // Either name may be the volume's: the entry stays and keeps both from being taken for another's.
             tracing::error!(
                 instance = name,

@@ -131,6 +131,14 @@ impl Owner {
     }
 }
 
+/// Whether a driver that failed to rename something left it under its old name.
+///
+/// Drivers answer a repetition after success with success, so `not-found` says that neither name is there, and `already-exists` that
+/// both are, of which only the old one can be what was to be renamed. With a failure of the way back it is the same.
+pub(super) fn left_as_it_was(error: &Error) -> bool {
+    matches!(error, Error::Driver { source, .. } if source.is("not-found") || source.is("already-exists"))
+}
+
 /// Why nothing can be done with an instance before this change, which was interrupted, is finished; nothing for changes that may
 /// wait.
 pub(crate) fn interrupted(entry: &Entry) -> Option<(&str, &str, String)> {

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::events;
 use crate::instances::owner::Owner;
+use crate::instances::settle::left_as_it_was;
 use crate::instances::{Instance, devices, expiry, start, stop};
 use crate::journal::{Entry, Open};
 use crate::operations::NewOperation;
@@ -356,7 +357,10 @@ impl Owner {
             self.tell_snapshot("instance-snapshot-renamed", new_name);
             return Ok(());
         };
-        if let Err(second) = self.rename_snapshot_of(pool, new_name, name).await {
+        if !left_as_it_was(&error)
+            && let Err(second) = self.rename_snapshot_of(pool, new_name, name).await
+            && !left_as_it_was(&second)
+        {
             // Either name may be the tree's: the entry stays and keeps both from being taken for another's.
             tracing::error!(
                 instance = self.record.name,
