@@ -134,3 +134,58 @@ fn a_name_is_taken_once_and_a_wrong_one_is_refused() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_restored_instance_refers_to_nothing_that_was_deleted() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    let config = json!({ "ipv4.address": "10.219.0.1/24", "ipv6.address": "none" });
+    let network = json!({ "name": "net2", "config": config });
+    client.sync("POST", "/1.0/networks", &network)?;
+    client.sync("POST", "/1.0/profiles", &json!({ "name": "extra" }))?;
+    let nic = json!({ "type": "nic", "network": "net2", "name": "eth1" });
+    daemon.instance(
+        "c1",
+        &json!({ "profiles": ["default", "extra"], "devices": { "eth1": nic } }),
+    )?;
+    client.run("POST", SNAPSHOTS, &json!({ "name": "s1" }))?;
+    let path = "/1.0/instances/c1";
+    let plain = json!({ "profiles": ["default"], "devices": {}, "config": { "user.after": "yes" } });
+    client.run("PUT", path, &plain)?;
+    daemon.shell("c1", "echo work > /root/work; sync")?;
+    let profile = json!({ "name": "extra" });
+    let restore = json!({ "restore": "s1" });
+    for (kind, name, again, said) in [
+        ("networks", "net2", &network, "network \"net2\" not found"),
+        ("profiles", "extra", &profile, "Profile \"extra\" not found"),
+    ] {
+        client.sync("DELETE", &format!("/1.0/{kind}/{name}"), &Value::Null)?;
+        // It runs on, with what it has: nothing was stopped for this.
+        let (status, message) = client.refused("PUT", path, &restore)?;
+        ensure!(status == 400 && message.contains(said), "{status} {message}");
+        ensure!(daemon.shell("c1", "cat /root/work")? == "work");
+        daemon.change("c1", "stop", true)?;
+        let (_, message) = client.refused("PUT", path, &restore)?;
+        ensure!(message.contains(said), "{message}");
+        let instance = client.get(path)?;
+        ensure!(
+            instance["profiles"] == json!(["default"]) && instance["config"]["user.after"] == "yes",
+            "{instance}"
+        );
+        ensure!(instance["status"] == "Stopped", "{instance}");
+        daemon.change("c1", "start", false)?;
+        ensure!(daemon.shell("c1", "cat /root/work")? == "work");
+        client.sync("POST", &format!("/1.0/{kind}"), again)?;
+    }
+    client.run("PUT", path, &restore)?;
+    let instance = client.get(path)?;
+    ensure!(
+        instance["profiles"] == json!(["default", "extra"]) && instance["devices"]["eth1"] == nic,
+        "{instance}"
+    );
+    ensure!(daemon.shell("c1", "ls /root/work 2>/dev/null || echo none")? == "none");
+    // Users again, from this moment on.
+    client.refused("DELETE", "/1.0/networks/net2", &Value::Null)?;
+    client.refused("DELETE", "/1.0/profiles/extra", &Value::Null)?;
+    Ok(())
+}

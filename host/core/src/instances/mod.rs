@@ -22,6 +22,7 @@ pub mod owner;
 mod references;
 mod remove;
 mod rename;
+mod restore;
 pub(crate) mod settle;
 pub mod snapshots;
 pub mod spec;
