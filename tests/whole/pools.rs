@@ -1,7 +1,7 @@
 //! Whose directory a pool is in: what is not known to be a pool's own is neither taken, nor taken back, nor cleaned up.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{Daemon, Options, creation};
+use hutch_tests::daemon::{Daemon, Options, POOL, creation};
 use hutch_tests::faulty::{self, Faulty, NETWORK, STORAGE, has_status};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -199,6 +199,65 @@ fn a_pool_on_another_disk_is_unavailable_and_is_not_cleaned_up() -> Result<()> {
     daemon.change("c1", "start", false)?;
     ensure!(daemon.shell("c1", "echo here")? == "here");
     Ok(())
+}
+
+/// As somebody looks at a backup: a second daemon with the first one's records, which name the first one's directories.
+#[test]
+fn a_daemon_with_a_copied_state_leaves_the_originals_volumes_alone() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let mut other = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let disk = daemon.sandbox().path().join("disk");
+    let mut client = daemon.client();
+    client.sync("POST", POOLS, &pool("named", "dir", &disk))?;
+    daemon.stop()?;
+    other.stop()?;
+    for entry in std::fs::read_dir(daemon.state_dir())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("state.db") {
+            std::fs::copy(entry.path(), other.state_dir().join(entry.file_name()))?;
+        }
+    }
+    // The first goes on, and runs while the second looks.
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    for (name, pool) in [("c1", POOL), ("c2", "named")] {
+        let root = json!({ "root": { "type": "disk", "path": "/", "pool": pool } });
+        let body = creation(name, &json!({ "devices": root }), false);
+        client.run("POST", "/1.0/instances", &body)?;
+    }
+    other.launch(&[])?;
+    let mut client = other.client();
+    for pool in [POOL, "named"] {
+        let path = format!("{POOLS}/{pool}");
+        let why = has_status(&mut client, &path, "Unavailable")?;
+        let first = format!("the daemon in {}", daemon.state_dir().display());
+        ensure!(why.contains(&first), "{why}");
+    }
+    // What it deletes it only forgets.
+    client.sync("DELETE", &format!("{POOLS}/named"), &Value::Null)?;
+    other.stop()?;
+    for name in ["c1", "c2"] {
+        daemon.change(name, "start", false)?;
+        ensure!(daemon.shell(name, "echo here")? == "here");
+    }
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    for pool in [POOL, "named"] {
+        has_status(&mut client, &format!("{POOLS}/{pool}"), "Created")?;
+    }
+    // The operator hands a pool of a daemon that is gone over by its mark.
+    daemon.stop()?;
+    let mark = disk.join(".hutch-pool");
+    let text = std::fs::read_to_string(&mark)?;
+    let mut said: Value = serde_json::from_str(&text)?;
+    said["daemon"] = json!(other.state_dir());
+    std::fs::write(&mark, said.to_string())?;
+    daemon.launch(&[])?;
+    has_status(&mut daemon.client(), &format!("{POOLS}/named"), "Unavailable").map(drop)
 }
 
 #[test]

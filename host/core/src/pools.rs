@@ -142,7 +142,7 @@ impl Core {
         let name = record.name.as_str();
         let result = async {
             let open = self.pool_with_driver(pool.record())?;
-            match mark::owner(&open.root, &record)? {
+            match mark::owner(&open.root, &record, &self.state_dir)? {
                 Owner::Pool => {}
                 Owner::Missing => {
                     let gone = format!("there is no directory {}", open.root.display());
@@ -329,7 +329,7 @@ impl Core {
         let action = format!("deleting storage pool {}", record.name);
         let open = self.pool_with_driver(Arc::clone(record))?;
         let call = open.call(None);
-        match mark::owner(&open.root, record)? {
+        match mark::owner(&open.root, record, &self.state_dir)? {
             Owner::Pool => {}
             Owner::Missing => return Ok(()),
             Owner::Other(why) => {
@@ -359,12 +359,12 @@ impl Core {
     /// does not bear the pool's mark nothing.
     async fn remove_pool_dir(&self, root: &Path, record: &PoolRecord, made: bool) -> Result<()> {
         let action = format!("removing {}", root.display());
-        if mark::owner(root, record)? == Owner::Pool {
+        if mark::owner(root, record, &self.state_dir)? == Owner::Pool {
             self.roots.release(root).await.map_err(Error::driver(&action))?;
         }
         let own = self.is_own_place(root);
-        let (root, record) = (root.to_owned(), record.clone());
-        tokio::task::spawn_blocking(move || mark::unmark(&root, &record, made || own, own))
+        let (root, record, daemon) = (root.to_owned(), record.clone(), self.state_dir.clone());
+        tokio::task::spawn_blocking(move || mark::unmark(&root, &record, &daemon, made || own, own))
             .await
             .map_err(|error| Error::io(action)(std::io::Error::other(error)))?
     }

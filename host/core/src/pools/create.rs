@@ -148,7 +148,7 @@ impl Core {
     /// directory if it was `made` for it. Nothing is touched that is not known to be this pool's.
     async fn undo_pool_create(&self, record: &PoolRecord, made: bool) -> Result<()> {
         let root = self.pool_root(record);
-        if mark::owner(&root, record)? == Owner::Pool {
+        if mark::owner(&root, record, &self.state_dir)? == Owner::Pool {
             let deleted = async {
                 let open = self.pool_with_driver(Arc::new(record.clone()))?;
                 open.driver

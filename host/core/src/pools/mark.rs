@@ -3,7 +3,8 @@
 //! A pool is made in a directory that is missing or empty, and the first thing that is written there is a file that says which pool
 //! of which daemon it is. The daemon goes by it ever after: no other pool is made in that directory or below it, a pool whose
 //! directory bears another mark is not brought up (its driver would remove the volumes that it does not know), and nothing is
-//! deleted where the mark is not the pool's own. Drivers neither see nor reach the file, because names that begin with `.hutch-`
+//! deleted where the mark is not the pool's own. A daemon whose state is a copy of another's has the same records, tokens and
+//! sources, so that a mark names the daemon, too: by its state directory, which two daemons never share. Drivers neither see nor reach the file, because names that begin with `.hutch-`
 //! at the top of a root are the host's.
 
 use std::fs::{File, Metadata};
@@ -32,8 +33,9 @@ struct Mark {
     version: u32,
     /// What the pool's record has, too: random, so that no other pool has it.
     token: String,
-    /// For people: the pool's name, and the state directory of its daemon.
+    /// For people: the pool's name.
     pool: String,
+    /// The state directory of its daemon, without symbolic links.
     daemon: PathBuf,
 }
 
@@ -141,13 +143,24 @@ impl Place {
     }
 }
 
-/// Whose the directory `root` is, for the pool `record`.
-pub(crate) fn owner(root: &Path, record: &PoolRecord) -> Result<Owner> {
+/// Whose the directory `root` is, for the pool `record` of the daemon in the state directory `daemon`.
+///
+/// # Errors
+/// When the directory can't be looked at.
+pub(crate) fn owner(root: &Path, record: &PoolRecord, daemon: &Path) -> Result<Owner> {
     if !root.try_exists().map_err(looking(root))? {
         return Ok(Owner::Missing);
     }
     Ok(match read(root) {
-        Ok(Some(mark)) if mark.token == record.token => Owner::Pool,
+        Ok(Some(mark)) if mark.token == record.token && mark.daemon == daemon => Owner::Pool,
+        Ok(Some(mark)) if mark.token == record.token => Owner::Other(format!(
+            "{} is the storage pool {:?} of the daemon in {}, and this daemon, whose state is a copy of that one's, is in {}: \
+             if that one is gone for good, write this one's directory into {MARK} there, as `daemon`",
+            root.display(),
+            mark.pool,
+            mark.daemon.display(),
+            daemon.display()
+        )),
         Ok(None) => Owner::Other(format!(
             "{} does not bear the mark of a storage pool ({MARK}): is its disk mounted?",
             root.display()
@@ -156,16 +169,16 @@ pub(crate) fn owner(root: &Path, record: &PoolRecord) -> Result<Owner> {
     })
 }
 
-/// Removes what [`Place::take`] made for `record`, and with `everything` first all else that is in the directory. The
+/// Removes what [`Place::take`] made for `record` of the daemon in `daemon`, and with `everything` first all else that is in the directory. The
 /// directory goes if it is `ours` and empty by then. What is another's stays, and what is gone already is no error.
-pub(crate) fn unmark(root: &Path, record: &PoolRecord, ours: bool, everything: bool) -> Result<()> {
+pub(crate) fn unmark(root: &Path, record: &PoolRecord, daemon: &Path, ours: bool, everything: bool) -> Result<()> {
     let action = format!("removing {}", root.display());
     let gone = |result: std::io::Result<()>| match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.map_err(Error::io(action.clone())),
     };
     gone(std::fs::remove_file(draft(root, &record.token)))?;
-    if owner(root, record)? == Owner::Pool {
+    if owner(root, record, daemon)? == Owner::Pool {
         if everything {
             for entry in std::fs::read_dir(root).map_err(Error::io(action.clone()))? {
                 let entry = entry.map_err(Error::io(action.clone()))?;
@@ -299,6 +312,8 @@ fn refused(path: &Path, why: &str) -> Error {
 mod tests {
     use super::*;
 
+    const ONE: &str = "/var/lib/one";
+
     struct Bench(tempfile::TempDir);
 
     impl Bench {
@@ -312,7 +327,7 @@ mod tests {
 
         fn take(&self, pool: &str, source: &str) -> Result<PathBuf> {
             let place = Place::find(&self.at(source), false)?;
-            place.take(&record(pool), Path::new("/var/lib/one"))?;
+            place.take(&record(pool), Path::new(ONE))?;
             Ok(place.path)
         }
     }
@@ -335,8 +350,10 @@ mod tests {
         std::os::unix::fs::symlink(bench.at("srv/disk"), bench.at("link")).unwrap();
         let root = bench.take("a", "link").unwrap();
         assert_eq!(root, bench.at("srv/disk"), "a pool is where the link leads");
-        assert_eq!(owner(&root, &record("a")).unwrap(), Owner::Pool);
-        assert!(matches!(owner(&root, &record("b")).unwrap(), Owner::Other(why) if why.contains("\"a\"")));
+        assert_eq!(owner(&root, &record("a"), Path::new(ONE)).unwrap(), Owner::Pool);
+        assert!(
+            matches!(owner(&root, &record("b"), Path::new(ONE)).unwrap(), Owner::Other(why) if why.contains("\"a\""))
+        );
         for other in ["srv/disk", "link", "srv/disk/new", "link/new"] {
             let refused = bench.take("b", other).unwrap_err();
             let told = refused.to_string();
@@ -350,15 +367,31 @@ mod tests {
             "around a pool"
         );
         assert!(!root.join("new").exists());
-        unmark(&root, &record("b"), true, true).unwrap();
+        unmark(&root, &record("b"), Path::new(ONE), true, true).unwrap();
         assert_eq!(
-            owner(&root, &record("a")).unwrap(),
+            owner(&root, &record("a"), Path::new(ONE)).unwrap(),
             Owner::Pool,
             "another's mark was taken off"
         );
-        unmark(&root, &record("a"), false, false).unwrap();
+        unmark(&root, &record("a"), Path::new(ONE), false, false).unwrap();
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1, "only lost+found stays");
         bench.take("b", "srv/disk").unwrap();
+    }
+
+    #[test]
+    fn a_copied_record_owns_nothing() {
+        let bench = Bench::new();
+        let root = bench.take("a", "new").unwrap();
+        std::fs::create_dir(root.join("volumes")).unwrap();
+        let copy = Path::new("/var/lib/copy");
+        let told = owner(&root, &record("a"), copy).unwrap();
+        assert!(
+            matches!(&told, Owner::Other(why) if why.contains("the daemon in /var/lib/one,")),
+            "{told:?}"
+        );
+        unmark(&root, &record("a"), copy, true, true).unwrap();
+        assert!(root.join("volumes").exists(), "a copy removed what is the original's");
+        assert_eq!(owner(&root, &record("a"), Path::new(ONE)).unwrap(), Owner::Pool);
     }
 
     #[test]
@@ -367,14 +400,14 @@ mod tests {
         let root = bench.take("a", "new").unwrap();
         assert_eq!(root.metadata().unwrap().mode() & 0o7777, 0o700);
         std::fs::create_dir(root.join("volumes")).unwrap();
-        unmark(&root, &record("a"), true, true).unwrap();
+        unmark(&root, &record("a"), Path::new(ONE), true, true).unwrap();
         assert!(!root.exists());
-        unmark(&root, &record("a"), true, true).unwrap();
-        assert_eq!(owner(&root, &record("a")).unwrap(), Owner::Missing);
+        unmark(&root, &record("a"), Path::new(ONE), true, true).unwrap();
+        assert_eq!(owner(&root, &record("a"), Path::new(ONE)).unwrap(), Owner::Missing);
         // Killed between the directory and the mark, and in the middle of writing it.
         make(&root).unwrap();
         std::fs::write(draft(&root, &record("a").token), "{").unwrap();
-        unmark(&root, &record("a"), true, true).unwrap();
+        unmark(&root, &record("a"), Path::new(ONE), true, true).unwrap();
         assert!(!root.exists());
         let refused = bench.take("a", "new/below").unwrap_err().to_string();
         assert!(refused.contains("no directory"), "{refused}");
@@ -418,7 +451,7 @@ mod tests {
         std::fs::write(bench.at("app/volumes/data"), "precious").unwrap();
         let refused = bench.take("a", "app").unwrap_err().to_string();
         assert!(refused.contains("volumes"), "{refused}");
-        unmark(&bench.at("app"), &record("a"), true, true).unwrap();
+        unmark(&bench.at("app"), &record("a"), Path::new(ONE), true, true).unwrap();
         assert_eq!(
             std::fs::read_to_string(bench.at("app/volumes/data")).unwrap(),
             "precious"
