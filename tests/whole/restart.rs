@@ -80,15 +80,21 @@ fn the_exit_status_of_a_command_that_ended_meanwhile_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// The keeper of a running instance: the process that started its PID 1.
+fn keeper_of(daemon: &Daemon, instance: &str) -> Result<nix::unistd::Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid(daemon, instance)?))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let parent = parent.context("no parent")?.trim().parse()?;
+    Ok(nix::unistd::Pid::from_raw(parent))
+}
+
 #[test]
 fn a_keeper_that_does_not_answer_holds_up_its_own_instance_alone() -> Result<()> {
     let mut daemon = Daemon::start()?;
     for name in ["c1", "c2"] {
         daemon.instance(name, &json!({}))?;
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid(&daemon, "c1")?))?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    let keeper = nix::unistd::Pid::from_raw(parent.context("no parent")?.trim().parse()?);
+    let keeper = keeper_of(&daemon, "c1")?;
     daemon.kill()?;
     nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGSTOP)?;
     let started = daemon.launch(&[]);
@@ -111,6 +117,55 @@ fn a_keeper_that_does_not_answer_holds_up_its_own_instance_alone() -> Result<()>
     looked?;
     crate::lifecycle::wait_for_status(&daemon, "c1", "Running")?;
     ensure!(daemon.shell("c1", "echo works")? == "works");
+    Ok(())
+}
+
+#[test]
+fn what_was_interrupted_waits_for_a_keeper_that_does_not_answer() -> Result<()> {
+    use nix::sys::signal::{Signal, kill};
+    const POWER: &str = "volatile.last_state.power";
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({ "ephemeral": true }))?;
+    daemon.instance("c2", &json!({}))?;
+    // An ephemeral instance that is restarted stays; the others end.
+    for (instance, action, point) in [
+        ("c1", "restart", "instance-stop:begin"),
+        ("c2", "stop", "instance-stop:begin"),
+        ("c2", "stop", "instance-stop:asked"),
+    ] {
+        let before = pid(&daemon, instance)?;
+        let keeper = keeper_of(&daemon, instance)?;
+        daemon.stop()?;
+        daemon.launch(&[("HUTCH_STOP_AT", point)])?;
+        let changed = daemon.change(instance, action, true);
+        ensure!(changed.is_err(), "the daemon lived on past {point}");
+        ensure!(daemon.wait_for_fault()?, "{point} was not reached");
+        kill(keeper, Signal::SIGSTOP)?;
+        let looked = daemon.launch(&[]).and_then(|_| {
+            let status = daemon.status(instance)?;
+            ensure!(status == "Error", "{action}, {point}: shown as {status}");
+            let shown = daemon.client().get(&format!("/1.0/instances/{instance}"))?;
+            // Nobody knows that it has ended.
+            ensure!(shown["config"][POWER] == "RUNNING", "{action}, {point}: {shown}");
+            Ok(())
+        });
+        kill(keeper, Signal::SIGCONT)?;
+        looked?;
+        if action == "restart" {
+            crate::lifecycle::wait_for_status(&daemon, instance, "Running")?;
+            let begun = std::time::Instant::now();
+            // Between both it does not run.
+            while pid(&daemon, instance).is_ok_and(|now| now == before || now <= 0) {
+                ensure!(begun.elapsed() < Duration::from_secs(20), "it was not restarted");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            crate::lifecycle::wait_for_status(&daemon, instance, "Running")?;
+            ensure!(daemon.shell(instance, "echo works")? == "works");
+        } else {
+            crate::lifecycle::wait_for_status(&daemon, instance, "Stopped")?;
+            daemon.change(instance, "start", false)?;
+        }
+    }
     Ok(())
 }
 

@@ -307,6 +307,30 @@ impl Journal {
 }
 
 impl Entry {
+    /// Project and name of the instance that it is about, if it is about one.
+    pub fn instance(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::InstanceCreate { project, name, .. }
+            | Self::InstanceDelete { project, name }
+            | Self::InstanceRename { project, name, .. }
+            | Self::InstanceUpdate { project, name, .. }
+            | Self::InstanceStart { project, name }
+            | Self::InstanceStop { project, name, .. }
+            | Self::InstanceRestart { project, name }
+            | Self::SnapshotCreate { project, name, .. }
+            | Self::SnapshotDelete { project, name, .. }
+            | Self::SnapshotRename { project, name, .. }
+            | Self::SnapshotRestore { project, name, .. } => Some((project, name)),
+            Self::ImageImport { .. }
+            | Self::ImageDelete { .. }
+            | Self::ImageUnpack { .. }
+            | Self::NetworkCreate { .. }
+            | Self::NetworkDelete { .. }
+            | Self::PoolCreate { .. }
+            | Self::PoolDelete { .. } => None,
+        }
+    }
+
     /// Whether it is about a pool or a network, which others need.
     pub fn is_infrastructure(&self) -> bool {
         matches!(

@@ -1,6 +1,8 @@
 //! What the daemon does with what its last run left: running containers are adopted, interrupted changes are finished or
 //! taken back, pools and networks are brought up.
 
+mod late;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -19,7 +21,6 @@ use crate::networks::Network;
 use crate::operations::NewOperation;
 use crate::pools::Pool;
 use crate::profiles::with_project;
-use crate::records::key;
 use crate::{images, settings};
 
 /// How long the first answer waits for interrupted changes. A driver that hangs must not keep the daemon from starting.
@@ -47,12 +48,14 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
     }
     let interrupted = core.journal.interrupted().await?;
     for (instance, keeper) in adopted.into_values() {
-        let restarts = restarts_of(&instance, &interrupted);
+        let restarts = late::restarts_of(&instance, &interrupted);
         instance
             .ask(move |owner| Box::pin(async move { owner.adopt(keeper, restarts) }))
             .await?;
     }
     for (_, _, entry) in &interrupted {
+        core.close_deleted_pool(entry);
+        core.close_deleted_network(entry);
         if let Some((project, name, why)) = settle::interrupted(entry)
             && let Ok(instance) = core.instances.get(project, name)
         {
@@ -67,7 +70,9 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
                 .await?;
         }
     }
-    tokio::spawn(follow_late(Arc::clone(core), late));
+    let all: Arc<[Entry]> = interrupted.iter().map(|(_, _, entry)| entry.clone()).collect();
+    let (held, interrupted) = late::hold_back(core, &late, interrupted);
+    tokio::spawn(late::follow(Arc::clone(core), late, held));
     // Pools and networks that were not finished must be gone before the others are brought up, and what is to be started
     // again comes when everything else about it is settled.
     let (infrastructure, rest): (Vec<_>, Vec<_>) = interrupted
@@ -77,6 +82,7 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
         .into_iter()
         .partition(|(_, _, entry)| matches!(entry, Entry::InstanceRestart { .. }));
     let mut work = Unfinished {
+        all,
         infrastructure,
         rest,
         restarts,
@@ -104,6 +110,8 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<()> {
 
 /// What is done while requests are answered already: everything that needs drivers.
 struct Unfinished {
+    /// Every change that was interrupted, also those that wait for a keeper.
+    all: Arc<[Entry]>,
     infrastructure: Vec<(Open, String, Entry)>,
     rest: Vec<(Open, String, Entry)>,
     restarts: Vec<(Open, String, Entry)>,
@@ -114,21 +122,12 @@ struct Unfinished {
 
 impl Unfinished {
     async fn bring_up(&mut self, core: &Arc<Core>) {
-        for (open, _, entry) in self.infrastructure.drain(..) {
-            report(entry.clone(), infrastructure(core, &open, &entry).await);
+        for (open, _, entry) in std::mem::take(&mut self.infrastructure) {
+            report(entry.clone(), self.infrastructure(core, &open, &entry).await);
         }
-        let unfinished: Arc<[Entry]> = self.rest.iter().map(|(_, _, entry)| entry.clone()).collect();
-        // What was deleted just now needs nothing any more.
-        self.pools.retain(|pool| core.pools.get(&pool.record().name).is_some());
-        self.networks.retain(|network| {
-            let record = network.record();
-            core.networks
-                .get(&(record.project.clone(), record.name.clone()))
-                .is_some()
-        });
         let mut up = tokio::task::JoinSet::new();
         for pool in self.pools.drain(..) {
-            let (core, unfinished) = (Arc::clone(core), Arc::clone(&unfinished));
+            let (core, unfinished) = (Arc::clone(core), Arc::clone(&self.all));
             up.spawn(async move { core.bring_up_pool(&pool, &unfinished).await });
         }
         for network in self.networks.drain(..) {
@@ -136,6 +135,18 @@ impl Unfinished {
             up.spawn(async move { core.bring_up_network(&network).await });
         }
         while up.join_next().await.is_some() {}
+    }
+
+    async fn infrastructure(&self, core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
+        match entry {
+            Entry::PoolCreate { .. } => core.recover_pool_create(open, entry).await,
+            Entry::PoolDelete { name } => core.recover_pool_delete(open, name, &self.pools).await,
+            Entry::NetworkCreate { .. } => core.recover_network_create(open, entry).await,
+            Entry::NetworkDelete { project, name } => {
+                core.recover_network_delete(open, (project, name), &self.networks).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn finish(mut self, core: &Arc<Core>, settle: tokio::sync::oneshot::Sender<()>) {
@@ -249,53 +260,6 @@ async fn resume_execs(core: &Arc<Core>, keeper: &Keeper) {
     }
 }
 
-/// Takes over the containers whose keepers answer after all.
-async fn follow_late(core: Arc<Core>, mut late: LateKeepers) {
-    while let Some((id, outcome)) = late.next().await {
-        let mut list = core.instances.list(None).into_iter();
-        let instance = list.find(|instance| host_id(&instance.view().record) == id);
-        let (broken, keeper) = match (&instance, outcome) {
-            (None, AdoptOutcome::Adopted(keeper)) => {
-                end_stray(&id, keeper).await;
-                continue;
-            }
-            (Some(_), AdoptOutcome::Adopted(keeper)) => {
-                tracing::info!(id, "a keeper answers at last");
-                resume_execs(&core, &keeper).await;
-                (None, Some(keeper))
-            }
-            (Some(_), AdoptOutcome::Failed(error)) => (Some(unreachable(&error)), None),
-            (_, outcome) => {
-                note_adoption(&id, &outcome);
-                (None, None)
-            }
-        };
-        let Some(instance) = instance else { continue };
-        let taken = instance.ask(move |owner| {
-            Box::pin(async move {
-                owner.set_broken(broken)?;
-                keeper.map_or(Ok(()), |keeper| owner.adopt(keeper, Vec::new()))
-            })
-        });
-        if let Err(error) = taken.await {
-            tracing::error!(id, error = error.report(), "the container could not be taken over");
-        }
-    }
-}
-
-/// The interrupted restarts of one instance.
-fn restarts_of(instance: &Instance, interrupted: &[(Open, String, Entry)]) -> Vec<Open> {
-    let view = instance.view();
-    interrupted
-        .iter()
-        .filter(|(_, _, entry)| {
-            matches!(entry, Entry::InstanceRestart { project, name }
-                if (project, name) == (&view.record.project, &view.record.name))
-        })
-        .map(|(open, _, _)| open.clone())
-        .collect()
-}
-
 fn report(entry: Entry, result: Result<()>) {
     match result {
         Ok(()) => tracing::info!(?entry, "an interrupted change was finished or taken back"),
@@ -305,35 +269,6 @@ fn report(entry: Entry, result: Result<()>) {
             error = error.report(),
             "an interrupted change could not be finished"
         ),
-    }
-}
-
-async fn infrastructure(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
-    let done = |change| core.journal.done(open.clone(), change);
-    match entry {
-        Entry::PoolCreate { .. } => core.recover_pool_create(open, entry).await,
-        Entry::PoolDelete { name } => {
-            if let Some(pool) = core.pools.get(name) {
-                core.finish_pool_delete(&pool.record()).await?;
-            }
-            done(
-                core.images
-                    .forget_pool(Transaction::new().delete(key::pool(name)), name)?,
-            )
-            .await?;
-            core.pools.remove(name);
-            Ok(())
-        }
-        Entry::NetworkCreate { .. } => core.recover_network_create(open, entry).await,
-        Entry::NetworkDelete { project, name } => {
-            if let Some(network) = core.networks.get(&(project.clone(), name.clone())) {
-                core.finish_network_delete(&network.record()).await?;
-            }
-            done(Transaction::new().delete(key::network(project, name))).await?;
-            core.networks.remove(&(project.clone(), name.clone()));
-            Ok(())
-        }
-        _ => Ok(()),
     }
 }
 
@@ -467,6 +402,7 @@ impl Owner {
 
     /// A start was interrupted: a container whose PID 1 runs stays, anything less is taken back.
     async fn finish_start(&mut self, open: &Open) -> Result<()> {
+        self.resume(open, false).await?;
         let running = self
             .keeper
             .as_ref()

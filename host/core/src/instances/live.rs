@@ -106,6 +106,7 @@ impl Owner {
 
     /// A change of configuration was interrupted before its record was written: back to that, and to what profiles are now.
     pub(crate) async fn finish_update(&mut self, entry: &Open, tried: Option<&Tried>) -> Result<()> {
+        self.resume(entry, false).await?;
         let mut record = InstanceRecord::clone(&self.record);
         let (_, expanded) = self.core.expand(&record);
         // Interfaces that came from a profile, which was stored before, keep the names that were chosen for them.

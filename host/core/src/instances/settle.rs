@@ -116,7 +116,7 @@ impl Owner {
     /// What an interrupted change is about is still as it was left, and may be gone on with. Otherwise it is over.
     pub(crate) async fn resume(&mut self, entry: &Open, needs_stopped: bool) -> Result<()> {
         if let Some(why) = &self.broken {
-            // It may run: the next start of the daemon knows more.
+            // It may run: its keeper knows, if it answers later, or the next start of the daemon finds out.
             return Err(self.unusable("go on with what was interrupted", why));
         }
         if needs_stopped && self.keeper.is_some() {
