@@ -1,7 +1,9 @@
 //! Profiles that instances use.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, POOL};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const PROFILE: &str = "/1.0/profiles/default";
@@ -66,6 +68,41 @@ fn instances_that_can_not_follow_a_profile_are_named() -> Result<()> {
     client.sync("PUT", PROFILE, &body)?;
     daemon.change("runs", "restart", true)?;
     Ok(())
+}
+
+#[test]
+fn an_instance_follows_its_profile_once_its_keeper_answers() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let init = daemon.client().get("/1.0/instances/c1/state")?["pid"].clone();
+    let status = std::fs::read_to_string(format!("/proc/{init}/status"))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let keeper = Pid::from_raw(parent.context("no parent")?.trim().parse()?);
+    daemon.stop()?;
+    kill(keeper, Signal::SIGSTOP)?;
+    let changed = daemon.launch(&[]).and_then(|_| {
+        let mut devices = daemon.client().get(PROFILE)?["devices"].clone();
+        devices["usr"] = json!({ "type": "disk", "source": "/usr", "path": "/outside" });
+        let patch = json!({ "config": { "limits.memory": "48MiB" }, "devices": devices });
+        daemon.client().refused("PATCH", PROFILE, &patch)
+    });
+    kill(keeper, Signal::SIGCONT)?;
+    let (_, message) = changed?;
+    ensure!(
+        message.contains("c1") && message.contains("follow its profiles") && message.contains("keeper"),
+        "{message}"
+    );
+    crate::lifecycle::wait_for_status(&daemon, "c1", "Running")?;
+    // Its turn comes after whatever follows from the keeper's answer.
+    let mut client = daemon.client();
+    client.sync(
+        "PATCH",
+        "/1.0/instances/c1",
+        &json!({ "config": { "user.turn": "mine" } }),
+    )?;
+    let memory = client.get("/1.0/instances/c1/state")?["memory"].clone();
+    ensure!(memory["total"].as_i64() == Some(48 << 20), "{memory}");
+    daemon.shell("c1", "test -d /outside/bin").map(drop)
 }
 
 #[test]

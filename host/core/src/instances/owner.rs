@@ -34,6 +34,8 @@ pub struct Owner {
     pub(crate) broken: Option<String>,
     /// What was begun with it and is not over: until then nothing else is.
     pub(crate) unfinished: Option<String>,
+    /// As it was when a profile changed that it could not follow because of these two.
+    pub(crate) behind: Option<Arc<View>>,
     /// Stops that were asked for.
     pub(crate) stops: Vec<Stopping>,
     /// While there is one the container is to come back: an ephemeral instance is not deleted when it ends.
@@ -67,6 +69,7 @@ impl Owner {
             started_at: Timestamp::NEVER,
             broken: None,
             unfinished: None,
+            behind: None,
             stops: Vec::new(),
             restarts: Vec::new(),
             files: None,
@@ -79,7 +82,10 @@ impl Owner {
     pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while !self.deleted {
             match self.next(&mut jobs).await {
-                Turn::Job(job) => job(&mut self).await,
+                Turn::Job(job) => {
+                    job(&mut self).await;
+                    self.catch_up().await;
+                }
                 Turn::Ended(state) => self.ended(state).await,
                 Turn::Event(KeeperEvent::Rebooted { .. }) => {
                     self.started_at = Timestamp::now();

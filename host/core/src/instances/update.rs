@@ -170,12 +170,38 @@ impl Owner {
     }
 
     /// A profile changed below the instance.
+    ///
+    /// # Errors
+    /// Why container or volume did not follow. With an instance that nothing may be done with, they do once that is over.
     pub(crate) async fn profiles_changed(&mut self) -> Result<()> {
         let before = self.instance.view();
-        let applied = self.apply(&before, InstanceRecord::clone(&self.record)).await;
+        let applied = match self.require_settled("follow its profiles") {
+            Ok(()) => self.apply(&before, InstanceRecord::clone(&self.record)).await,
+            Err(error) => {
+                self.behind.get_or_insert(before);
+                Err(error)
+            }
+        };
         // What the profile is now is shown, whether the container could take it or not.
         self.publish();
         applied
+    }
+
+    /// Follows the profiles that changed while nothing could be done with the instance, once something can.
+    pub(crate) async fn catch_up(&mut self) {
+        if self.deleted || self.behind.is_none() || self.require_settled("follow its profiles").is_err() {
+            return;
+        }
+        let Some(before) = self.behind.take() else { return };
+        let applied = self.apply(&before, InstanceRecord::clone(&self.record)).await;
+        self.publish();
+        if let Err(error) = applied {
+            tracing::error!(
+                instance = self.record.name,
+                error = error.report(),
+                "it can't follow the profiles that changed while nothing could be done with it"
+            );
+        }
     }
 
     async fn apply(&mut self, before: &View, mut record: InstanceRecord) -> Result<()> {
