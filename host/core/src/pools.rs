@@ -23,6 +23,7 @@ mod claims;
 mod create;
 mod mark;
 mod open;
+mod remove;
 mod volumes;
 
 use mark::Owner;
@@ -96,23 +97,38 @@ impl Pool {
     pub(crate) fn readiness(&self) -> Readiness {
         self.readiness.borrow().clone()
     }
+
+    /// Whether it can be used, once that is known.
+    async fn settled(&self) -> Readiness {
+        let mut readiness = self.readiness.subscribe();
+        match readiness.wait_for(|state| *state != Readiness::Opening).await {
+            Ok(state) => state.clone(),
+            // Its sender is a part of this very value.
+            Err(_) => self.readiness(),
+        }
+    }
 }
 
 impl Core {
     /// A pool that can be used; waits while it is being brought up.
     pub(crate) async fn open_pool(&self, name: &str) -> Result<OpenPool> {
-        let pool = self
-            .pools
-            .get(&name.to_owned())
-            .ok_or_else(|| Error::missing("Storage pool", name))?;
-        let mut readiness = pool.readiness.subscribe();
-        let state = readiness.wait_for(|state| *state != Readiness::Opening).await;
-        if let Ok(state) = state
-            && let Readiness::Unavailable(why) = &*state
-        {
+        let pool = self.find_pool(name)?;
+        if let Readiness::Unavailable(why) = pool.settled().await {
             return Err(Error::Unavailable(format!("storage pool {name} is unavailable: {why}")));
         }
         self.pool_with_driver(pool.record())
+    }
+
+    fn find_pool(&self, name: &str) -> Result<Arc<Pool>> {
+        self.pools
+            .get(&name.to_owned())
+            .ok_or_else(|| Error::missing("Storage pool", name))
+    }
+
+    /// Whether this very pool is there, and not another of its name, or none.
+    fn has_pool(&self, pool: &Pool) -> bool {
+        let found = self.find_pool(&pool.record().name);
+        found.is_ok_and(|found| std::ptr::eq(Arc::as_ptr(&found), pool))
     }
 
     fn pool_with_driver(&self, record: Arc<PoolRecord>) -> Result<OpenPool> {
@@ -135,9 +151,48 @@ impl Core {
         self.state_dir.join(PLACES).join(name)
     }
 
-    /// Brings a pool up after a start of the daemon: opens it and removes what does not belong there, but for what
-    /// `unfinished` changes may have left under a new name.
-    pub(crate) async fn bring_up_pool(self: &Arc<Self>, pool: &Pool, unfinished: &[Entry]) {
+    /// Brings a pool up after a start of the daemon, but for one that is gone by now, or going.
+    pub(crate) async fn bring_up_pool(&self, pool: &Pool, unfinished: &[Entry]) {
+        let _turn = self.turns.take(&turn(&pool.record().name)).await;
+        if self.has_pool(pool) && pool.readiness() == Readiness::Opening {
+            self.open_and_clean(pool, unfinished).await;
+        }
+    }
+
+    /// Brings a pool up that could not be, or finishes its deletion if that was interrupted: its driver is back. What comes of it
+    /// is shown with the pool.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn retry_pool(&self, pool: &Pool) -> Result<()> {
+        let name = pool.record().name.clone();
+        let _turn = self.turns.take(&turn(&name)).await;
+        if !self.has_pool(pool) || !matches!(pool.readiness(), Readiness::Unavailable(_)) {
+            return Ok(());
+        }
+        let deletions = self.open_pool_deletions(&name).await?;
+        if !deletions.is_empty() {
+            if let Err(error) = self.finish_interrupted_pool(pool, &deletions).await {
+                tracing::error!(
+                    pool = name,
+                    error = error.report(),
+                    "the storage pool could not be deleted yet"
+                );
+            }
+            return Ok(());
+        }
+        // Nothing works in it, so that what is open in the journal is what was left unfinished there.
+        let entries = self.journal.interrupted().await?.into_iter();
+        let unfinished: Vec<Entry> = entries.map(|(_, _, entry)| entry).collect();
+        // Whoever wants it now waits for it.
+        pool.set_ready(Readiness::Opening);
+        self.open_and_clean(pool, &unfinished).await;
+        Ok(())
+    }
+
+    /// Opens a pool and removes what does not belong there, but for what `unfinished` changes may have left under a new name.
+    /// The caller has its turn.
+    async fn open_and_clean(&self, pool: &Pool, unfinished: &[Entry]) {
         let record = pool.record();
         let name = record.name.as_str();
         let result = async {
@@ -204,11 +259,7 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn pool(&self, name: &str) -> Result<Tagged<StoragePool>> {
-        let pool = self
-            .pools
-            .get(&name.to_owned())
-            .ok_or_else(|| Error::missing("Storage pool", name))?;
-        let value = self.render_pool(&pool);
+        let value = self.render_pool(&*self.find_pool(name)?);
         Ok(Tagged {
             etag: etag(&value.etag_parts()),
             value,
@@ -220,6 +271,8 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`], and the driver's.
     pub async fn pool_update(&self, name: &str, put: StoragePoolPut, if_match: Option<&str>) -> Result<()> {
+        // Before the turn is taken: whoever brings the pool up needs it.
+        self.find_pool(name)?.settled().await;
         let _turn = self.turns.take(&turn(name)).await;
         let current = self.pool(name)?;
         check_etag(&current.value.etag_parts(), if_match)?;
@@ -265,112 +318,6 @@ impl Core {
         let mut put = current.value.to_put();
         patch.apply(&mut put);
         self.pool_update(name, put, Some(&current.etag)).await
-    }
-
-    /// Deletes a pool that holds no instance; volumes of images go with it.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`] for one that is used, and the driver's.
-    pub async fn pool_delete(&self, name: &str) -> Result<()> {
-        let _turn = self.turns.take(&turn(name)).await;
-        let pool = self
-            .pools
-            .get(&name.to_owned())
-            .ok_or_else(|| Error::missing("Storage pool", name))?;
-        let readiness = pool.readiness();
-        {
-            let _guard = self.changes.lock().await;
-            let used = self.pool_users(name);
-            if let Some(user) = used.first() {
-                return Err(Error::invalid(format!("Storage pool {name:?} is in use by {user}")));
-            }
-            // Nobody begins to use it from here on.
-            pool.set_ready(Readiness::Unavailable("it is being deleted".to_owned()));
-        }
-        let deleted = self.delete_pool_and_record(&pool.record()).await;
-        if let Err(error) = deleted {
-            pool.set_ready(readiness);
-            return Err(error);
-        }
-        self.pools.remove(&name.to_owned());
-        let path = format!("/1.0/storage-pools/{name}");
-        self.events.lifecycle(
-            crate::DEFAULT_PROJECT,
-            "storage-pool-deleted",
-            &path,
-            serde_json::Map::new(),
-        );
-        Ok(())
-    }
-
-    /// Deletes what a pool holds, then its record. A deletion that failed is told to the caller and over with: it must not go on
-    /// after the next start of the daemon, when there may be another pool of this name.
-    async fn delete_pool_and_record(&self, record: &Arc<PoolRecord>) -> Result<()> {
-        let name = record.name.as_str();
-        let entry = self
-            .journal
-            .begin("", Entry::PoolDelete { name: name.to_owned() })
-            .await?;
-        if let Err(error) = self.finish_pool_delete(record).await {
-            return self.journal.unless_failed(entry, Err(error)).await;
-        }
-        self.journal.step(&entry, "pool");
-        self.journal
-            .done(
-                entry,
-                self.images
-                    .forget_pool(Transaction::new().delete(key::pool(name)), name)?,
-            )
-            .await
-    }
-
-    /// Removes everything of a pool but its record.
-    pub(crate) async fn finish_pool_delete(&self, record: &Arc<PoolRecord>) -> Result<()> {
-        let action = format!("deleting storage pool {}", record.name);
-        let open = self.pool_with_driver(Arc::clone(record))?;
-        let call = open.call(None);
-        match mark::owner(&open.root, record, &self.state_dir)? {
-            Owner::Pool => {}
-            Owner::Missing => return Ok(()),
-            Owner::Other(why) => {
-                tracing::warn!(
-                    pool = record.name,
-                    why,
-                    "nothing is removed from the directory of a deleted pool"
-                );
-                return Ok(());
-            }
-        }
-        for fingerprint in self.images.volumes(&record.name) {
-            open.driver
-                .delete(&call, &open.reference(), &image_volume(&fingerprint))
-                .await
-                .map_err(Error::driver(&action))?;
-        }
-        open.driver
-            .delete_pool(&call, &open.reference())
-            .await
-            .map_err(Error::driver(&action))?;
-        self.remove_pool_dir(&open.root, record, false).await
-    }
-
-    /// Lets a pool's directory go when its driver has removed what it had there. One of the daemon's own goes with whatever is
-    /// left; of one that the operator named only the mark, and the directory itself if it was `made` for the pool. Of one that
-    /// does not bear the pool's mark nothing.
-    async fn remove_pool_dir(&self, root: &Path, record: &PoolRecord, made: bool) -> Result<()> {
-        let action = format!("removing {}", root.display());
-        if mark::owner(root, record, &self.state_dir)? == Owner::Pool {
-            self.roots.release(root).await.map_err(Error::driver(&action))?;
-        }
-        let own = self.is_own_place(root);
-        let (root, record, daemon) = (root.to_owned(), record.clone(), self.state_dir.clone());
-        tokio::task::spawn_blocking(move || mark::unmark(&root, &record, &daemon, made || own, own))
-            .await
-            .map_err(|error| Error::io(action)(std::io::Error::other(error)))?
-    }
-
-    fn is_own_place(&self, root: &Path) -> bool {
-        root.starts_with(self.state_dir.join(PLACES))
     }
 
     /// How full a pool is.
