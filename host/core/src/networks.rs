@@ -17,6 +17,7 @@ use crate::projects::Feature;
 use crate::records::{NetworkRecord, RECORD_VERSION, key};
 use crate::{Core, Tagged, check_etag, etag, names, settings};
 
+mod bring_up;
 mod remove;
 mod subnets;
 mod undo;
@@ -124,39 +125,6 @@ impl Core {
             .network(&record.driver)
             .map_err(Error::driver(format!("using network {}", record.name)))?;
         Ok(OpenNetwork { record, driver })
-    }
-
-    /// Brings a network up after a start of the daemon, and removes what belongs to no instance.
-    pub(crate) async fn bring_up_network(self: &Arc<Self>, network: &Network) {
-        let _turn = network.turn.lock().await;
-        let record = network.record();
-        let (project, name) = (record.project.as_str(), record.name.as_str());
-        let result = async {
-            let open = self.network_with_driver(network.record())?;
-            open.driver
-                .start(&open.call(), &open.reference())
-                .await
-                .map_err(Error::driver(format!("starting network {name}")))?;
-            let nics = self.instances.nics(self, project, name, true);
-            let mut call = open.call();
-            call.links.extend(nics.iter().map(|nic| nic.host_name.clone()));
-            let removed = open
-                .driver
-                .reconcile(&call, &open.reference(), &nics)
-                .await
-                .map_err(Error::driver(format!("cleaning up network {name}")))?;
-            for what in removed {
-                tracing::info!(network = name, what, "removed what belonged to nothing");
-            }
-            Ok::<_, Error>(())
-        };
-        match result.await {
-            Ok(()) => drop(network.readiness.send_replace(Readiness::Ready)),
-            Err(error) => {
-                tracing::error!(network = name, error = error.report(), "the network is unavailable");
-                network.readiness.send_replace(Readiness::Unavailable(error.report()));
-            }
-        }
     }
 
     /// Networks of a project (or all), managed ones first, and the machine's own links.
@@ -291,6 +259,9 @@ impl Core {
         // Before the turn is taken: whoever brings the network up needs it.
         let readiness = network.settled().await;
         let turn = network.turn.lock().await;
+        if !self.has_network(&network) {
+            return Err(Error::missing("Network", name));
+        }
         check_etag(&self.render_network(&network).etag_parts(), if_match)?;
         let action = format!("changing network {name}");
         let open = self.network_with_driver(network.record())?;
@@ -332,7 +303,7 @@ impl Core {
         drop(turn);
         if readiness != Readiness::Ready {
             // The change may be what it was waiting for; if not, the reason is shown with the network.
-            self.bring_up_network(&network).await;
+            self.retry_network(&network).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use hutch_driver::DriverError;
 
 use crate::Core;
 use crate::error::{Error, Result};
-use crate::pools::{self, Readiness};
+use crate::pools::Readiness;
 
 /// Where the core learns of plugins; the plugin host implements it.
 #[async_trait]
@@ -65,24 +65,13 @@ impl Core {
         };
         let down = |readiness: Readiness| matches!(readiness, Readiness::Unavailable(_));
         for pool in self.pools.list() {
-            let _turn = self.turns.take(&pools::turn(&pool.record().name)).await;
             if down(pool.readiness()) && provides("storage", &pool.record().driver) {
-                // Whoever wants it now waits for it. Nothing works in it, so that what is open in the journal is what was
-                // left unfinished there.
-                pool.set_ready(Readiness::Opening);
-                let unfinished = match self.journal.interrupted().await {
-                    Ok(entries) => entries.into_iter().map(|(_, _, entry)| entry).collect::<Vec<_>>(),
-                    Err(error) => {
-                        pool.set_ready(Readiness::Unavailable(error.report()));
-                        return Err(error);
-                    }
-                };
-                self.bring_up_pool(&pool, &unfinished).await;
+                self.retry_pool(&pool).await?;
             }
         }
         for network in self.networks.list() {
             if down(network.readiness()) && provides("network", &network.record().driver) {
-                self.bring_up_network(&network).await;
+                self.retry_network(&network).await?;
             }
         }
         Ok(())

@@ -8,10 +8,13 @@ use hutch_store::Transaction;
 use super::{Network, network_path, turn};
 use crate::error::{Error, Result};
 use crate::events;
-use crate::journal::Entry;
+use crate::journal::{Entry, Open};
 use crate::pools::Readiness;
 use crate::records::{NetworkRecord, key};
 use crate::{Core, names};
+
+/// Why a network that is going can't be used.
+const GOING: &str = "it is being deleted";
 
 impl Core {
     /// Gives a network that nothing uses another name, which its interface has, too.
@@ -120,12 +123,76 @@ impl Core {
             return self.journal.unless_failed(entry, Err(error)).await;
         }
         self.journal.step(&entry, "network");
+        // With one that was interrupted and could not be finished: it would take another network of this name for this one.
+        let entries = self.open_network_deletions(record).await?;
+        self.forget_network(&entries, record).await
+    }
+
+    /// Shows the network as going whose deletion `entry` was interrupted, so that nobody begins to use it.
+    pub(crate) fn close_deleted_network(&self, entry: &Entry) {
+        if let Entry::NetworkDelete { project, name } = entry
+            && let Some(network) = self.networks.get(&(project.clone(), name.clone()))
+        {
+            network.readiness.send_replace(Readiness::Unavailable(GOING.to_owned()));
+        }
+    }
+
+    /// Goes on with the deletion of a network that was interrupted, after a start of the daemon, which found `loaded`. A network
+    /// that a request deleted meanwhile, or another that was made of its name, is none of it.
+    ///
+    /// # Errors
+    /// The driver's, whereupon the network stays closed, and the store's.
+    pub(crate) async fn recover_network_delete(
+        &self,
+        open: &Open,
+        (project, name): (&str, &str),
+        loaded: &[Arc<Network>],
+    ) -> Result<()> {
+        let _name = self.turns.take(&turn(name)).await;
+        let found = loaded.iter().find(|network| {
+            let record = network.record();
+            record.project == project && record.name == name
+        });
+        match found {
+            Some(network) if self.has_network(network) => {
+                let _turn = network.turn.lock().await;
+                self.finish_interrupted_network(network, std::slice::from_ref(open))
+                    .await
+            }
+            _ => self.journal.done(open.clone(), Transaction::new()).await,
+        }
+    }
+
+    /// Deletes a network whose deletions `entries` were interrupted. The caller has its turns.
+    pub(super) async fn finish_interrupted_network(&self, network: &Network, entries: &[Open]) -> Result<()> {
+        let record = network.record();
+        if let Err(error) = self.finish_network_delete(&record).await {
+            let why = format!("{GOING}, which could not be finished yet: {}", error.report());
+            network.readiness.send_replace(Readiness::Unavailable(why));
+            return Err(error);
+        }
+        self.forget_network(entries, &record).await?;
+        self.networks.remove(&(record.project.clone(), record.name.clone()));
+        Ok(())
+    }
+
+    /// The deletions of this network that are in the journal.
+    pub(super) async fn open_network_deletions(&self, record: &NetworkRecord) -> Result<Vec<Open>> {
+        let entries = self.journal.interrupted().await?.into_iter();
+        let of_the_network = entries.filter(|(_, _, entry)| {
+            matches!(entry, Entry::NetworkDelete { project, name }
+                if (project, name) == (&record.project, &record.name))
+        });
+        Ok(of_the_network.map(|(open, ..)| open).collect())
+    }
+
+    async fn forget_network(&self, entries: &[Open], record: &NetworkRecord) -> Result<()> {
         let change = Transaction::new().delete(key::network(&record.project, &record.name));
-        self.journal.done(entry, change).await
+        self.journal.all_done(entries, change).await
     }
 
     /// Takes a network down; its record stays.
-    pub(crate) async fn finish_network_delete(&self, record: &Arc<NetworkRecord>) -> Result<()> {
+    async fn finish_network_delete(&self, record: &Arc<NetworkRecord>) -> Result<()> {
         let open = self.network_with_driver(Arc::clone(record))?;
         open.driver
             .stop(&open.call(), &open.reference())
