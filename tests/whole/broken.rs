@@ -244,6 +244,49 @@ fn what_can_not_be_finished_yet_holds_the_instance() -> Result<()> {
 }
 
 #[test]
+fn a_creation_that_could_not_be_taken_back_is_not_in_the_way() -> Result<()> {
+    let mut faulty = Faulty::start()?;
+    let mut client = faulty.daemon.client();
+    let both = json!({ "fault.volume.create-from-image": "own-error", "fault.volume.delete": "own-error" });
+    let pool = json!({ "name": "broken", "driver": "faulty", "config": both });
+    client.sync("POST", "/1.0/storage-pools", &pool)?;
+    let root = json!({ "root": { "type": "disk", "path": "/", "pool": "broken" } });
+    let create = creation("victim", &json!({ "devices": root }), false);
+    let left = faulty.daemon.state_dir().join("storage-pools/broken/container/victim");
+    // Made again at once, and by the next daemon.
+    for next in [false, true] {
+        for way in ["volume.create-from-image", "volume.delete"] {
+            faulty.fault(POOL, way, "own-error")?;
+        }
+        let (_, message) = client.refused("POST", "/1.0/instances", &create)?;
+        ensure!(message.contains("the thing is"), "{message}");
+        ensure!(left.exists(), "there is nothing to be in the way");
+        faulty.fault(POOL, "volume.create-from-image", "")?;
+        // As long as it can't be removed the reason is told.
+        let (_, message) = client.refused("POST", "/1.0/instances", &create)?;
+        ensure!(message.contains("removing the unfinished volume"), "{message}");
+        let answer = client.request("GET", VICTIM, &Value::Null)?;
+        ensure!(answer.status == 404, "{}", answer.status);
+        faulty.fault(POOL, "volume.delete", "")?;
+        if next {
+            again(&mut faulty)?;
+            client = faulty.daemon.client();
+            // This driver removes nothing by itself.
+            std::fs::remove_dir_all(&left)?;
+        }
+        client.run("POST", "/1.0/instances", &create)?;
+        client.run("DELETE", VICTIM, &Value::Null)?;
+        ensure!(!left.exists(), "the volume is left");
+    }
+    // What is somebody else's stays, and is said to be there.
+    std::fs::create_dir_all(left.join("foreign"))?;
+    let (_, message) = client.refused("POST", "/1.0/instances", &create)?;
+    ensure!(message.contains("there is a volume"), "{message}");
+    ensure!(left.join("foreign").exists(), "what was there is gone");
+    Ok(())
+}
+
+#[test]
 fn an_interrupted_change_of_interfaces_leaves_none_that_is_not_recorded() -> Result<()> {
     let mut daemon = Daemon::start()?;
     daemon.instance("c1", &json!({}))?;

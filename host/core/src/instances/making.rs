@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use hutch_store::Transaction;
+
 use crate::error::{Error, Result};
 use crate::events;
 use crate::instances::create::{self, Source};
@@ -170,25 +172,61 @@ impl Owner {
             pool: self.record.pool.clone(),
         };
         let entry = core.journal.begin(operation.id(), entry).await?;
-        let (size, templates) = (content.size.clone(), content.templates.clone());
-        let filled = self.fill(pool, content, operation).await;
-        // What is there already is not ours to take back.
-        let foreign = matches!(&filled, Err(Error::Driver { source, .. }) if source.is("already-exists"));
+        let mut filled = self.fill(pool, &content, operation).await;
+        // What is there already is not this creation's to take back.
+        let mut ours = !is_taken(&filled);
+        if !ours {
+            filled = match self.finish_undo(pool, &entry).await {
+                Ok(true) => {
+                    let again = self.fill(pool, &content, operation).await;
+                    ours = !is_taken(&again);
+                    again
+                }
+                Ok(false) => filled,
+                Err(error) => Err(error),
+            };
+        }
         let made = async {
             filled?;
             core.journal.step(&entry, "volume");
-            if let Some(size) = &size {
+            if let Some(size) = &content.size {
                 create::set_size(pool, &self.record, Some(size)).await?;
             }
-            self.record_creation(&entry, templates.as_ref()).await
+            self.record_creation(&entry, content.templates.as_ref()).await
         };
-        if let Err(error) = made.await {
-            if !foreign {
-                self.undo_create(pool).await;
-            }
-            return core.journal.unless_failed(entry, Err(error)).await;
+        let Err(error) = made.await else { return Ok(()) };
+        if ours && let Err(second) = self.undo_create(pool).await {
+            // The entry stays: by it the volume is known as nobody's when the name is asked for again, or the daemon starts.
+            tracing::warn!(
+                instance = self.record.name,
+                error = second.report(),
+                "the volume of an instance that was not finished could not be removed; it is when the name is taken again, or at the \
+                 next start of the daemon"
+            );
+            return Err(error);
         }
-        Ok(())
+        core.journal.unless_failed(entry, Err(error)).await
+    }
+
+    /// Takes back what an instance of this name has left in the pool that was never finished, and whether there was one. `own` is the
+    /// entry of the one that is being made.
+    async fn finish_undo(&self, pool: &OpenPool, own: &Open) -> Result<bool> {
+        let core = &self.core;
+        let is_left = |entry: &Entry| match entry {
+            Entry::InstanceCreate { project, name, pool } => {
+                (project, name, pool) == (&self.record.project, &self.record.name, &self.record.pool)
+            }
+            _ => false,
+        };
+        let mut left = core.journal.interrupted().await?;
+        left.retain(|(open, _, entry)| open != own && is_left(entry));
+        let left: Vec<Open> = left.into_iter().map(|(open, ..)| open).collect();
+        if left.is_empty() {
+            return Ok(false);
+        }
+        self.undo_create(pool).await?;
+        core.journal.all_done(&left, Transaction::new()).await?;
+        Ok(true)
     }
 
     /// Writes the record, with what profiles have become meanwhile, and shows that the instance is there.
@@ -210,19 +248,19 @@ impl Owner {
         Ok(())
     }
 
-    async fn fill(&self, pool: &OpenPool, content: Content, operation: &Arc<Operation>) -> Result<()> {
+    async fn fill(&self, pool: &OpenPool, content: &Content, operation: &Arc<Operation>) -> Result<()> {
         let record = &self.record;
         let (call, reference, volume) = (pool.call(Some(operation)), pool.reference(), instance_volume(record));
         let action = format!("creating the volume of instance {}", record.name);
-        let made = match (content.source, content.image) {
+        let made = match (&content.source, &content.image) {
             (Source::Image(_), Some(fingerprint)) => {
-                let image = crate::pools::image_volume(&fingerprint);
+                let image = crate::pools::image_volume(fingerprint);
                 pool.driver
                     .create_from_image(&call, &reference, &image, &volume, record.plain)
                     .await
             }
             (Source::Copy { instance, snapshot }, _) => {
-                return copy_volume(pool, &instance, snapshot, record, operation).await;
+                return copy_volume(pool, instance, snapshot.clone(), record, operation).await;
             }
             _ => pool.driver.create(&call, &reference, &volume).await,
         };
@@ -230,18 +268,12 @@ impl Owner {
     }
 
     /// Takes back the volume of an instance that was not finished.
-    async fn undo_create(&self, pool: &OpenPool) {
-        let deleted = pool
-            .driver
+    async fn undo_create(&self, pool: &OpenPool) -> Result<()> {
+        let action = format!("removing the unfinished volume of instance {}", self.record.name);
+        pool.driver
             .delete(&pool.call(None), &pool.reference(), &instance_volume(&self.record))
-            .await;
-        if let Err(error) = deleted {
-            tracing::warn!(
-                instance = self.record.name,
-                %error,
-                "the volume of an instance that was not finished could not be removed; the next start of the daemon does it"
-            );
-        }
+            .await
+            .map_err(Error::driver(action))
     }
 
     /// Copies the volume for another instance; the owner does it, so that nothing else happens to the source meanwhile.
@@ -279,6 +311,11 @@ impl Owner {
             self.record.name
         )))
     }
+}
+
+/// Whether the driver has a volume of that name already.
+fn is_taken(filled: &Result<()>) -> bool {
+    matches!(filled, Err(Error::Driver { source, .. }) if source.is("already-exists"))
 }
 
 async fn copy_volume(

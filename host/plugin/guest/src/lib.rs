@@ -129,6 +129,9 @@ impl Volume for Faulty {
         volume: &VolumeRef,
         _: bool,
     ) -> Result<()> {
+        if host.fs_stat(&home(volume))?.is_some() {
+            return Err(Error::already_exists(format!("there is a volume {:?}", volume.name)));
+        }
         copied(host, &tree(image), &tree(volume), &home(volume))?;
         // Late, so that there is something to be taken back.
         gate(host, &pool.config, "volume.create-from-image")
