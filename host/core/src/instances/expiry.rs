@@ -9,6 +9,7 @@ use std::time::Duration;
 use hutch_api::{Config, Timestamp};
 use time::{Date, Month, OffsetDateTime};
 use tokio::sync::Notify;
+use tokio::task::{Id, JoinSet};
 
 use crate::Core;
 use crate::error::{Error, Result};
@@ -38,56 +39,102 @@ type At = (String, String, String);
 pub(crate) fn start(core: &Arc<Core>) {
     let (core, expiry) = (Arc::downgrade(core), Arc::clone(&core.expiry));
     tokio::spawn(async move {
-        let mut failed: HashMap<At, OffsetDateTime> = HashMap::new();
+        let mut plan = Plan::default();
+        let mut attempts: JoinSet<Result<()>> = JoinSet::new();
         loop {
-            let Some(first) = core.upgrade().map(|core| core.first_to_expire(&mut failed)) else {
+            let Some(ends) = core.upgrade().map(|core| core.ends_of_snapshots()) else {
                 return;
             };
-            let Some((at, due)) = first else {
-                expiry.0.notified().await;
-                continue;
+            let first = plan.first(&ends);
+            let rest = match first {
+                // Negative when it is due already.
+                Some((_, due)) => Duration::try_from(due - OffsetDateTime::now_utc()).unwrap_or_default(),
+                None => Duration::MAX,
             };
-            // Negative when it is due already.
-            if let Ok(rest) = Duration::try_from(due - OffsetDateTime::now_utc())
-                && !rest.is_zero()
+            if let Some((at, _)) = first
+                && rest.is_zero()
             {
-                tokio::select! {
-                    () = tokio::time::sleep(rest) => {}
-                    () = expiry.0.notified() => {}
-                }
+                let Some(core) = core.upgrade() else { return };
+                let of = at.clone();
+                let task = attempts.spawn(async move { core.delete_expired(&of).await });
+                plan.begin(at, task.id());
                 continue;
             }
-            let Some(core) = core.upgrade() else { return };
-            if let Err(error) = core.delete_expired(&at).await {
-                tracing::warn!(
-                    instance = at.1,
-                    snapshot = at.2,
-                    error = error.report(),
-                    "an expired snapshot could not be deleted"
-                );
-                failed.insert(at, OffsetDateTime::now_utc() + AGAIN);
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = expiry.0.notified() => {}
+                Some(done) = attempts.join_next_with_id() => {
+                    let (id, result) = match done {
+                        Ok((id, result)) => (id, result),
+                        Err(lost) => (lost.id(), Err(Error::Unavailable(lost.to_string()))),
+                    };
+                    plan.end(id, result, OffsetDateTime::now_utc());
+                }
             }
         }
     });
 }
 
+/// What has been tried, and is.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Deletions that failed, and when they are tried again.
+    failed: HashMap<At, OffsetDateTime>,
+    /// Deletions that go on. A pool that hangs holds up those of one instance, which waits for it anyway, and no other's.
+    under_way: HashMap<Id, At>,
+}
+
+impl Plan {
+    /// The snapshot whose turn is first, and when, of those with these ends. What failed is not tried before its time, and is
+    /// forgotten with its snapshot.
+    fn first(&mut self, ends: &HashMap<At, OffsetDateTime>) -> Option<(At, OffsetDateTime)> {
+        self.failed.retain(|at, _| ends.contains_key(at));
+        let is_busy = |at: &At| {
+            self.under_way
+                .values()
+                .any(|(project, name, _)| (project, name) == (&at.0, &at.1))
+        };
+        let due = |at: &At, end: OffsetDateTime| self.failed.get(at).map_or(end, |again| end.max(*again));
+        ends.iter()
+            .filter(|(at, _)| !is_busy(at))
+            .map(|(at, end)| (at.clone(), due(at, *end)))
+            .min_by_key(|(_, due)| *due)
+    }
+
+    fn begin(&mut self, at: At, task: Id) {
+        self.failed.remove(&at);
+        self.under_way.insert(task, at);
+    }
+
+    fn end(&mut self, task: Id, result: Result<()>, now: OffsetDateTime) {
+        let Some(at) = self.under_way.remove(&task) else { return };
+        if let Err(error) = result {
+            tracing::warn!(
+                instance = at.1,
+                snapshot = at.2,
+                error = error.report(),
+                "an expired snapshot could not be deleted"
+            );
+            self.failed.insert(at, now + AGAIN);
+        }
+    }
+}
+
 impl Core {
-    /// The snapshot that is due first, and when. What failed is due when it is tried again, and forgotten with its snapshot.
-    fn first_to_expire(&self, failed: &mut HashMap<At, OffsetDateTime>) -> Option<(At, OffsetDateTime)> {
-        let mut all = HashMap::new();
+    /// All snapshots that have an end, with it.
+    fn ends_of_snapshots(&self) -> HashMap<At, OffsetDateTime> {
+        let mut ends = HashMap::new();
         for instance in self.instances.list(None) {
             let view = instance.view();
             for snapshot in &view.snapshots {
-                if let Some(due) = snapshot.expires_at.get() {
+                if let Some(end) = snapshot.expires_at.get() {
                     let record = &view.record;
                     let at = (record.project.clone(), record.name.clone(), snapshot.name.clone());
-                    all.insert(at, due);
+                    ends.insert(at, end);
                 }
             }
         }
-        failed.retain(|at, _| all.contains_key(at));
-        all.extend(failed.iter().map(|(at, again)| (at.clone(), *again)));
-        all.into_iter().min_by_key(|(_, due)| *due)
+        ends
     }
 
     async fn delete_expired(self: &Arc<Self>, at: &At) -> Result<()> {
@@ -176,6 +223,39 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_deletion_that_failed_is_tried_again_when_the_snapshot_is_due() {
+        let now = datetime!(2024-01-31 10:00 UTC);
+        let at = |instance: &str, snapshot: &str| ("p".to_owned(), instance.to_owned(), snapshot.to_owned());
+        let task = || tokio::spawn(async {}).id();
+        let mut plan = Plan::default();
+        let mut ends = HashMap::from([
+            (at("c1", "s1"), now),
+            (at("c1", "s2"), now + AGAIN * 2),
+            (at("c2", "s"), now + AGAIN / 2),
+        ]);
+        assert_eq!(plan.first(&ends), Some((at("c1", "s1"), now)));
+        let first = task();
+        plan.begin(at("c1", "s1"), first);
+        // Nothing else of an instance is tried meanwhile, and of others it is.
+        assert_eq!(plan.first(&ends), Some((at("c2", "s"), now + AGAIN / 2)));
+        ends.remove(&at("c2", "s"));
+        assert_eq!(plan.first(&ends), None);
+        plan.end(first, Err(Error::Unavailable("the pool is gone".to_owned())), now);
+        assert_eq!(plan.first(&ends), Some((at("c1", "s1"), now + AGAIN)));
+        // It has been given more time: nothing is due before that, at none of both moments.
+        ends.insert(at("c1", "s1"), now + AGAIN * 3);
+        assert_eq!(plan.first(&ends), Some((at("c1", "s2"), now + AGAIN * 2)));
+        ends.remove(&at("c1", "s2"));
+        assert_eq!(plan.first(&ends), Some((at("c1", "s1"), now + AGAIN * 3)));
+        // An attempt that finds nothing to do leaves nothing behind.
+        let second = task();
+        plan.begin(at("c1", "s1"), second);
+        plan.end(second, Ok(()), now + AGAIN);
+        assert!(plan.failed.is_empty() && plan.under_way.is_empty());
+        assert_eq!(plan.first(&ends), Some((at("c1", "s1"), now + AGAIN * 3)));
+    }
 
     #[test]
     fn expiry_is_counted_by_the_calendar() {
