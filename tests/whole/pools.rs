@@ -303,6 +303,124 @@ fn what_cannot_be_taken_back_is_tried_again() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_pool_is_not_deleted_while_it_is_brought_up() -> Result<()> {
+    let file = faulty::storage_file()?;
+    let mut faulty = Faulty::start()?;
+    let body = json!({ "name": "broken", "driver": "faulty", "config": {} });
+    faulty.daemon.client().sync("POST", POOLS, &body)?;
+    let broken = r#""fault.pool.open" = "sleep", "fault.pool.delete" = "trap""#;
+    faulty.restart(&faulty::configuration(&file, broken)?)?;
+    let path = format!("{POOLS}/broken");
+    let mut client = faulty.daemon.client();
+    let status = client.get(&path)?["status"].take();
+    ensure!(status == "Pending", "it is {status}");
+    client.refused("DELETE", &path, &Value::Null)?;
+    // It is known how it is, and does not seem to be brought up for ever.
+    let why = has_status(&mut client, &path, "Unavailable")?;
+    ensure!(why.contains("did not end within"), "{why}");
+    faulty.goes_on()?;
+    faulty.restart(&faulty::configuration(&file, "")?)?;
+    let mut client = faulty.daemon.client();
+    client.sync("DELETE", &path, &Value::Null)?;
+    client.sync("POST", POOLS, &body)?;
+    has_status(&mut client, &path, "Created").map(drop)
+}
+
+#[test]
+fn an_interrupted_deletion_takes_nobody_with_it() -> Result<()> {
+    let file = faulty::storage_file()?;
+    let mut faulty = Faulty::start()?;
+    let mut client = faulty.daemon.client();
+    let body = json!({ "name": "broken", "driver": "faulty", "config": {} });
+    client.sync("POST", POOLS, &body)?;
+    let network = |address: &str| {
+        let config = json!({ "ipv4.address": address, "ipv6.address": "none" });
+        json!({ "name": "second", "type": "bridge", "config": config })
+    };
+    client.sync("POST", "/1.0/networks", &network("10.214.0.1/24"))?;
+    faulty.daemon.stop()?;
+    faulty.daemon.launch(&[("HUTCH_STOP_AT", "pool-delete:begin")])?;
+    let path = format!("{POOLS}/broken");
+    drop(faulty.daemon.client().request("DELETE", &path, &Value::Null));
+    ensure!(faulty.daemon.wait_for_fault()?, "the daemon was not killed");
+    let slow = faulty::configuration(&file, r#""fault.pool.delete" = "sleep""#)?;
+    faulty.daemon.configure(&slow)?;
+    faulty.daemon.launch(&[])?;
+    // While the driver takes its time over it, nobody begins to use it.
+    let mut client = faulty.daemon.client();
+    let root = json!({ "root": { "type": "disk", "path": "/", "pool": "broken" } });
+    let victim = creation("victim", &json!({ "devices": root }), false);
+    let (_, message) = client.refused("POST", "/1.0/instances", &victim)?;
+    ensure!(message.contains("it is being deleted"), "{message}");
+    // Networks are brought up after that: one of which another was made meanwhile is not.
+    client.sync("DELETE", "/1.0/networks/second", &Value::Null)?;
+    client.sync("POST", "/1.0/networks", &network("10.215.0.1/24"))?;
+    has_status(
+        &mut client,
+        &format!("/1.0/networks/{}", faulty.daemon.network()),
+        "Created",
+    )?;
+    let why = has_status(&mut client, &path, "Unavailable")?;
+    ensure!(
+        why.contains("could not be finished yet") && why.contains("did not end within"),
+        "{why}"
+    );
+    let addresses = client.get("/1.0/networks/second/state")?["addresses"].to_string();
+    ensure!(
+        addresses.contains("10.215.0.1") && !addresses.contains("10.214.0.1"),
+        "{addresses}"
+    );
+    client.refused("DELETE", &path, &Value::Null)?;
+    client.refused("POST", "/1.0/instances", &victim)?;
+    ensure!(faulty.daemon.shell("bystander", "echo here")? == "here");
+    // Gone for good, it is no other pool of its name.
+    faulty.restart(&faulty::configuration(&file, "")?)?;
+    let mut client = faulty.daemon.client();
+    let answer = client.request("DELETE", &path, &Value::Null)?;
+    ensure!([200, 404].contains(&answer.status), "{}", answer.error());
+    client.sync(
+        "POST",
+        POOLS,
+        &json!({ "name": "broken", "driver": "dir", "config": {} }),
+    )?;
+    faulty.daemon.stop()?;
+    faulty.daemon.launch(&[])?;
+    has_status(&mut faulty.daemon.client(), &path, "Created").map(drop)
+}
+
+#[test]
+fn an_interrupted_deletion_of_a_network_is_finished_when_it_can_be() -> Result<()> {
+    let mut faulty = Faulty::start()?;
+    let mut client = faulty.daemon.client();
+    let config = json!({ "fault.network.stop": "trap" });
+    let body = json!({ "name": "brokennet", "type": "faulty", "config": config });
+    client.sync("POST", "/1.0/networks", &body)?;
+    faulty.daemon.stop()?;
+    faulty.daemon.launch(&[("HUTCH_STOP_AT", "network-delete:begin")])?;
+    let path = "/1.0/networks/brokennet";
+    drop(faulty.daemon.client().request("DELETE", path, &Value::Null));
+    ensure!(faulty.daemon.wait_for_fault()?, "the daemon was not killed");
+    faulty.daemon.launch(&[])?;
+    let mut client = faulty.daemon.client();
+    let status = client.get(path)?["status"].take();
+    ensure!(status == "Unavailable", "it is {status}");
+    let nic = json!({ "eth1": { "type": "nic", "name": "eth1", "network": "brokennet" } });
+    let profile = json!({ "name": "p", "devices": nic });
+    let (_, message) = client.refused("POST", "/1.0/profiles", &profile)?;
+    ensure!(message.contains("it is being deleted"), "{message}");
+    faulty.enable(NETWORK)?;
+    let why = has_status(&mut client, path, "Unavailable")?;
+    ensure!(why.contains("could not be finished yet"), "{why}");
+    // Without what was in the way it goes.
+    faulty.fault(path, "network.stop", "")?;
+    let answer = client.request("GET", path, &Value::Null)?;
+    ensure!(answer.status == 404, "{}", answer.error());
+    let interfaces = faulty.daemon.sandbox().interfaces()?;
+    ensure!(!interfaces.iter().any(|name| name == "brokennet"), "{interfaces:?}");
+    Ok(())
+}
+
 /// As people move pools to another disk.
 #[test]
 fn the_daemons_own_place_may_be_a_link() -> Result<()> {
