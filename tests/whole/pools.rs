@@ -446,6 +446,27 @@ fn the_daemons_own_place_may_be_a_link() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_state_directory_may_be_moved_if_a_link_leads_there() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let disk = daemon.sandbox().path().join("disk");
+    let mut client = daemon.client();
+    client.sync("POST", POOLS, &pool("named", "dir", &disk))?;
+    client.run("POST", "/1.0/instances", &creation("c1", &json!({}), false))?;
+    daemon.stop()?;
+    let moved = daemon.sandbox().path().join("moved");
+    std::fs::rename(daemon.state_dir(), &moved)?;
+    std::os::unix::fs::symlink(&moved, daemon.state_dir())?;
+    daemon.launch(&[])?;
+    let mut client = daemon.client();
+    for pool in [POOL, "named"] {
+        has_status(&mut client, &format!("{POOLS}/{pool}"), "Created")?;
+    }
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "echo here")? == "here");
+    Ok(())
+}
+
 /// A container's tree is full of what the container put there, and its driver says where it begins.
 #[test]
 fn a_root_that_became_a_link_leads_nowhere() -> Result<()> {

@@ -152,7 +152,7 @@ pub(crate) fn owner(root: &Path, record: &PoolRecord, daemon: &Path) -> Result<O
         return Ok(Owner::Missing);
     }
     Ok(match read(root) {
-        Ok(Some(mark)) if mark.token == record.token && mark.daemon == daemon => Owner::Pool,
+        Ok(Some(mark)) if mark.token == record.token && is_same(&mark.daemon, daemon) => Owner::Pool,
         Ok(Some(mark)) if mark.token == record.token => Owner::Other(format!(
             "{} is the storage pool {:?} of the daemon in {}, and this daemon, whose state is a copy of that one's, is in {}: \
              if that one is gone for good, write this one's directory into {MARK} there, as `daemon`",
@@ -167,6 +167,13 @@ pub(crate) fn owner(root: &Path, record: &PoolRecord, daemon: &Path) -> Result<O
         )),
         found => Owner::Other(format!("{} is {}", root.display(), describe(found))),
     })
+}
+
+/// Whether the directory that a mark names is the daemon's own: after a move a link may lead there from where it was. One that
+/// can't be looked at is not.
+fn is_same(named: &Path, own: &Path) -> bool {
+    let inode = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    named == own || inode(named).is_some_and(|named| inode(own) == Some(named))
 }
 
 /// Removes what [`Place::take`] made for `record` of the daemon in `daemon`, and with `everything` first all else that is in the directory. The
@@ -392,6 +399,23 @@ mod tests {
         unmark(&root, &record("a"), copy, true, true).unwrap();
         assert!(root.join("volumes").exists(), "a copy removed what is the original's");
         assert_eq!(owner(&root, &record("a"), Path::new(ONE)).unwrap(), Owner::Pool);
+    }
+
+    #[test]
+    fn a_daemon_that_moved_is_the_same_by_a_link() {
+        let bench = Bench::new();
+        let (old, new) = (bench.at("old"), bench.at("moved"));
+        for directory in [&old, &new] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let place = Place::find(&bench.at("pool"), false).unwrap();
+        place.take(&record("a"), &old).unwrap();
+        let is_own = |daemon: &Path| owner(&place.path, &record("a"), daemon).unwrap() == Owner::Pool;
+        assert!(is_own(&old) && !is_own(&new));
+        std::fs::remove_dir(&old).unwrap();
+        assert!(!is_own(&new), "nobody says that it is the same");
+        std::os::unix::fs::symlink("moved", &old).unwrap();
+        assert!(is_own(&new));
     }
 
     #[test]
