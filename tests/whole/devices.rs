@@ -113,6 +113,28 @@ fn a_disk_that_cannot_be_added_changes_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_disk_that_cannot_be_removed_changes_nothing() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let (a, b) = (source(&daemon, "a")?, source(&daemon, "b")?);
+    daemon.instance("c1", &json!({}))?;
+    let both = json!({ "a": disk(&a, "/srv/a", &[]), "b": disk(&b, "/mnt/in/b", &[]) });
+    set_devices(&daemon, &both)?;
+    // The container's root has made a place unreachable; what is unmounted before that comes back.
+    daemon.shell("c1", "mv /mnt/in /mnt/moved && ln -s in /mnt/in")?;
+    let failed = set_devices(&daemon, &json!({}));
+    let failed = failed.err().context("it was unmounted through a link to itself")?;
+    let failed = format!("{failed:#}");
+    ensure!(failed.contains("/mnt/in/b"), "{failed}");
+    ensure!(daemon.shell("c1", "cat /srv/a/name /mnt/moved/b/name")? == "ab");
+    let shown = daemon.client().get("/1.0/instances/c1")?;
+    ensure!(shown["devices"] == both, "{shown}");
+    daemon.shell("c1", "rm /mnt/in && mv /mnt/moved /mnt/in")?;
+    set_devices(&daemon, &json!({}))?;
+    ensure!(daemon.shell("c1", SHOWN)? == "none none none");
+    Ok(())
+}
+
+#[test]
 fn an_interrupted_change_of_disks_is_taken_back() -> Result<()> {
     for step in ["begin", "disks", "commit", "committed"] {
         let mut daemon = Daemon::start()?;

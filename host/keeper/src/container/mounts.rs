@@ -177,7 +177,12 @@ impl<'a> Change<'a> {
         if userns.is_some() {
             security::become_user(0, 0, &[])?;
         }
-        self.old.iter().rev().try_for_each(|mount| take_away(mount))?;
+        for (number, mount) in self.old.iter().enumerate().rev() {
+            if let Err(fault) = take_away(mount) {
+                self.put_back(&former, number + 1);
+                return Err(fault);
+            }
+        }
         for (number, (mount, tree)) in self.new.iter().zip(&trees).enumerate() {
             let Some(tree) = tree else { continue };
             let Err(fault) = filesystems::put(mount, tree) else {
@@ -190,12 +195,17 @@ impl<'a> Change<'a> {
             for mount in self.new[..number].iter().rev() {
                 drop(take_away(mount));
             }
-            for (mount, tree) in self.old.iter().zip(&former) {
-                drop(tree.as_ref().map(|tree| filesystems::put(mount, tree)));
-            }
+            self.put_back(&former, 0);
             return Err(fault);
         }
         Ok(())
+    }
+
+    /// Mounts again what was there before, from this number on, as far as that goes.
+    fn put_back(&self, former: &[Option<OwnedFd>], from: usize) {
+        for (mount, tree) in self.old.iter().zip(former).skip(from) {
+            drop(tree.as_ref().map(|tree| filesystems::put(mount, tree)));
+        }
     }
 }
 
