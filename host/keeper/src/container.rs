@@ -79,6 +79,7 @@ pub(crate) struct Container {
     killed: bool,
     freezing: Vec<(Asker, bool)>,
     mounting: Option<mounts::Changing>,
+    abandoned: mounts::Abandoned,
     /// The connection for whose life the container is frozen with its file servers, and whether it was frozen before that.
     held_by: Option<(u32, bool)>,
 }
@@ -106,6 +107,7 @@ impl Container {
             killed: false,
             freezing: Vec::new(),
             mounting: None,
+            abandoned: mounts::Abandoned::new(),
             held_by: None,
             spec,
         })

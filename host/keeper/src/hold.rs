@@ -75,6 +75,7 @@ fn container_event(reactor: &Reactor, clients: &mut Clients, container: &mut Con
         Source::ExecTerminal => container.execs().terminal_ready(reactor, place),
         Source::Timer => container.execs().timer_ready(reactor),
         Source::Mounts => container.mounts_ready(reactor, clients),
+        Source::Mounter => container.mounter_ended(reactor, place),
         Source::Service => {}
     }
     false

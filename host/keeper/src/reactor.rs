@@ -42,9 +42,11 @@ pub(crate) enum Source {
     Service,
     /// The report of a process that mounts.
     Mounts,
+    /// Such a process that was ended, by its place.
+    Mounter,
 }
 
-const SOURCES: [Source; 16] = [
+const SOURCES: [Source; 17] = [
     Source::Listener,
     Source::Client,
     Source::Boot,
@@ -61,6 +63,7 @@ const SOURCES: [Source; 16] = [
     Source::Timer,
     Source::Service,
     Source::Mounts,
+    Source::Mounter,
 ];
 
 /// An event: what, in which place, and what is the matter with it.

@@ -19,7 +19,7 @@ use super::{Container, Outcome, refuse};
 use crate::boot::{filesystems, prepare, security};
 use crate::clients::{Asker, Clients};
 use crate::fault::{At, Result};
-use crate::reactor::{Reactor, Source};
+use crate::reactor::{Places, Reactor, Source};
 use crate::wire;
 
 /// What the process says at its end.
@@ -35,6 +35,34 @@ pub(super) struct Changing {
     process: OwnedFd,
     asker: Asker,
     mounts: Vec<Mount>,
+}
+
+/// Processes that were ended while they mounted. One that waits for a disk ends when that answers, and nothing here waits for it.
+#[derive(Debug)]
+pub(super) struct Abandoned(Places<OwnedFd>);
+
+impl Abandoned {
+    pub(super) const fn new() -> Self {
+        Self(Places::new())
+    }
+
+    fn kill(&mut self, reactor: &Reactor, process: OwnedFd) {
+        // It may have ended by itself.
+        drop(process::send_signal(&process, libc::SIGKILL));
+        let place = self.0.insert(process);
+        let Some(process) = self.0.get(place) else { return };
+        if reactor.add(process, Source::Mounter, place, EventFlags::IN).is_err() {
+            // The kernel has no memory for the watch: its entry in the table of processes stays until the keeper ends.
+            self.0.remove(place);
+        }
+    }
+
+    fn reap(&mut self, reactor: &Reactor, place: u32) {
+        let Some(process) = self.0.remove(place) else { return };
+        reactor.remove(&process);
+        // It is readable because it has ended (pidfd_open(2)).
+        drop(process::reap(&process));
+    }
 }
 
 impl Container {
@@ -118,10 +146,14 @@ impl Container {
     pub(super) fn abandon_mounts(&mut self, reactor: &Reactor, clients: &mut Clients) {
         let Some(changing) = self.mounting.take() else { return };
         reactor.remove(&changing.report);
-        // One that waits for a disk dies when that answers, and must not be waited for here.
-        drop(process::send_signal(&changing.process, libc::SIGKILL));
+        self.abandoned.kill(reactor, changing.process);
         let fault = refuse("mounting", "the container has ended");
         clients.answer(reactor, changing.asker, Err(fault));
+    }
+
+    /// A process that was ended while it mounted is no more.
+    pub(crate) fn mounter_ended(&mut self, reactor: &Reactor, place: u32) {
+        self.abandoned.reap(reactor, place);
     }
 }
 
@@ -232,6 +264,30 @@ mod tests {
             shift: true,
             required: true,
         }
+    }
+
+    #[test]
+    fn a_process_that_is_abandoned_is_reaped() {
+        let reactor = Reactor::new().unwrap();
+        // SAFETY: the child only waits for its end.
+        let process = match unsafe { process::fork(0, None) }.unwrap() {
+            Forked::Child => loop {
+                let _ = rustix::event::poll(&mut [], None);
+            },
+            Forked::Parent { pidfd, .. } => pidfd,
+        };
+        let seen = process.try_clone().unwrap();
+        let mut abandoned = Abandoned::new();
+        abandoned.kill(&reactor, process);
+        let mut ready = Vec::new();
+        while ready.is_empty() {
+            reactor.wait(&mut ready).unwrap();
+        }
+        assert_eq!((ready.len(), ready[0].source), (1, Source::Mounter));
+        abandoned.reap(&reactor, ready[0].place);
+        let again = process::reap(&seen).unwrap_err();
+        assert_eq!(again.raw_os_error(), Some(libc::ECHILD));
+        assert!(abandoned.0.places().is_empty());
     }
 
     #[test]
