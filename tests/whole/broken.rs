@@ -155,6 +155,31 @@ fn a_renaming_that_failed_twice_is_finished_by_the_next_start() -> Result<()> {
 }
 
 #[test]
+fn a_renaming_that_failed_twice_is_no_obstacle_to_deletion() -> Result<()> {
+    let faulty = prepared()?;
+    let mut client = faulty.daemon.client();
+    let rename = json!({ "name": "renamed" });
+    fails(&faulty, "volume.rename", ("POST", VICTIM, rename.clone()))?;
+    is_broken(&faulty, "could not be taken back")?;
+    // The volume may have either name, so that the driver is needed for this, too.
+    fails(&faulty, "volume.rename", ("DELETE", VICTIM, Value::Null))?;
+    is_broken(&faulty, "could not be taken back")?;
+    client.run("DELETE", VICTIM, &Value::Null)?;
+    let volumes = faulty.daemon.state_dir().join("storage-pools/broken/container");
+    ensure!(!volumes.join("victim").exists(), "the volume is left");
+    // Both names are free again.
+    for name in ["victim", "renamed"] {
+        let root = json!({ "root": { "type": "disk", "path": "/", "pool": "broken" } });
+        client.run(
+            "POST",
+            "/1.0/instances",
+            &creation(name, &json!({ "devices": root }), false),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_renaming_that_changed_nothing_leaves_a_usable_instance() -> Result<()> {
     let mut faulty = prepared()?;
     let mut client = faulty.daemon.client();

@@ -34,6 +34,8 @@ pub struct Owner {
     pub(crate) broken: Option<String>,
     /// What was begun with it and is not over: until then nothing else is.
     pub(crate) unfinished: Option<String>,
+    /// A renaming, to this name, that failed and could not be taken back yet.
+    pub(crate) half_renamed: Option<(Open, String)>,
     /// As it was when a profile changed that it could not follow because of these two.
     pub(crate) behind: Option<Arc<View>>,
     /// Stops that were asked for.
@@ -69,6 +71,7 @@ impl Owner {
             started_at: Timestamp::NEVER,
             broken: None,
             unfinished: None,
+            half_renamed: None,
             behind: None,
             stops: Vec::new(),
             restarts: Vec::new(),

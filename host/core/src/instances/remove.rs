@@ -16,6 +16,7 @@ impl Owner {
         if self.keeper.is_some() {
             return Err(Error::invalid("Instance is running"));
         }
+        self.take_renaming_back().await?;
         self.require_stopped("delete it")?;
         self.close_files().await;
         let pool = self.core.open_pool(&self.record.pool).await?;

@@ -73,13 +73,35 @@ impl Owner {
                 "a renaming could not be taken back"
             );
             self.set_unfinished(Some(format!(
-                "renaming it to {new_name} failed and could not be taken back; the next start of the daemon finishes it ({})",
+                "renaming it to {new_name} failed and could not be taken back; delete it, or have the next start of the daemon finish it \
+                 ({})",
                 second.report()
             )));
+            self.half_renamed = Some((entry, new_name.to_owned()));
             return Err(error);
         }
         self.core.instances.remove(&project, new_name);
         self.core.journal.unless_failed(entry, Err(error)).await
+    }
+
+    /// Takes a renaming back that could not be when it failed, so that the instance can be deleted.
+    ///
+    /// # Errors
+    /// The driver's, if it still can't be taken back.
+    pub(super) async fn take_renaming_back(&mut self) -> Result<()> {
+        let Some((entry, new_name)) = self.half_renamed.clone() else {
+            return Ok(());
+        };
+        let pool = self.core.open_pool(&self.record.pool).await?;
+        match self.rename_volume_back(&pool, &new_name).await {
+            Err(error) if !left_as_it_was(&error) => return Err(error),
+            _ => {}
+        }
+        self.core.journal.done(entry, Transaction::new()).await?;
+        self.core.instances.remove(&self.record.project, &new_name);
+        self.half_renamed = None;
+        self.set_unfinished(None);
+        Ok(())
     }
 
     /// Everything between the journal's entry and its end.
