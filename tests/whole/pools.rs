@@ -261,6 +261,34 @@ fn a_daemon_with_a_copied_state_leaves_the_originals_volumes_alone() -> Result<(
 }
 
 #[test]
+fn a_daemon_with_a_copied_state_leaves_the_originals_containers_alone() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let mut other = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.shell("c1", "touch /tmp/mark")?;
+    daemon.stop()?;
+    other.stop()?;
+    std::fs::remove_dir_all(other.state_dir())?;
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([daemon.state_dir(), other.state_dir()])
+        .status()?;
+    ensure!(copied.success(), "cp: {copied}");
+    other.launch(&[])?;
+    let path = format!("{POOLS}/{POOL}");
+    has_status(&mut other.client(), &path, "Unavailable")?;
+    ensure!(other.status("c1")? == "Stopped", "it is {}", other.status("c1")?);
+    other.stop()?;
+    daemon.launch(&[])?;
+    ensure!(daemon.status("c1")? == "Running", "it is {}", daemon.status("c1")?);
+    ensure!(daemon.shell("c1", "ls /tmp/mark")? == "/tmp/mark");
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_taken_back_is_tried_again() -> Result<()> {
     let file = faulty::storage_file()?;
     let mut faulty = Faulty::start()?;

@@ -16,6 +16,7 @@ mod files;
 mod idmap;
 mod limits;
 mod link;
+mod place;
 pub mod protocol;
 mod runtime;
 mod services;

@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::protocol::{HELD_FD, LISTEN_FD, SPEC_FD};
 use crate::services::{Service, ServiceSpec};
 use crate::spec::{ContainerSpec, check_file_name};
-use crate::{CGROUP_PARENT, Error};
+use crate::{CGROUP_PARENT, Error, place};
 
 /// Where keepers come from and where they are found again.
 #[derive(Debug, Clone)]
@@ -107,18 +107,31 @@ impl Role {
 }
 
 impl Runtime {
-    /// A runtime with this keeper program and this directory for sockets, which is made when it is missing (0700).
+    /// A runtime with this keeper program and this directory for sockets, which is made when it is missing (0700). In one that is
+    /// a copy of another the containers are forgotten: they are the other's.
     ///
     /// # Errors
-    /// [`Error::Io`] when the directory can't be made.
+    /// [`Error::Io`] when the directory can't be made, read or written.
     pub fn new(keeper_binary: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Result<Self, Error> {
         let (keeper_binary, run_dir) = (keeper_binary.into(), run_dir.into());
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        match builder.recursive(true).create(&run_dir) {
-            Ok(()) => Ok(Self { keeper_binary, run_dir }),
-            Err(error) => Err(Error::io("making", run_dir, error)),
+        if let Err(error) = builder.recursive(true).create(&run_dir) {
+            return Err(Error::io("making", run_dir, error));
         }
+        let this = Self { keeper_binary, run_dir };
+        let failed = |error| Error::io("looking whose is", &this.run_dir, error);
+        if place::is_copy(&this.run_dir).map_err(failed)? {
+            for id in this.ids(Role::Container)? {
+                tracing::warn!(
+                    id,
+                    "a container is another daemon's, of whose state this one's is a copy"
+                );
+                this.record(Role::Container, &id).remove()?;
+            }
+        }
+        place::mark(&this.run_dir).map_err(failed)?;
+        Ok(this)
     }
 
     /// Starts a keeper that makes the container's user and network namespaces and its cgroup, and is ready for
