@@ -159,7 +159,7 @@ fn a_renaming_that_failed_twice_is_no_obstacle_to_deletion() -> Result<()> {
     let faulty = prepared()?;
     let mut client = faulty.daemon.client();
     let rename = json!({ "name": "renamed" });
-    fails(&faulty, "volume.rename", ("POST", VICTIM, rename.clone()))?;
+    fails(&faulty, "volume.rename", ("POST", VICTIM, rename))?;
     is_broken(&faulty, "could not be taken back")?;
     // The volume may have either name, so that the driver is needed for this, too.
     fails(&faulty, "volume.rename", ("DELETE", VICTIM, Value::Null))?;
