@@ -34,12 +34,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let table = measure(options)?;
     print!("{table}");
     if !options.dry_run && options.only.is_none() {
-        let file = run::top().join("SPECIFICATION.md");
-        let text = std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
-        let text = replaced(&text, &table)?;
-        std::fs::write(&file, text).with_context(|| format!("can't write {}", file.display()))?;
-        println!("bench: written to {}", file.display());
+        write(&table)?;
     }
+    Ok(())
+}
+
+/// Puts a table into SPECIFICATION.md.
+///
+/// # Errors
+/// When the file can't be read or written, or has no place for it.
+pub(crate) fn write(table: &str) -> Result<()> {
+    let file = run::top().join("SPECIFICATION.md");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+    let text = replaced(&text, table)?;
+    std::fs::write(&file, text).with_context(|| format!("can't write {}", file.display()))?;
+    println!("bench: written to {}", file.display());
     Ok(())
 }
 

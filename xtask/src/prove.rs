@@ -21,6 +21,8 @@ pub(crate) struct Options {
 /// # Errors
 /// When a test fails, a figure can't be measured, or the record can't be written.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // Before anything is written here.
+    let source = Source::read()?;
     let tests = timed(|| {
         test::run(&test::Options {
             all: true,
@@ -33,8 +35,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         dry_run: false,
         count: 128,
     };
-    let figures = timed(|| bench::measure(&bench));
-    let record = record(&tests, &figures)?;
+    let figures = timed(|| {
+        let table = bench::measure(&bench)?;
+        bench::write(&table)?;
+        Ok(table)
+    });
+    let record = record(&source, &tests, &figures)?;
     let file = run::top().join("docs/proof.md");
     std::fs::write(&file, record).with_context(|| format!("can't write {}", file.display()))?;
     println!("prove: written to {}", file.display());
@@ -49,10 +55,25 @@ fn timed<T>(work: impl FnOnce() -> Result<T>) -> (Result<T>, u64) {
     (result, begun.elapsed().as_secs())
 }
 
-fn record(tests: &(Result<()>, u64), figures: &(Result<String>, u64)) -> Result<String> {
+/// What was proved.
+struct Source {
+    commit: String,
+    /// Whether it is just that.
+    clean: bool,
+}
+
+impl Source {
+    fn read() -> Result<Self> {
+        Ok(Self {
+            commit: run::output(&mut run::program("git", ["rev-parse", "--short=12", "HEAD"]))?,
+            clean: run::output(&mut run::program("git", ["status", "--porcelain"]))?.is_empty(),
+        })
+    }
+}
+
+fn record(source: &Source, tests: &(Result<()>, u64), figures: &(Result<String>, u64)) -> Result<String> {
     let date = OffsetDateTime::now_utc().format(format_description!("[year]-[month]-[day]"))?;
-    let commit = run::output(&mut run::program("git", ["rev-parse", "--short=12", "HEAD"]))?;
-    let clean = run::output(&mut run::program("git", ["status", "--porcelain"]))?.is_empty();
+    let Source { commit, clean } = source;
     let kernel = run::output(&mut run::program("uname", ["-srm"]))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = String::from("# Proof\n\nWritten by `cargo xtask prove`; do not edit.\n\n");
@@ -60,7 +81,7 @@ fn record(tests: &(Result<()>, u64), figures: &(Result<String>, u64)) -> Result<
     writeln!(
         text,
         "- commit: {commit}{}",
-        if clean {
+        if *clean {
             ""
         } else {
             ", with changes that were not committed"
