@@ -79,7 +79,12 @@ async fn boots_executes_and_is_killed_without_a_trace() {
             hierarchy.display()
         );
     }
-    assert_eq!(std::fs::read_dir(lab.dir.path().join("run")).unwrap().count(), 0);
+    // All that stays is where the directory is, by which a copy of it is known for one.
+    let left: Vec<_> = std::fs::read_dir(lab.dir.path().join("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["place"]);
     assert!(lab.runtime.adopt().await.unwrap().found.is_empty());
 }
 
