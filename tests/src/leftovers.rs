@@ -130,9 +130,7 @@ fn walk(directory: &Path, depth: u32, found: &mut Vec<String>) -> Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path: PathBuf = entry?.path();
         found.push(format!("file {}", path.display()));
-        // What a killed daemon was removing is emptied when the root is next used, which may be later than this.
-        let trash = path.ends_with(".hutch-trash");
-        if depth > 0 && !trash && path.is_dir() && !path.is_symlink() {
+        if depth > 0 && path.is_dir() && !path.is_symlink() {
             walk(&path, depth - 1, found)?;
         }
     }

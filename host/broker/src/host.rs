@@ -58,8 +58,14 @@ impl HostBroker {
         let state_id = state_id(&state_dir);
         let service = Arc::new(service::Services::new(&state_dir, runtime)?);
         let watch = watch::Watches::open(&state_dir, Arc::clone(&service), events)?;
+        let fs = Arc::new(fs::Trees::new()?);
+        for root in service.roots()? {
+            if let Err(e) = fs.empty_trash(&root) {
+                tracing::warn!("files that an earlier daemon left are not removed: {e}");
+            }
+        }
         Ok(Self {
-            fs: Arc::new(fs::Trees::new()?),
+            fs,
             kv: kv::Store::open(&state_dir.join("plugins/kv.db")).await?,
             link: link::Links::open()?,
             filter: filter::Tables::new(&state_id),

@@ -79,6 +79,24 @@ impl Services {
         Ok(Self { dir, runtime })
     }
 
+    /// The directories of all services that there are, to be worked on like roots.
+    ///
+    /// # Errors
+    /// `io` where they can't be listed.
+    pub(crate) fn roots(&self) -> Result<Vec<OpenRoot>, DriverError> {
+        let fail = |e: std::io::Error| io(format_args!("can't list {}", self.dir.display()), &e);
+        let mut roots = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            // Beside them are their logs.
+            if entry.file_type().map_err(fail)?.is_dir() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                roots.push(OpenRoot::of_service(&name, entry.path())?);
+            }
+        }
+        Ok(roots)
+    }
+
     /// A service's directory.
     pub(crate) fn dir(&self, service: &ServiceId) -> PathBuf {
         self.dir.join(&service.id)

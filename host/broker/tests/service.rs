@@ -48,6 +48,22 @@ fn ensure(args: &[&str]) -> Request {
     }
 }
 
+#[test]
+fn what_a_killed_daemon_left_of_a_service_is_removed_at_the_start() {
+    isolated(|dir| async move {
+        let service = dir.join("state/services/br0-dhcp-0123456789abcdef");
+        std::fs::create_dir_all(service.join(".hutch-trash")).unwrap();
+        std::fs::write(service.join(".hutch-trash/half-a-file"), "x").unwrap();
+        std::fs::write(service.join("leases"), "y").unwrap();
+        std::fs::write(dir.join("state/services/br0-dhcp-0123456789abcdef.log"), "z").unwrap();
+        let host = host(&dir).await;
+        // Returns when all earlier removals are done.
+        host.broker.release_root(&dir.join("elsewhere")).await.unwrap();
+        assert_eq!(std::fs::read_dir(service.join(".hutch-trash")).unwrap().count(), 0);
+        assert!(service.join("leases").exists());
+    });
+}
+
 async fn status(host: &Host, cx: &CallContext) -> ServiceStatus {
     match host
         .call(cx, Request::ServiceStatus { name: "dhcp".into() })

@@ -163,17 +163,27 @@ impl Trees {
             return Ok(Arc::clone(known));
         }
         if root.writable {
-            let leftovers = match tree::open_beneath(&root.fd, trash::TRASH, OFlags::PATH | OFlags::DIRECTORY) {
-                Err(Errno::NOENT) => Ok(Vec::new()),
-                other => other.and_then(trash::list),
-            };
-            for name in
-                leftovers.map_err(|e| os(format_args!("can't list {} in {}", trash::TRASH, root.describe("")), e))?
-            {
-                self.reaper.remove(&root.path, name);
-            }
+            self.empty_trash(root)?;
         }
         Ok(Arc::clone(known.entry((stat.st_dev, stat.st_ino)).or_default()))
+    }
+
+    /// Has what an earlier daemon left in the trash of a root removed. Only before the root is worked in: what is in there
+    /// now is taken for abandoned.
+    ///
+    /// # Errors
+    /// `io` and its like where the trash can't be listed.
+    pub(crate) fn empty_trash(&self, root: &OpenRoot) -> Result<(), DriverError> {
+        let leftovers = match tree::open_beneath(&root.fd, trash::TRASH, OFlags::PATH | OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => Ok(Vec::new()),
+            other => other.and_then(trash::list),
+        };
+        for name in
+            leftovers.map_err(|e| os(format_args!("can't list {} in {}", trash::TRASH, root.describe("")), e))?
+        {
+            self.reaper.remove(&root.path, name);
+        }
+        Ok(())
     }
 
     fn features(&self, root: &OpenRoot) -> Result<features::Features, DriverError> {

@@ -2,7 +2,7 @@
 //!
 //! What is discarded is renamed into `.hutch-trash` at the top of its root, under a name of its own, and a thread with low
 //! priority removes it. Unfinished copies and files are made there too, so that whatever a killed daemon leaves is in this
-//! one directory; it is emptied when the root is first used again.
+//! one directory; it is emptied when the root is first used again, that of a service when the daemon starts.
 
 use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt as _;
