@@ -52,6 +52,11 @@ impl ApiPath {
         self
     }
 
+    /// The same path for objects of all projects, if `all` says so, instead of those of one.
+    pub(crate) fn of_all_projects(self, all: bool) -> Self {
+        if all { self.query("all-projects", "true") } else { self }
+    }
+
     /// Whether a parameter is there.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.query.split('&').any(|pair| pair.split('=').next() == Some(key))

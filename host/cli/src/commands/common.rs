@@ -1,6 +1,8 @@
 //! What can be done with objects of every kind that have a name and a configuration.
 
 use clap::{Args, Subcommand};
+use hyper::Method;
+use serde::Serialize;
 
 use crate::client::{ApiPath, Client};
 use crate::context::{Context, Target};
@@ -90,6 +92,21 @@ impl Kind {
     /// Where one is.
     pub(crate) fn path(&self, name: &str) -> ApiPath {
         ApiPath::new([self.collection, name])
+    }
+
+    /// Makes one, with progress where it takes long, and says so.
+    pub(crate) async fn create<T: Serialize>(
+        &self,
+        ctx: &Context,
+        client: &Client,
+        name: &str,
+        post: &T,
+    ) -> Result<()> {
+        client
+            .change(Method::POST, ApiPath::new([self.collection]), post, &ctx.progress(name))
+            .await
+            .map_err(|error| error.about(name))?;
+        self.done(ctx, name, "created")
     }
 
     /// The message that something was done.

@@ -293,10 +293,9 @@ async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
             "there is no column {unknown:?}; `hutch image list --help` shows them"
         )));
     }
-    let mut path = ApiPath::new(["images"]).query("recursion", "1");
-    if args.all_projects {
-        path = path.query("all-projects", "true");
-    }
+    let path = ApiPath::new(["images"])
+        .query("recursion", "1")
+        .of_all_projects(args.all_projects);
     let mut images: Vec<Image> = target.client.get(path).await?;
     images.retain(|image| filters.iter().all(|filter| matches(image, filter)));
     images.sort_by(|a, b| cell('l', a).cmp(&cell('l', b)).then(a.fingerprint.cmp(&b.fingerprint)));

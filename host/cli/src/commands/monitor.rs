@@ -94,9 +94,7 @@ pub(crate) async fn monitor(ctx: &Context, args: MonitorArgs) -> Result<()> {
     if !args.kind.is_empty() {
         path = path.query("type", &args.kind.join(","));
     }
-    if args.all_projects {
-        path = path.query("all-projects", "true");
-    }
+    path = path.of_all_projects(args.all_projects);
     let format = if args.pretty { EventFormat::Pretty } else { args.format };
     let (mut events, _open) = target.client.websocket(path).await?.receiver();
     while let Some(frame) = events.next().await? {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use hutch_api::instance::Instance;
 use hutch_api::network::{Network, NetworkLease, NetworkState, NetworksPost};
-use hyper::Method;
 
 use super::common::{Common, Kind};
 use crate::client::{ApiPath, Client};
@@ -129,10 +128,9 @@ impl NetworkCommand {
 
 async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
     let target = ctx.daemon(args.remote.as_deref())?;
-    let mut path = ApiPath::new([KIND.collection]).query("recursion", "1");
-    if args.all_projects {
-        path = path.query("all-projects", "true");
-    }
+    let path = ApiPath::new([KIND.collection])
+        .query("recursion", "1")
+        .of_all_projects(args.all_projects);
     let networks: Vec<Network> = target.client.get(path).await?;
     output::print_list(args.format.format, &networks, |networks| {
         let head = [
@@ -183,16 +181,7 @@ async fn create(ctx: &Context, name: &str, config: &[String], kind: String, desc
         }
     }
     post.config.extend(keyvalue::pairs(config)?);
-    client
-        .change(
-            Method::POST,
-            ApiPath::new([KIND.collection]),
-            &post,
-            &ctx.progress(&post.name),
-        )
-        .await
-        .map_err(|error| error.about(&post.name))?;
-    KIND.done(ctx, &post.name, "created")
+    KIND.create(ctx, &client, &post.name, &post).await
 }
 
 async fn info(ctx: &Context, name: &str) -> Result<()> {

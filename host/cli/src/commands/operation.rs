@@ -72,10 +72,9 @@ impl OperationCommand {
 
 async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
     let target = ctx.daemon(args.remote.as_deref())?;
-    let mut path = ApiPath::new(["operations"]).query("recursion", "1");
-    if args.all_projects {
-        path = path.query("all-projects", "true");
-    }
+    let path = ApiPath::new(["operations"])
+        .query("recursion", "1")
+        .of_all_projects(args.all_projects);
     // In groups by their state.
     let groups: std::collections::BTreeMap<String, Vec<Operation>> = target.client.get(path).await?;
     let mut operations: Vec<Operation> = groups.into_values().flatten().collect();

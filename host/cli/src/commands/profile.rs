@@ -153,10 +153,9 @@ impl ProfileCommand {
 
 async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
     let target = ctx.daemon(args.remote.as_deref())?;
-    let mut path = ApiPath::new([KIND.collection]).query("recursion", "1");
-    if args.all_projects {
-        path = path.query("all-projects", "true");
-    }
+    let path = ApiPath::new([KIND.collection])
+        .query("recursion", "1")
+        .of_all_projects(args.all_projects);
     let profiles: Vec<Profile> = target.client.get(path).await?;
     output::print_list(args.format.format, &profiles, |profiles| {
         let head = ["NAME", "DESCRIPTION", "USED BY"];
@@ -191,16 +190,7 @@ async fn create(ctx: &Context, name: &str, config: &[String], description: Strin
         }
     }
     post.config.extend(keyvalue::pairs(config)?);
-    client
-        .change(
-            Method::POST,
-            ApiPath::new([KIND.collection]),
-            &post,
-            &Progress::hidden(),
-        )
-        .await
-        .map_err(|error| error.about(&post.name))?;
-    KIND.done(ctx, &post.name, "created")
+    KIND.create(ctx, &client, &post.name, &post).await
 }
 
 async fn copy(ctx: &Context, source: &str, target: &str, refresh: bool) -> Result<()> {

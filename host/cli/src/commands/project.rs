@@ -2,10 +2,9 @@
 
 use clap::{Args, Subcommand};
 use hutch_api::project::{DEFAULT, Project, ProjectState, ProjectsPost};
-use hyper::Method;
 
 use super::common::{Common, Kind};
-use crate::client::{ApiPath, Progress};
+use crate::client::ApiPath;
 use crate::config::{Config, Remote};
 use crate::context::{Context, Target};
 use crate::error::{Error, Result};
@@ -83,16 +82,7 @@ impl ProjectCommand {
                     description,
                     config: keyvalue::pairs(&config)?,
                 };
-                client
-                    .change(
-                        Method::POST,
-                        ApiPath::new([KIND.collection]),
-                        &post,
-                        &Progress::hidden(),
-                    )
-                    .await
-                    .map_err(|error| error.about(&post.name))?;
-                KIND.done(ctx, &post.name, "created")
+                KIND.create(ctx, &client, &post.name, &post).await
             }
             Self::Common(common) => common.run::<Project>(ctx, &KIND).await,
             Self::Switch { name } => switch(ctx, &name).await,

@@ -2,7 +2,6 @@
 
 use clap::{Args, Subcommand};
 use hutch_api::storage::{ResourcesStoragePool, StoragePool, StoragePoolsPost};
-use hyper::Method;
 use serde_json::json;
 
 use super::common::{Common, Kind};
@@ -118,16 +117,7 @@ async fn create(ctx: &Context, name: &str, driver: String, config: &[String], de
         }
     }
     post.config.extend(keyvalue::pairs(config)?);
-    client
-        .change(
-            Method::POST,
-            ApiPath::new([KIND.collection]),
-            &post,
-            &ctx.progress(&post.name),
-        )
-        .await
-        .map_err(|error| error.about(&post.name))?;
-    KIND.done(ctx, &post.name, "created")
+    KIND.create(ctx, &client, &post.name, &post).await
 }
 
 async fn info(ctx: &Context, name: &str, exact: bool) -> Result<()> {

@@ -270,9 +270,7 @@ async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
     let mut volumes = Vec::new();
     for pool in &pools {
         let mut path = ApiPath::new(["storage-pools", pool, "volumes"]).query("recursion", "1");
-        if args.all_projects {
-            path = path.query("all-projects", "true");
-        }
+        path = path.of_all_projects(args.all_projects);
         let found: Vec<StorageVolume> = target.client.get(path).await.map_err(|error| error.about(pool))?;
         volumes.extend(found.into_iter().map(|volume| (pool, volume)));
     }

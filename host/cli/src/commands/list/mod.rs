@@ -55,10 +55,9 @@ pub(crate) async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
     let objects = matches!(args.format.format, Format::Json | Format::Yaml);
     let full = columns.iter().any(Column::needs_state) || filters.iter().any(filter::Filter::needs_state);
     let full = full || (objects && !args.fast);
-    let mut path = ApiPath::new(["instances"]).query("recursion", if full { "2" } else { "1" });
-    if args.all_projects {
-        path = path.query("all-projects", "true");
-    }
+    let path = ApiPath::new(["instances"])
+        .query("recursion", if full { "2" } else { "1" })
+        .of_all_projects(args.all_projects);
     // Kept as they came for JSON and YAML, since a newer daemon may tell more than this program knows.
     let values: Vec<Value> = target.client.get(path).await?;
     let mut instances = Vec::with_capacity(values.len());
