@@ -1,5 +1,5 @@
-//! `wit`: what was released of the interfaces is never changed. `wit/released.toml` has a digest of each released package, and
-//! CI holds the tree against it.
+//! `wit`: what was released of the interfaces is never changed, and what comes after it can be borne by drivers that are out there.
+//! `wit/released.toml` has a digest of each released package and `wit/released/` a copy, and CI holds the tree against both.
 
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
@@ -15,10 +15,13 @@ const HEAD: &str = "\
 # give it a new version (docs/wit.md says which). Entries are only ever added.
 ";
 
+/// The directory below the folder of packages that holds the copies.
+const RELEASED: &str = "released";
+
 /// What to do with the interfaces.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Options {
-    /// Fail if a released package was changed
+    /// Fail if a released package was changed, or a later version is more than drivers of the released one can bear
     Check,
     /// Record the present state of a package as released, from which on it can't be changed
     Release {
@@ -61,7 +64,12 @@ struct Package {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = run::top().join("wit");
     match options {
-        Options::Check => check(&folder),
+        Options::Check => {
+            check(&folder)?;
+            let mut rules = run::cargo();
+            rules.args(["run", "--quiet", "--package", "wit-rules", "--"]);
+            run::check(rules.arg(&folder))
+        }
         Options::Release { package } => release(&folder, package),
     }
 }
@@ -76,6 +84,13 @@ pub(crate) fn check(folder: &Path) -> Result<()> {
     let list = read(folder)?;
     for entry in &list.released {
         let (name, version) = (&entry.package, &entry.version);
+        let copy = copy_of(folder, name, version);
+        if !copy.is_dir() || digest(&copy)? != entry.sha256 {
+            wrong.push(format!(
+                "{} is not {name}@{version} as it was released: take that back",
+                copy.display()
+            ));
+        }
         let same_name: Vec<&Package> = packages.iter().filter(|package| package.name == *name).collect();
         if let Some(package) = same_name.iter().find(|package| package.version == *version) {
             if digest(&package.directory)? != entry.sha256 {
@@ -115,8 +130,8 @@ fn release(folder: &Path, name: &str) -> Result<()> {
     };
     let entry = Entry {
         sha256: digest(&package.directory)?,
-        package: package.name,
-        version: package.version,
+        package: package.name.clone(),
+        version: package.version.clone(),
     };
     let before = |known: &&Entry| known.package == entry.package && known.version == entry.version;
     if list.released.iter().find(before).is_some() {
@@ -126,6 +141,12 @@ fn release(folder: &Path, name: &str) -> Result<()> {
             entry.version
         );
     }
+    let copy = copy_of(folder, &entry.package, &entry.version);
+    std::fs::create_dir_all(&copy).with_context(|| format!("can't make {}", copy.display()))?;
+    for file in files(&package.directory)? {
+        let to = copy.join(file.file_name().unwrap_or_default());
+        std::fs::copy(&file, &to).with_context(|| format!("can't copy {} to {}", file.display(), to.display()))?;
+    }
     println!("wit: {}@{} is released", entry.package, entry.version);
     list.released.push(entry);
     list.released
@@ -133,6 +154,12 @@ fn release(folder: &Path, name: &str) -> Result<()> {
     let file = folder.join("released.toml");
     let text = format!("{HEAD}\n{}", toml::to_string(&list)?);
     std::fs::write(&file, text).with_context(|| format!("can't write {}", file.display()))
+}
+
+/// Where the copy of a released package is: `released/thing/0.1.0` for `hutch:thing@0.1.0`.
+fn copy_of(folder: &Path, name: &str, version: &str) -> PathBuf {
+    let short = name.rsplit(':').next().unwrap_or(name);
+    folder.join(RELEASED).join(short).join(version)
 }
 
 fn read(folder: &Path) -> Result<Released> {
@@ -145,6 +172,9 @@ fn read(folder: &Path) -> Result<Released> {
 fn packages(folder: &Path) -> Result<Vec<Package>> {
     let mut found = Vec::new();
     for family in directories(folder)? {
+        if family.ends_with(RELEASED) {
+            continue;
+        }
         for directory in directories(&family)? {
             let mut declared = Vec::new();
             for file in files(&directory)? {
@@ -255,6 +285,23 @@ mod tests {
         std::fs::remove_file(&more).unwrap();
         std::fs::rename(&file, file.with_file_name("other.wit")).unwrap();
         check(folder).expect_err("another name");
+    }
+
+    #[test]
+    fn the_copy_of_what_was_released_can_t_be_changed_either() {
+        let (tree, _) = tree();
+        let folder = tree.path();
+        release(folder, "hutch:thing").unwrap();
+        let copy = folder.join("released/thing/0.1.0/thing.wit");
+        let text = std::fs::read_to_string(&copy).unwrap();
+        std::fs::write(&copy, text.replace("do:", "undo:")).unwrap();
+        let error = check(folder).expect_err("it was changed").to_string();
+        assert!(error.contains("is not hutch:thing@0.1.0 as it was released"), "{error}");
+        std::fs::remove_dir_all(folder.join("released")).unwrap();
+        check(folder).expect_err("it is gone");
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::write(&copy, text).unwrap();
+        check(folder).expect("that was taken back");
     }
 
     #[test]
