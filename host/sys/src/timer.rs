@@ -28,11 +28,13 @@ impl Timer {
     /// # Errors
     /// Those of `timerfd_settime(2)`, such as a time past the clock's end.
     pub fn set(&self, after: Duration) -> io::Result<()> {
-        let seconds =
-            libc::time_t::try_from(after.as_secs()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // The type of the field is not named: the C library's own name for it differs in width between libraries.
         let it_value = libc::timespec {
-            tv_sec: seconds,
+            tv_sec: after
+                .as_secs()
+                .try_into()
+                .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?,
             tv_nsec: after.subsec_nanos().into(),
         };
         let value = libc::itimerspec {
