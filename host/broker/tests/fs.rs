@@ -760,7 +760,31 @@ open("bottom", "w")"#;
             .await,
             "limit"
         );
-        for path in ["odd", "deep", "holder", "above", "never-there", "no/such/directory"] {
+        // What is itself immutable can be renamed, and is so afterwards, and taken away.
+        std::fs::create_dir_all(pool.join("fixed/inside")).unwrap();
+        std::fs::write(pool.join("fixed-file"), "x").unwrap();
+        for (path, flag) in [("fixed", "+a"), ("fixed-file", "+i")] {
+            run("chattr", &[flag, pool.join(path).to_str().unwrap()]);
+        }
+        let moved = Request::FsRename {
+            source: at("fixed"),
+            to: at("fixed-moved"),
+        };
+        host.call(&cx, moved).await.unwrap();
+        assert!(
+            std::fs::remove_dir(pool.join("fixed-moved/inside")).is_err(),
+            "the renaming took the flag away for good"
+        );
+        for path in [
+            "odd",
+            "deep",
+            "holder",
+            "above",
+            "fixed-moved",
+            "fixed-file",
+            "never-there",
+            "no/such/directory",
+        ] {
             host.call(&cx, Request::FsDiscard { at: at(path) }).await.unwrap();
             assert!(!pool.join(path).exists());
         }

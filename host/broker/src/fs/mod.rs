@@ -209,7 +209,8 @@ impl Trees {
         }
         let trash = trash::open_trash(root)?;
         let name = trash::fresh_name();
-        match renameat(&place.parent, place.name.as_str(), &trash, name.as_str()) {
+        let taken = || renameat(&place.parent, place.name.as_str(), &trash, name.as_str());
+        match trash::despite_flags(&place, true, taken) {
             Ok(()) => self.reaper.remove(&root.path, name),
             Err(Errno::NOENT) => {}
             Err(e) => return Err(os(format_args!("can't discard {}", root.describe(path)), e)),

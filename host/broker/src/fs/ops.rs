@@ -238,12 +238,14 @@ pub(super) fn rename(root: &OpenRoot, source: &str, to: &str) -> Result<(), Driv
     };
     let renamed = from_place.map_or(Err(Errno::NOENT), |from| {
         let (name, to_name) = (from.name.as_str(), to_place.name.as_str());
-        match renameat_with(&from.parent, name, &to_place.parent, to_name, RenameFlags::NOREPLACE) {
-            // Few file systems lack the flag (rename(2)); there the core's lock on the object has to do.
-            Err(Errno::INVAL) if exists(&to_place)? => Err(Errno::EXIST),
-            Err(Errno::INVAL) => renameat(&from.parent, name, &to_place.parent, to_name),
-            other => other,
-        }
+        trash::despite_flags(&from, false, || {
+            match renameat_with(&from.parent, name, &to_place.parent, to_name, RenameFlags::NOREPLACE) {
+                // Few file systems lack the flag (rename(2)); there the core's lock on the object has to do.
+                Err(Errno::INVAL) if exists(&to_place)? => Err(Errno::EXIST),
+                Err(Errno::INVAL) => renameat(&from.parent, name, &to_place.parent, to_name),
+                other => other,
+            }
+        })
     });
     match renamed {
         Err(Errno::NOENT) if exists(&to_place).map_err(|e| os(what(), e))? => Ok(()),

@@ -14,7 +14,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, IFlags, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::tree::{OpenRoot, open_beneath, open_within};
+use super::tree::{OpenRoot, Place, open_beneath, open_within};
 use crate::error::{internal, os};
 
 /// The directory at the top of a root.
@@ -214,6 +214,42 @@ fn empty_dir(
         }
     }
     first_error.map_or(Ok(()), Err)
+}
+
+/// Moves what is at `place` by `renamed`, also where its own flags forbid that, as those do that the root of a privileged container
+/// gave to its root directory. It has them again afterwards, unless it is moved away to be removed.
+pub(super) fn despite_flags(
+    place: &Place,
+    removal: bool,
+    renamed: impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let refused = match renamed() {
+        Err(Errno::PERM) => Errno::PERM,
+        other => return other,
+    };
+    let kind = FileType::from_raw_mode(statat(&place.parent, place.name.as_str(), AtFlags::SYMLINK_NOFOLLOW)?.st_mode);
+    // Opening a device or a fifo would do something.
+    let open = match kind {
+        FileType::Directory => OFlags::RDONLY | OFlags::DIRECTORY,
+        FileType::RegularFile => OFlags::RDONLY | OFlags::NONBLOCK,
+        _ => return Err(refused),
+    };
+    let fd = openat(
+        &place.parent,
+        place.name.as_str(),
+        open | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let flags = rustix::fs::ioctl_getflags(&fd)?;
+    if !flags.intersects(IFlags::IMMUTABLE | IFlags::APPEND) {
+        return Err(refused);
+    }
+    rustix::fs::ioctl_setflags(&fd, flags & !(IFlags::IMMUTABLE | IFlags::APPEND))?;
+    let moved = renamed();
+    if !removal || moved.is_err() {
+        rustix::fs::ioctl_setflags(&fd, flags)?;
+    }
+    moved
 }
 
 /// Takes off the flags that forbid a removal (`chattr +i`, `+a`), which the root of a privileged container can set.
