@@ -66,6 +66,14 @@ pub(crate) enum Common {
         #[arg(short, long)]
         property: bool,
     },
+    /// Delete them
+    #[command(alias = "rm")]
+    Delete(ManyNames),
+}
+
+/// What can be done with objects of a kind that can have another name.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Naming {
     /// Give one a new name
     #[command(alias = "mv")]
     Rename {
@@ -75,9 +83,15 @@ pub(crate) enum Common {
         /// Its new name
         new_name: String,
     },
-    /// Delete them
-    #[command(alias = "rm")]
-    Delete(ManyNames),
+}
+
+impl Naming {
+    /// Does it to an object of a kind.
+    pub(crate) async fn run(self, ctx: &Context, kind: &Kind) -> Result<()> {
+        match self {
+            Self::Rename { name, new_name } => rename(ctx, kind, &name, &new_name).await,
+        }
+    }
 }
 
 /// A kind of object.
@@ -135,7 +149,6 @@ impl Common {
             Self::Unset { name, key, property } => {
                 at(ctx, kind, &name, async |place| place.unset::<T>(&key, property).await).await
             }
-            Self::Rename { name, new_name } => rename(ctx, kind, &name, &new_name).await,
             Self::Delete(names) => {
                 let mut failures = Failures::default();
                 for text in &names.names {

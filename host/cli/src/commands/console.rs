@@ -19,11 +19,12 @@ use crate::terminal::{self, Output, RawMode};
 /// Ctrl-a, which begins a command to the console itself.
 const ESCAPE: u8 = 0x01;
 
-/// Which console: the text one or a virtual machine's screen.
+/// Which console. The clients of other daemons have a second one, a virtual machine's screen; who asks for that is told what there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     #[default]
     Console,
+    #[value(hide = true)]
     Vga,
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct ConsoleArgs {
     /// Print what was on the console lately, instead of attaching to it
     #[arg(long)]
     show_log: bool,
-    /// Which console
+    /// Which console; there is the text one
     #[arg(
         short = 't',
         long = "type",
@@ -53,7 +54,7 @@ pub(crate) struct ConsoleArgs {
 pub(crate) async fn console(ctx: &Context, args: ConsoleArgs) -> Result<()> {
     if args.kind == Kind::Vga {
         return Err(Error::usage(
-            "a screen needs a SPICE client, which `hutch` has not; the text console has no --type",
+            "containers have no screen to show: without --type vga this attaches to the text console",
         ));
     }
     if args.show_log {

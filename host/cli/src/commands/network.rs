@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use hutch_api::instance::Instance;
 use hutch_api::network::{Network, NetworkLease, NetworkState, NetworksPost};
 
-use super::common::{Common, Kind};
+use super::common::{Common, Kind, Naming};
 use crate::client::{ApiPath, Client};
 use crate::context::{Context, Target};
 use crate::error::{Error, Result};
@@ -47,6 +47,8 @@ pub(crate) enum NetworkCommand {
     },
     #[command(flatten)]
     Common(Common),
+    #[command(flatten)]
+    Naming(Naming),
     /// Show the state of a network or interface
     Info {
         /// Its name
@@ -109,6 +111,7 @@ impl NetworkCommand {
                 description,
             } => create(ctx, &name, &config, kind, description).await,
             Self::Common(common) => common.run::<Network>(ctx, &KIND).await,
+            Self::Naming(naming) => naming.run(ctx, &KIND).await,
             Self::Info { name } => info(ctx, &name).await,
             Self::ListLeases { name, format } => leases(ctx, &name, format).await,
             Self::Attach {

@@ -5,7 +5,7 @@ use hutch_api::instance::Instance;
 use hutch_api::profile::{Profile, ProfilesPost};
 use hyper::Method;
 
-use super::common::{Common, Kind, on_same_daemon};
+use super::common::{Common, Kind, Naming, on_same_daemon};
 use super::device::DeviceCommand;
 use crate::client::{ApiPath, Progress};
 use crate::context::{Context, Target};
@@ -38,6 +38,8 @@ pub(crate) enum ProfileCommand {
     },
     #[command(flatten)]
     Common(Common),
+    #[command(flatten)]
+    Naming(Naming),
     /// Copy a profile
     #[command(alias = "cp")]
     Copy {
@@ -105,6 +107,7 @@ impl ProfileCommand {
                 description,
             } => create(ctx, &name, &config, description).await,
             Self::Common(common) => common.run::<Profile>(ctx, &KIND).await,
+            Self::Naming(naming) => naming.run(ctx, &KIND).await,
             Self::Copy {
                 source,
                 target,

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use hutch_api::project::{DEFAULT, Project, ProjectState, ProjectsPost};
 
-use super::common::{Common, Kind};
+use super::common::{Common, Kind, Naming};
 use crate::client::ApiPath;
 use crate::config::{Config, Remote};
 use crate::context::{Context, Target};
@@ -35,6 +35,8 @@ pub(crate) enum ProjectCommand {
     },
     #[command(flatten)]
     Common(Common),
+    #[command(flatten)]
+    Naming(Naming),
     /// Make a project the one that commands are about
     Switch {
         /// The project
@@ -85,6 +87,7 @@ impl ProjectCommand {
                 KIND.create(ctx, &client, &post.name, &post).await
             }
             Self::Common(common) => common.run::<Project>(ctx, &KIND).await,
+            Self::Naming(naming) => naming.run(ctx, &KIND).await,
             Self::Switch { name } => switch(ctx, &name).await,
             Self::Current { remote } => {
                 let target = ctx.daemon(remote.as_deref())?;
