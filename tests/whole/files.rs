@@ -112,6 +112,35 @@ fn several_clients_work_in_a_stopped_instance_at_once() -> Result<()> {
 }
 
 #[test]
+fn what_fails_names_the_file() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    daemon.shell("c1", "mkdir -p /root/full/inside && echo x > /root/plain")?;
+    let mut client = daemon.client();
+    for (method, file, status, expected) in [
+        ("GET", "/root/nowhere", 404, "\"/root/nowhere\": File not found"),
+        ("DELETE", "/root/full", 400, "removing /root/full in instance c1: "),
+        (
+            "POST",
+            "/root/plain/below",
+            404,
+            "\"/root/plain/below\": File not found",
+        ),
+        ("POST", "/proc/version", 403, "/proc/version"),
+    ] {
+        let answer = client.send(method, &path(file), &[("X-Incus-type", "file")], b"x")?;
+        let error = answer.error();
+        ensure!(
+            answer.status == status && error.contains(expected),
+            "{method} {file}: {} {error}",
+            answer.status
+        );
+        ensure!(error.matches(file).count() == 1, "it is said twice: {error}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_stopped_instance_has_files_too() -> Result<()> {
     let daemon = Daemon::start()?;
     daemon.instance("c1", &json!({}))?;

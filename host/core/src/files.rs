@@ -201,9 +201,13 @@ impl SftpError {
     fn on(self, doing: &str, name: &str, path: &str) -> Error {
         let action = format!("{doing} {path} in instance {name}");
         match self {
-            Self::NotFound => Error::NotFound("File"),
+            Self::NotFound => Error::missing("File", path),
             Self::Denied => Error::Forbidden(format!("{action}: permission denied")),
-            Self::Refused(message) => Error::Invalid(format!("{action}: {message}")),
+            Self::Refused(message) => {
+                // The instance's file server names the path, too.
+                let why = message.strip_prefix(&format!("{path:?}: ")).unwrap_or(&message);
+                Error::Invalid(format!("{action}: {why}"))
+            }
             Self::Broken(source) => Error::Io { action, source },
         }
     }

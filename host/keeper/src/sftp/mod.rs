@@ -93,14 +93,48 @@ fn answer(server: &mut Server, packet: &[u8]) -> Option<Vec<u8>> {
     }
     let id = reader.u32()?;
     let answer = request(server, kind, id, &mut reader);
-    Some(answer.unwrap_or_else(|failure| status(id, &failure)))
+    Some(answer.unwrap_or_else(|failure| {
+        let text = match (failure, subject(packet)) {
+            (Failure::System(_), Some(path)) => format!("{:?}: {}", String::from_utf8_lossy(path), failure.text()),
+            _ => failure.text(),
+        };
+        status_saying(id, &failure, &text)
+    }))
+}
+
+/// The path that a request is about; of a symbolic link the link's, which comes second.
+fn subject(packet: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::new(packet);
+    let kind = reader.byte()?;
+    reader.u32()?;
+    match kind {
+        OPEN | OPENDIR | LSTAT | STAT | SETSTAT | REMOVE | RMDIR | MKDIR | REALPATH | READLINK | RENAME => {
+            reader.string()
+        }
+        SYMLINK => {
+            reader.string()?;
+            reader.string()
+        }
+        EXTENDED => match reader.string()? {
+            b"posix-rename@openssh.com"
+            | b"hardlink@openssh.com"
+            | b"lsetstat@openssh.com"
+            | b"statvfs@openssh.com" => reader.string(),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn status(id: u32, failure: &Failure) -> Vec<u8> {
+    status_saying(id, failure, &failure.text())
+}
+
+fn status_saying(id: u32, failure: &Failure, text: &str) -> Vec<u8> {
     Writer::new(STATUS)
         .u32(id)
         .u32(failure.code())
-        .string(failure.text().as_bytes())
+        .string(text.as_bytes())
         .string(b"")
         .finish()
 }
@@ -287,6 +321,11 @@ mod tests {
             (attributes.size, attributes.permissions.map(|mode| mode & 0o777)),
             (Some(4), Some(0o640))
         );
+
+        // What fails says of which file.
+        let (_, refused) = ask(&mut server, to(MKDIR).string(&path).attributes(&none));
+        let said = String::from_utf8_lossy(&refused[8..]).into_owned();
+        assert!(said.starts_with(&format!("{:?}: ", dir.join("file"))), "{said}");
 
         let (kind, opened) = ask(&mut server, to(OPENDIR).string(dir.as_os_str().as_encoded_bytes()));
         assert_eq!(kind, HANDLE);
