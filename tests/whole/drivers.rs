@@ -394,6 +394,61 @@ fn others_work_while_a_driver_loops() -> Result<()> {
 }
 
 #[test]
+fn warnings_are_acknowledged_and_removed() -> Result<()> {
+    let mut faulty = with_pool()?;
+    let trap = configuration(&storage_file()?, "\"fault.pool.open\" = \"trap\"")?;
+    faulty.restart(&trap)?;
+    let of_pool = |faulty: &Faulty| -> Result<Option<Value>> {
+        let all = faulty.daemon.client().get("/1.0/warnings?recursion=1")?;
+        let mut all = all.as_array().context("no list")?.clone().into_iter();
+        Ok(all.find(|warning| warning["entity_url"] == "/1.0/storage-pools/broken"))
+    };
+    let warning = of_pool(&faulty)?.context("nothing warns of the pool")?;
+    ensure!(warning["status"] == "new", "{warning}");
+    let path = format!("/1.0/warnings/{}", warning["uuid"].as_str().unwrap_or_default());
+    let mut client = faulty.daemon.client();
+    ensure!(client.get(&path)?["last_message"] == warning["last_message"]);
+
+    let (status, message) = client.refused("PUT", &path, &json!({ "status": "resolved" }))?;
+    ensure!(status == 400 && message.contains("resolved"), "{status} {message}");
+    let is_missing = |client: &mut hutch_tests::rest::Client, method: &str, path: &str| -> Result<()> {
+        let (status, message) = client.refused(method, path, &json!({ "status": "acknowledged" }))?;
+        ensure!(
+            status == 404 && message.contains("Warning not found"),
+            "{status} {message}"
+        );
+        Ok(())
+    };
+    for method in ["GET", "PUT", "DELETE"] {
+        is_missing(
+            &mut client,
+            method,
+            "/1.0/warnings/00000000-0000-0000-0000-000000000000",
+        )?;
+    }
+
+    client.sync("PUT", &path, &json!({ "status": "acknowledged" }))?;
+    ensure!(client.get(&path)?["status"] == "acknowledged");
+    // What was said of it is remembered for as long as the same is wrong.
+    faulty.restart(&trap)?;
+    let mut client = faulty.daemon.client();
+    ensure!(client.get(&path)?["status"] == "acknowledged");
+    client.sync("PUT", &path, &json!({ "status": "new" }))?;
+    ensure!(client.get(&path)?["status"] == "new");
+
+    client.sync("DELETE", &path, &json!({}))?;
+    is_missing(&mut client, "GET", &path)?;
+    is_missing(&mut client, "DELETE", &path)?;
+    faulty.restart(&trap)?;
+    ensure!(of_pool(&faulty)?.is_none(), "it is back, with nothing new to say");
+    // Another trouble of the same pool is another thing to be told.
+    faulty.restart(&configuration(&storage_file()?, "\"fault.pool.reconcile\" = \"exit\"")?)?;
+    let warning = of_pool(&faulty)?.context("nothing warns of the pool's new trouble")?;
+    ensure!(warning["status"] == "new", "{warning}");
+    Ok(())
+}
+
+#[test]
 fn a_daemon_starts_with_drivers_that_crash() -> Result<()> {
     let mut faulty = with_pool()?;
     let mut client = faulty.daemon.client();
