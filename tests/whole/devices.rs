@@ -1,7 +1,8 @@
 //! Disks that come and go while an instance runs.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::Daemon;
+use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::rest::Client;
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 
@@ -87,8 +88,9 @@ fn a_disk_that_cannot_be_added_changes_nothing() -> Result<()> {
     set_devices(&daemon, &json!({ "a": disk(&a, "/srv/a", &[]) }))?;
     let before = daemon.client().get("/1.0/instances/c1")?["devices"].take();
     let missing = format!("{b}/missing");
+    let words = format!("Missing source path {missing:?} for disk \"b\"");
     for (devices, expected) in [
-        (json!({ "b": disk(&missing, "/mnt", &[]) }), "missing on the host"),
+        (json!({ "b": disk(&missing, "/mnt", &[]) }), words.as_str()),
         // Below a file there is no place for it.
         (
             json!({ "b": disk(&b, "/srv/a/name/below", &[]), "a": disk(&a, "/srv/a", &[]) }),
@@ -109,6 +111,56 @@ fn a_disk_that_cannot_be_added_changes_nothing() -> Result<()> {
     instance["profiles"] = json!(["default", "shared"]);
     client.run("PUT", "/1.0/instances/c1", &instance)?;
     ensure!(daemon.shell("c1", SHOWN)? == "a none b");
+    Ok(())
+}
+
+#[test]
+fn a_source_that_is_missing_is_told_at_once() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    let gone = source(&daemon, "gone")?;
+    let nowhere = daemon.sandbox().path().join("nowhere").to_string_lossy().into_owned();
+    let words = format!("Missing source path {nowhere:?} for disk \"a\"");
+    let with = |device: &Value| creation("c1", &json!({ "devices": { "a": device } }), false);
+    let is_refused = |client: &mut Client, method: &str, path: &str, body: &Value| -> Result<()> {
+        let (status, message) = client.refused(method, path, body)?;
+        ensure!(
+            status == 400 && message.contains(&words),
+            "{method}: {status} {message}"
+        );
+        Ok(())
+    };
+    is_refused(
+        &mut client,
+        "POST",
+        "/1.0/instances",
+        &with(&disk(&nowhere, "/srv/a", &[])),
+    )?;
+    ensure!(client.get("/1.0/instances")? == json!([]), "something was made");
+    // A profile is for instances on machines to come; what is made with it is told.
+    let profile = json!({ "name": "p", "devices": { "a": disk(&nowhere, "/srv/a", &[]) } });
+    client.sync("POST", "/1.0/profiles", &profile)?;
+    let mut body = creation("c1", &json!({}), false);
+    body["profiles"] = json!(["default", "p"]);
+    is_refused(&mut client, "POST", "/1.0/instances", &body)?;
+
+    // Without it, where it can do without.
+    let optional = disk(&nowhere, "/mnt", &[("required", "false")]);
+    client.run("POST", "/1.0/instances", &with(&optional))?;
+    daemon.change("c1", "start", false)?;
+    daemon.change("c1", "stop", true)?;
+    let missing = json!({ "devices": { "a": disk(&nowhere, "/srv/a", &[]) } });
+    is_refused(&mut client, "PATCH", "/1.0/instances/c1", &missing)?;
+    // A source that went away later is no reason to refuse everything else; the start says what is wrong.
+    set_devices(&daemon, &json!({ "a": disk(&gone, "/srv/a", &[]) }))?;
+    std::fs::remove_dir_all(&gone)?;
+    client.sync("PATCH", "/1.0/instances/c1", &json!({ "config": { "user.x": "y" } }))?;
+    let start = json!({ "action": "start", "timeout": 30 });
+    let (_, message) = client.refused("PUT", "/1.0/instances/c1/state", &start)?;
+    ensure!(
+        message.contains(&gone) && message.contains("missing on the host"),
+        "{message}"
+    );
     Ok(())
 }
 

@@ -195,6 +195,65 @@ fn a_copy_is_its_own_instance() -> Result<()> {
 }
 
 #[test]
+fn what_is_the_daemons_to_say_stays_so_whatever_comes_back() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    // The address of an interface is the caller's to choose, when it makes the instance and later.
+    let config =
+        json!({ "volatile.eth0.hwaddr": "00:16:3e:00:aa:01", "volatile.uuid": "b2d0bf0c-6a94-4a6b-9b7b-6d3b9c1d4f5e" });
+    daemon.instance("c1", &json!({ "config": config }))?;
+    ensure!(daemon.shell("c1", "cat /sys/class/net/eth0/address")? == "00:16:3e:00:aa:01");
+    let before = client.get("/1.0/instances/c1")?;
+    ensure!(before["config"]["volatile.uuid"] != config["volatile.uuid"], "{before}");
+
+    let with = |key: &str, value: &str| {
+        let mut changed = before.clone();
+        changed["config"][key] = value.into();
+        changed
+    };
+    // What clients send back from an older reading is as if they had not.
+    for (key, value) in [
+        ("volatile.last_state.power", "STOPPED"),
+        ("volatile.eth0.host_name", "lo"),
+        ("volatile.idmap.base", "0"),
+    ] {
+        client.run("PUT", "/1.0/instances/c1", &with(key, value))?;
+        let after = client.get("/1.0/instances/c1")?;
+        ensure!(after["config"] == before["config"], "{key}: {after}");
+    }
+    for (key, value, expected) in [
+        (
+            "volatile.uuid",
+            "b2d0bf0c-6a94-4a6b-9b7b-6d3b9c1d4f5e",
+            "volatile.uuid can't be changed",
+        ),
+        ("volatile.colour", "blue", "Unknown configuration key: volatile.colour"),
+        ("volatile.eth0.hwaddr", "blue", "volatile.eth0.hwaddr"),
+    ] {
+        let (status, message) = client.refused("PUT", "/1.0/instances/c1", &with(key, value))?;
+        ensure!(status == 400 && message.contains(expected), "{status} {message}");
+        let patch = json!({ "config": { key: value } });
+        let (status, message) = client.refused("PATCH", "/1.0/instances/c1", &patch)?;
+        ensure!(status == 400 && message.contains(expected), "{status} {message}");
+    }
+    client.run(
+        "PUT",
+        "/1.0/instances/c1",
+        &with("volatile.eth0.hwaddr", "00:16:3e:00:aa:02"),
+    )?;
+    ensure!(daemon.shell("c1", "cat /sys/class/net/eth0/address")? == "00:16:3e:00:aa:02");
+    for key in ["volatile.eth0.hwaddr", "image.os"] {
+        let profile = json!({ "name": "p", "config": { key: "00:16:3e:00:aa:03" } });
+        let (status, message) = client.refused("POST", "/1.0/profiles", &profile)?;
+        ensure!(
+            status == 400 && message.contains("can only be set on instances"),
+            "{status} {message}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn root_is_nobody_on_the_host_unless_privileged() -> Result<()> {
     let daemon = Daemon::start()?;
     daemon.instance("plain", &json!({}))?;

@@ -80,7 +80,7 @@ impl Core {
     pub async fn profile_create(&self, project: &str, post: ProfilesPost) -> Result<()> {
         names::object("profile", &post.name)?;
         let project = self.scope(project, Feature::Profiles)?;
-        self.check_config(&post.config)?;
+        self.check_profile_config(&post.config)?;
         instances::devices::check(self, &project, &post.devices).await?;
         let _guard = self.changes.lock().await;
         let at = (project.clone(), post.name.clone());
@@ -111,7 +111,7 @@ impl Core {
         put: ProfilePut,
         if_match: Option<&str>,
     ) -> Result<()> {
-        self.check_config(&put.config)?;
+        self.check_profile_config(&put.config)?;
         instances::devices::check(self, project, &put.devices).await?;
         let old = {
             let _guard = self.changes.lock().await;

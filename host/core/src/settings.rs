@@ -1,7 +1,7 @@
 //! Configuration keys of instances: which there are, what they may hold and what they mean.
 //!
-//! A key that has no effect here is refused rather than kept, so that nobody relies on it; keys under `user.`, `image.`,
-//! `volatile.` and `environment.` are the caller's or the daemon's own text.
+//! A key that has no effect here is refused rather than kept, so that nobody relies on it; keys under `user.`, `image.` and
+//! `environment.` are the caller's own text. Those under `volatile.` are [`crate::instances::volatile`]'s.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use hutch_container::{CpuQuota, CpuSet, Limits};
 
 use crate::Core;
 use crate::error::{Error, Result};
+use crate::instances::volatile;
 
 /// A checker says what is wrong with a value.
 type Check = fn(&str) -> std::result::Result<(), String>;
@@ -43,7 +44,7 @@ const KEYS: &[(&str, Check)] = &[
 const LEAST_MEMORY: u64 = 2 << 20;
 
 /// Beginnings of keys that hold whatever their owner puts there.
-const FREE: &[&str] = &["user.", "image.", "volatile.", "environment."];
+const FREE: &[&str] = &["user.", "image.", "environment."];
 
 /// Checks an instance's or a profile's configuration.
 ///
@@ -65,6 +66,10 @@ pub fn check(config: &Config) -> Result<()> {
                     "Invalid configuration key {key:?}: not the name of a variable"
                 )));
             }
+            continue;
+        }
+        if volatile::is_volatile(key) {
+            volatile::check(key, value)?;
             continue;
         }
         if let Some(limit) = key.strip_prefix("limits.kernel.") {
@@ -89,6 +94,21 @@ impl Core {
     pub(crate) fn check_config(&self, config: &Config) -> Result<()> {
         check(config)?;
         limits(config, self.machine.memory_bytes, &self.machine.cpus).map(drop)
+    }
+
+    /// [`Core::check_config`] for a profile, which can't have what is one instance's.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], also for keys under `volatile.` and `image.`.
+    pub(crate) fn check_profile_config(&self, config: &Config) -> Result<()> {
+        // The words are LXD's.
+        if config.keys().any(|key| volatile::is_volatile(key)) {
+            return Err(Error::invalid("Volatile keys can only be set on instances"));
+        }
+        if config.keys().any(|key| key.starts_with("image.")) {
+            return Err(Error::invalid("Image keys can only be set on instances"));
+        }
+        self.check_config(config)
     }
 }
 

@@ -8,7 +8,7 @@ use hutch_api::{Config, Devices, Timestamp};
 use crate::error::{Error, Result};
 use crate::instances::making::Wanted;
 use crate::instances::view::View;
-use crate::instances::{Instance, devices, start};
+use crate::instances::{Instance, devices, start, volatile};
 use crate::operations::NewOperation;
 use crate::pools::{OpenPool, instance_volume};
 use crate::profiles::with_project;
@@ -78,6 +78,7 @@ impl Core {
             inherit(&mut record, &view, snapshot.as_deref(), profiles);
         }
         complete(self, &mut record);
+        devices::check_sources(&self.expand(&record).1, &Devices::new()).await?;
         let instance = self.claim_instance(record).await?;
         let wanted = Wanted {
             caller: caller.clone(),
@@ -155,7 +156,8 @@ impl Core {
 
     fn new_record(&self, project: &str, post: &InstancesPost) -> InstanceRecord {
         let mut config = post.config.clone();
-        config.retain(|key, value| !value.is_empty() && !key.starts_with("volatile."));
+        config.retain(|_, value| !value.is_empty());
+        volatile::of_request(&mut config);
         let id = uuid::Uuid::new_v4();
         config.insert("volatile.uuid".to_owned(), id.to_string());
         config.insert("volatile.last_state.power".to_owned(), "STOPPED".to_owned());
@@ -205,7 +207,7 @@ fn inherit(record: &mut InstanceRecord, source: &View, snapshot: Option<&str>, p
         .find(|record| Some(record.name.as_str()) == snapshot);
     let from = of_snapshot.map_or(&*source.record, |snapshot| &snapshot.instance);
     for (key, value) in &from.config {
-        if !key.starts_with("volatile.") || key == "volatile.base_image" {
+        if !volatile::is_volatile(key) || key == volatile::BASE_IMAGE {
             record.config.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }

@@ -296,6 +296,32 @@ pub fn mounts(devices: &Devices) -> Vec<Mount> {
     mounts
 }
 
+/// Refuses disks whose source the host has not, unless they say that they can do without, or are what `before` has: a source that
+/// is gone is no reason to refuse the change of something else.
+///
+/// # Errors
+/// [`Error::Invalid`] with the disk and the source, [`Error::Io`] for a source that can't be looked at.
+pub(crate) async fn check_sources(devices: &Devices, before: &Devices) -> Result<()> {
+    for (name, device) in devices
+        .iter()
+        .filter(|(name, device)| before.get(*name) != Some(*device))
+    {
+        for mount in mounts(&Devices::from([(name.clone(), device.clone())])) {
+            let source = mount.source.display();
+            let found = tokio::fs::try_exists(&mount.source).await;
+            let found = found.map_err(Error::io(format!("looking for {source}, the source of disk {name:?}")))?;
+            if mount.required && !found {
+                // It begins with LXD's words.
+                return Err(Error::invalid(format!(
+                    "Missing source path {:?} for disk {name:?}: make it on the host, or set required=false to start without it",
+                    mount.source
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Those whose source the host has.
 ///
 /// # Errors
@@ -325,7 +351,8 @@ pub(crate) fn nic_netns(keeper: &hutch_container::Keeper) -> Result<hutch_driver
     })
 }
 
-fn is_hwaddr(text: &str) -> bool {
+/// Whether this is a hardware address, six bytes in hexadecimal with colons.
+pub(crate) fn is_hwaddr(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
     parts.len() == 6
         && parts

@@ -32,6 +32,7 @@ pub mod stop;
 pub(crate) mod templates;
 pub mod update;
 pub mod view;
+pub(crate) mod volatile;
 
 use std::collections::BTreeMap;
 use std::future::Future;

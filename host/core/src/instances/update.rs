@@ -9,12 +9,12 @@ use hutch_api::{Config, Devices};
 use crate::error::{Error, Result};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{create, devices};
+use crate::instances::{create, devices, volatile};
 use crate::journal::{Entry, Open, Tried};
 use crate::operations::NewOperation;
 use crate::profiles::with_project;
 use crate::records::InstanceRecord;
-use crate::{Core, Operation, check_etag, names};
+use crate::{Core, Operation, check_etag, names, settings};
 
 impl Core {
     /// Replaces an instance's configuration, or restores it to a snapshot where `put.restore` names one.
@@ -42,6 +42,7 @@ impl Core {
         }
         self.check_instance(project, &put.config, &put.devices, &put.profiles)
             .await?;
+        devices::check_sources(&put.devices, &instance.view().record.devices).await?;
         let if_match = if_match.map(str::to_owned);
         let new = NewOperation::task(project, "Updating instance", "instances", path);
         let work = move |_| async move {
@@ -73,6 +74,7 @@ impl Core {
         }
         self.check_instance(project, &put.config, &put.devices, &put.profiles)
             .await?;
+        devices::check_sources(&put.devices, &view.record.devices).await?;
         let seen = view.etag();
         instance
             .ask(move |owner| Box::pin(async move { owner.update(put, Some(&seen)).await }))
@@ -151,15 +153,7 @@ impl Owner {
         if !put.architecture.is_empty() && put.architecture != record.architecture {
             return Err(Error::invalid("The architecture of an instance can't be changed"));
         }
-        // The daemon's own keys are not the client's to lose: what it leaves out stays.
-        let mut config = put.config;
-        for (key, value) in &record.config {
-            if key.starts_with("volatile.") {
-                config.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
-        config.retain(|_, value| !value.is_empty());
-        record.config = config;
+        record.config = settings::pruned(volatile::keep(&record.config, put.config)?);
         record.devices = put.devices;
         record.description = put.description;
         record.ephemeral = put.ephemeral;
