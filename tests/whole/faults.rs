@@ -1,7 +1,7 @@
 //! The daemon killed at every step of the journal: what was begun is finished or taken back, and nothing else is touched.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{Daemon, creation, tail};
+use hutch_tests::daemon::{Daemon, IMAGE, creation, tail};
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::rest::Client;
 use hutch_tests::sample::sample;
@@ -17,6 +17,7 @@ enum Action {
     Restart,
     Delete,
     Rename,
+    Rebuild,
     Snapshot,
     SnapshotRunning,
     Restore,
@@ -48,6 +49,7 @@ const CASES: &[(Action, &str, &[&str])] = &[
     (Action::Restart, "instance-start", &["keeper", "nics", "init"]),
     (Action::Delete, "instance-delete", &["volume"]),
     (Action::Rename, "instance-rename", &["volume"]),
+    (Action::Rebuild, "instance-rebuild", &["removed", "volume"]),
     (Action::Snapshot, "snapshot-create", &["volume"]),
     (Action::SnapshotRunning, "snapshot-create", &["frozen", "volume"]),
     (Action::Restore, "snapshot-restore", &["volume"]),
@@ -146,6 +148,10 @@ fn act(client: &mut Client, action: Action) -> Result<()> {
         Action::Restart => client.run("PUT", "/1.0/instances/c1/state", &state("restart")),
         Action::Delete => client.run("DELETE", instance, &Value::Null),
         Action::Rename => client.run("POST", instance, &json!({ "name": "c2" })),
+        Action::Rebuild => {
+            let source = json!({ "source": { "type": "image", "alias": IMAGE } });
+            client.run("POST", "/1.0/instances/c1/rebuild", &source)
+        }
         Action::Snapshot | Action::SnapshotRunning => {
             client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))
         }
@@ -209,7 +215,11 @@ fn look(daemon: &Daemon, action: Action) -> Result<()> {
     if daemon.status(name)? != "Running" {
         daemon.change(name, "start", false)?;
     }
-    let expected = if action == Action::Create { "" } else { "first" };
+    // A rebuilding that was begun is finished, and then its root is the image's.
+    let expected = match action {
+        Action::Create | Action::Rebuild => "",
+        _ => "first",
+    };
     ensure!(
         daemon.shell(name, "cat /root/file 2>/dev/null; true")? == expected,
         "the files are not what they were"

@@ -1,11 +1,80 @@
 //! Instances that are being made: they are there, nobody else changes them, and what they refer to stays.
 
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::daemon::{Daemon, IMAGE, creation};
 use hutch_tests::leftovers::Leftovers;
+use hutch_tests::stock::Stock;
 use serde_json::{Value, json};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
+
+#[test]
+fn an_instance_is_rebuilt_in_its_place() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    daemon.instance(
+        "c1",
+        &json!({ "config": { "user.colour": "blue", "image.old": "yes" } }),
+    )?;
+    daemon.shell("c1", "echo mine > /root/file")?;
+    let rebuild = "/1.0/instances/c1/rebuild";
+    let image = json!({ "source": { "type": "image", "alias": IMAGE } });
+    let is_refused = |client: &mut hutch_tests::rest::Client, body: &Value, expected: &str| -> Result<()> {
+        let (status, message) = client.refused("POST", rebuild, body)?;
+        ensure!(
+            (400..500).contains(&status) && message.contains(expected),
+            "{status} {message}"
+        );
+        Ok(())
+    };
+    is_refused(&mut client, &image, "Instance must be stopped to be rebuilt")?;
+    daemon.change("c1", "stop", true)?;
+    client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+    is_refused(&mut client, &image, "snapshots can't be rebuilt")?;
+    client.run("DELETE", "/1.0/instances/c1/snapshots/s1", &Value::Null)?;
+    is_refused(
+        &mut client,
+        &json!({ "source": { "type": "image", "alias": "nowhere" } }),
+        "nowhere",
+    )?;
+    is_refused(
+        &mut client,
+        &json!({ "source": { "type": "copy", "source": "c1" } }),
+        "\"copy\"",
+    )?;
+
+    let before = client.get("/1.0/instances/c1")?;
+    client.run("POST", rebuild, &image)?;
+    let after = client.get("/1.0/instances/c1")?;
+    for key in [
+        "user.colour",
+        "volatile.uuid",
+        "volatile.eth0.hwaddr",
+        "volatile.base_image",
+    ] {
+        ensure!(after["config"][key] == before["config"][key], "{key}: {after}");
+    }
+    ensure!(
+        after["config"]["image.old"].is_null() && after["devices"] == before["devices"],
+        "{after}"
+    );
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "ls /root/file 2>/dev/null || echo gone")? == "gone");
+    daemon.change("c1", "stop", true)?;
+
+    // Without an image there is nothing in it, and the next rebuilding makes it whole again.
+    client.run("POST", rebuild, &json!({ "source": { "type": "none" } }))?;
+    ensure!(client.get("/1.0/instances/c1")?["config"]["volatile.base_image"].is_null());
+    let start = json!({ "action": "start", "timeout": 30 });
+    client.refused("PUT", "/1.0/instances/c1/state", &start)?;
+    match Stock::incus(&daemon) {
+        Some(incus) => drop(incus.run(&["rebuild", IMAGE, "c1"])?),
+        None => drop(client.run("POST", rebuild, &image)?),
+    }
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "echo fine")? == "fine");
+    Ok(())
+}
 
 /// An image server that takes connections and says nothing, until it is dropped.
 struct Silent {

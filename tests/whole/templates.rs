@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, creation};
 use hutch_tests::image::Tarball;
+use hutch_tests::stock::Stock;
 use serde_json::{Value, json};
 
 /// As the builders of distributions write them: distrobuilder's, and Ubuntu's for cloud-init.
@@ -125,6 +126,118 @@ fn templates_are_applied_when_they_say() -> Result<()> {
     ensure!(daemon.shell("copied", "grep -c copied /etc/hosts")? == "1");
     let shown = client.get("/1.0/instances/copied")?;
     ensure!(shown["config"]["volatile.apply_template"].is_null(), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn an_instances_metadata_and_templates_are_changed() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let mut client = daemon.client();
+    let more = "creation_date: 1700000000
+properties: {os: Test, release: '1'}
+templates: {/etc/greeting: {when: [start], template: greeting.tpl}}
+";
+    image(
+        &daemon,
+        "described",
+        more,
+        &[("greeting.tpl", "hello {{ instance.name }}")],
+        |_| Ok(()),
+    )?;
+    client.run("POST", "/1.0/instances", &from_image("c1", "described", &json!({})))?;
+    let metadata = "/1.0/instances/c1/metadata";
+    let shown = client.get(metadata)?;
+    ensure!(
+        shown["properties"] == json!({ "os": "Test", "release": "1" })
+            && shown["templates"]["/etc/greeting"]["template"] == "greeting.tpl",
+        "{shown}"
+    );
+    let templates = "/1.0/instances/c1/metadata/templates";
+    ensure!(client.get(templates)? == json!(["greeting.tpl"]));
+
+    // Another text, a second template, and where it goes: the next start has them.
+    let template = |name: &str| format!("{templates}?path={name}");
+    for (name, text) in [
+        ("greeting.tpl", "hi {{ instance.name }}"),
+        ("other.tpl", "{{ properties.colour }}"),
+    ] {
+        let answer = client.send("POST", &template(name), &[], text.as_bytes())?;
+        ensure!(answer.status == 200, "{}", answer.error());
+        ensure!(client.send("GET", &template(name), &[], b"")?.body == text.as_bytes());
+    }
+    let other = json!({ "when": ["start"], "template": "other.tpl", "properties": { "colour": "blue" } });
+    client.sync(
+        "PATCH",
+        metadata,
+        &json!({ "properties": { "os": "Other" }, "templates": { "/etc/other": other } }),
+    )?;
+    let shown = client.get(metadata)?;
+    ensure!(
+        shown["properties"] == json!({ "os": "Other", "release": "1" }),
+        "{shown}"
+    );
+    daemon.change("c1", "restart", true)?;
+    ensure!(daemon.shell("c1", "cat /etc/greeting; echo; cat /etc/other")? == "hi c1\nblue");
+
+    // What no image may say is refused, and a change of what has changed meanwhile.
+    let mut wrong = shown.clone();
+    wrong["templates"] = json!({ "/etc/../x": { "template": "other.tpl" } });
+    for (body, expected) in [(&wrong, "absolute path"), (&json!({}), "architecture")] {
+        let (status, message) = client.refused("PUT", metadata, body)?;
+        ensure!(status == 400 && message.contains(expected), "{status} {message}");
+    }
+    let stale = client.send("PUT", metadata, &[("If-Match", "0123")], shown.to_string().as_bytes())?;
+    ensure!(stale.status == 412, "{}", stale.error());
+    for (name, text, status) in [("../x", &b"x"[..], 400), ("x", b"\xff", 400), ("", b"x", 400)] {
+        let answer = client.send("POST", &template(name), &[], text)?;
+        ensure!(
+            answer.status == status,
+            "{name:?}: {} {}",
+            answer.status,
+            answer.error()
+        );
+    }
+
+    // One that is gone and still named is told by the start, and not written as nothing.
+    client.sync("DELETE", &template("other.tpl"), &Value::Null)?;
+    ensure!(client.refused("GET", &template("other.tpl"), &Value::Null)?.0 == 404);
+    ensure!(client.refused("DELETE", &template("other.tpl"), &Value::Null)?.0 == 404);
+    daemon.change("c1", "stop", true)?;
+    let start = json!({ "action": "start", "timeout": 30 });
+    let (_, message) = client.refused("PUT", "/1.0/instances/c1/state", &start)?;
+    ensure!(
+        message.contains("/etc/other") && message.contains("\"other.tpl\""),
+        "{message}"
+    );
+    let mut without = client.get(metadata)?;
+    without["templates"] = json!({});
+    client.sync("PUT", metadata, &without)?;
+    daemon.change("c1", "start", false)?;
+
+    // An image that is made of it says what it says.
+    daemon.change("c1", "stop", true)?;
+    let publish = json!({ "source": { "type": "instance", "name": "c1" }, "aliases": [{ "name": "published" }] });
+    client.run("POST", "/1.0/images", &publish)?;
+    let target = client.get("/1.0/images/aliases/published")?["target"].take();
+    let image = client.get(&format!("/1.0/images/{}", target.as_str().unwrap_or_default()))?;
+    ensure!(image["properties"]["os"] == "Other", "{image}");
+
+    if let Some(incus) = Stock::incus(&daemon) {
+        incus.feed(&["config", "template", "create", "c1", "third.tpl"], b"third")?;
+        ensure!(incus.run(&["config", "template", "show", "c1", "third.tpl"])? == "third");
+        ensure!(
+            incus
+                .run(&["config", "template", "list", "c1", "--format=csv"])?
+                .contains("third.tpl")
+        );
+        incus.run(&["config", "template", "delete", "c1", "third.tpl"])?;
+        let yaml = incus.run(&["config", "metadata", "show", "c1"])?;
+        incus.feed(
+            &["config", "metadata", "edit", "c1"],
+            yaml.replace("os: Other", "os: Edited").as_bytes(),
+        )?;
+        ensure!(client.get(metadata)?["properties"]["os"] == "Edited");
+    }
     Ok(())
 }
 

@@ -122,6 +122,10 @@ pub const EXTENSIONS: &[&str] = &[
     "networks_all_projects",
     // The machine's load among its resources.
     "resources_load",
+    // /1.0/instances/NAME/metadata and its templates.
+    "container_edit_metadata",
+    // /1.0/instances/NAME/rebuild.
+    "instances_rebuild",
 ];
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub use error::{Errno, Error, Refusal, Result};
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use layout::Content;
 pub use limits::Limits;
-pub use metadata::{ImageMetadata, METADATA_FILE, ROOTFS_DIR, TEMPLATES_DIR, Template};
+pub use metadata::{ImageMetadata, METADATA_FILE, ROOTFS_DIR, TEMPLATES_DIR, Template, is_template_name};
 pub use pack::{Placed, PlacedKind, write_metadata};
 pub use render::{Page, Surroundings};
 pub use stream::extension;

@@ -89,7 +89,11 @@ impl ImageMetadata {
         })
     }
 
-    fn check(&self) -> Result<(), &'static str> {
+    /// Whether an image may say this.
+    ///
+    /// # Errors
+    /// What is missing, or wrong.
+    pub fn check(&self) -> Result<(), &'static str> {
         if self.architecture.is_empty() {
             return Err("it names no architecture");
         }
@@ -109,7 +113,7 @@ impl ImageMetadata {
 }
 
 /// Whether a template's file name is one plain component.
-pub(crate) fn is_template_name(name: &str) -> bool {
+pub fn is_template_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && !name.contains(['/', '\0']) && name != "." && name != ".."
 }
 

@@ -46,6 +46,15 @@ pub enum Entry {
         /// What it shall be called.
         new_name: String,
     },
+    /// Finished: the old volume goes, and the new one is made; done again that gives the same.
+    InstanceRebuild {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+        /// What it becomes.
+        rebuilt: Box<Rebuilt>,
+    },
     /// Taken back: the volume's size, and limits, disks and interfaces of a running container are again what the record says.
     InstanceUpdate {
         /// The instance's project.
@@ -182,6 +191,15 @@ pub struct Tried {
     pub devices: Devices,
 }
 
+/// What an instance becomes that gets a new root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebuilt {
+    /// Its record.
+    pub record: InstanceRecord,
+    /// The fingerprint of the image that the root is made from; none for an empty root.
+    pub image: Option<String>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
@@ -313,6 +331,7 @@ impl Entry {
             Self::InstanceCreate { project, name, .. }
             | Self::InstanceDelete { project, name }
             | Self::InstanceRename { project, name, .. }
+            | Self::InstanceRebuild { project, name, .. }
             | Self::InstanceUpdate { project, name, .. }
             | Self::InstanceStart { project, name }
             | Self::InstanceStop { project, name, .. }
@@ -345,6 +364,7 @@ impl Entry {
             Self::InstanceCreate { .. } => "instance-create",
             Self::InstanceDelete { .. } => "instance-delete",
             Self::InstanceRename { .. } => "instance-rename",
+            Self::InstanceRebuild { .. } => "instance-rebuild",
             Self::InstanceUpdate { .. } => "instance-update",
             Self::InstanceStart { .. } => "instance-start",
             Self::InstanceStop { .. } => "instance-stop",

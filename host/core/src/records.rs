@@ -67,16 +67,19 @@ pub struct SnapshotRecord {
     pub broken: Option<String>,
 }
 
-/// The templates of the image that an instance was made from.
+/// The templates of the image that an instance was made from, and what else it says of the instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplatesRecord {
     /// [`RECORD_VERSION`].
     pub v: u32,
-    /// The image's fingerprint.
+    /// The image's fingerprint; empty where the instance had no image.
     pub image: String,
-    /// As the image had them.
+    /// As the image had them, or as they were changed.
     pub templates: crate::images::Templates,
+    /// What else the image was made to say of this instance, without templates; absent as long as nobody changed that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<hutch_archive::ImageMetadata>,
 }
 
 /// A storage pool.

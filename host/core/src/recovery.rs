@@ -297,6 +297,13 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
                 .ask(move |owner| Box::pin(async move { owner.finish_rename(&open, &new_name).await }))
                 .await
         }
+        Entry::InstanceRebuild { project, name, rebuilt } => {
+            let (open, rebuilt) = (open.clone(), rebuilt.clone());
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_rebuild(&open, *rebuilt).await })
+            })
+            .await
+        }
         Entry::InstanceUpdate { project, name, tried } => {
             let (open, tried) = (open.clone(), tried.clone());
             continue_with(core, project, name, strike, move |owner| {

@@ -6,6 +6,7 @@ mod image_upload;
 mod images;
 mod instances;
 mod logs;
+mod metadata;
 mod networks;
 mod operations;
 mod plugins;

@@ -13,8 +13,8 @@ use super::fetch::Fetching;
 use super::files::StagedFile;
 use super::import::{NewImage, Templates, archive_error, image_operation};
 use crate::error::{Error, Result};
-use crate::instances::Instance;
 use crate::instances::owner::Owner;
+use crate::instances::{Instance, metadata};
 use crate::pools::{OpenPool, instance_volume};
 use crate::{Core, Operation, settings};
 
@@ -88,15 +88,17 @@ impl Core {
     ) -> Result<StagedFile> {
         let Published { instance, snapshot } = published;
         let record = Arc::clone(&instance.view().record);
-        let of_image = |(key, value): (&String, &String)| Some((key.strip_prefix("image.")?.to_owned(), value.clone()));
         let kept = self.kept_templates(&record.id).await?;
-        let templates = kept.map(|kept| kept.templates).unwrap_or_default();
-        let mut all: BTreeMap<String, String> = record.config.iter().filter_map(of_image).collect();
+        let (templates, said) = kept.map(|kept| (kept.templates, kept.metadata)).unwrap_or_default();
+        let mut all = match &said {
+            Some(said) => said.properties.clone(),
+            None => metadata::of_image(&record),
+        };
         all.extend(properties.clone());
         let metadata = ImageMetadata {
             architecture: record.architecture.clone(),
             creation_date: time::OffsetDateTime::now_utc().unix_timestamp(),
-            expiry_date: 0,
+            expiry_date: said.map_or(0, |said| said.expiry_date),
             properties: settings::pruned(all),
             templates: templates.templates.clone(),
         };

@@ -149,6 +149,7 @@ pub(crate) fn interrupted(entry: &Entry) -> Option<(&str, &str, String)> {
             name,
             new_name,
         } => (project, name, format!("its renaming to {new_name}")),
+        Entry::InstanceRebuild { project, name, .. } => (project, name, "its rebuilding".to_owned()),
         Entry::SnapshotDelete {
             project,
             name,

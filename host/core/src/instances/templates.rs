@@ -30,6 +30,7 @@ impl Core {
             v: RECORD_VERSION,
             image: fingerprint.to_owned(),
             templates,
+            metadata: None,
         }))
     }
 
@@ -64,7 +65,7 @@ impl Owner {
             return Ok(Vec::new());
         };
         let view = self.instance.view();
-        let (pages, mut files) = due(&kept.templates, self.record.config.get(PENDING).map(String::as_str));
+        let (pages, mut files) = due(&kept.templates, self.record.config.get(PENDING).map(String::as_str))?;
         if pages.is_empty() {
             return Ok(files);
         }
@@ -91,7 +92,10 @@ impl Owner {
 }
 
 /// What is to be rendered, and the files that it goes to, in the same order: first what was put off, then what every start does.
-fn due(kept: &Templates, pending: Option<&str>) -> (Vec<Page>, Vec<NewFile>) {
+///
+/// # Errors
+/// [`Error::Invalid`] for a template whose text was never made, or removed.
+fn due(kept: &Templates, pending: Option<&str>) -> Result<(Vec<Page>, Vec<NewFile>)> {
     let mut due = (Vec::new(), Vec::new());
     for trigger in pending.into_iter().chain([START]) {
         let applies = kept
@@ -99,10 +103,15 @@ fn due(kept: &Templates, pending: Option<&str>) -> (Vec<Page>, Vec<NewFile>) {
             .iter()
             .filter(|(_, template)| template.when.iter().any(|when| when == trigger));
         for (path, template) in applies {
+            let Some(text) = kept.texts.get(&template.template) else {
+                return Err(Error::invalid(format!(
+                    "{path} can't be made: the instance has no template {:?}",
+                    template.template
+                )));
+            };
             due.0.push(Page {
                 file: template.template.clone(),
-                // An image without the text of a template is not taken in.
-                text: kept.texts.get(&template.template).cloned().unwrap_or_default(),
+                text: text.clone(),
                 path: path.clone(),
                 trigger: trigger.to_owned(),
                 properties: template.properties.clone(),
@@ -116,7 +125,7 @@ fn due(kept: &Templates, pending: Option<&str>) -> (Vec<Page>, Vec<NewFile>) {
             });
         }
     }
-    due
+    Ok(due)
 }
 
 /// What templates can use, with the spellings that LXD documents under "Image format".
@@ -173,7 +182,7 @@ mod tests {
             .into(),
         };
         let shown = |pending| {
-            let (pages, files) = due(&kept, pending);
+            let (pages, files) = due(&kept, pending).unwrap();
             let boots: Vec<bool> = files.iter().map(|file| file.every_boot).collect();
             let pages: Vec<String> = pages
                 .iter()

@@ -8,15 +8,15 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use hutch_api::instance::{
-    CONTAINER, Instance, InstancePatch, InstancePost, InstancePut, InstanceStatePut, InstancesPost, InstancesPut,
-    VIRTUAL_MACHINE,
+    CONTAINER, Instance, InstancePatch, InstancePost, InstancePut, InstanceRebuildPost, InstanceStatePut,
+    InstancesPost, InstancesPut, VIRTUAL_MACHINE,
 };
 use hutch_core::{Caller, Error};
 use serde::Serialize;
 
-use super::{files, logs, path, sessions, snapshots};
+use super::{files, logs, metadata, path, sessions, snapshots};
 use crate::App;
 use crate::reply::{self, Failure, Result};
 use crate::request::{Json, Params, if_match};
@@ -30,9 +30,11 @@ pub(super) fn routes() -> Router<App> {
             .route(all, get(list).post(create).put(change_states))
             .route(&one(""), get(show).put(update).patch(patch).post(rename).delete(delete))
             .route(&one("/state"), get(state).put(change_state))
+            .route(&one("/rebuild"), post(rebuild))
             .merge(snapshots::routes(&one("/snapshots")))
             .merge(sessions::routes(&one("")))
             .merge(logs::routes(&one("")))
+            .merge(metadata::routes(&one("")))
             .merge(files::routes(&one("")));
     }
     router
@@ -242,6 +244,17 @@ async fn patch(State(app): State<App>, at: At, headers: HeaderMap, Json(patch): 
 async fn rename(State(app): State<App>, at: At, Json(post): Json<InstancePost>) -> Result {
     Ok(reply::operation(
         &*app.core.instance_rename(&at.project, &at.name, post).await?,
+    ))
+}
+
+async fn rebuild(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    at: At,
+    Json(post): Json<InstanceRebuildPost>,
+) -> Result {
+    Ok(reply::operation(
+        &*app.core.instance_rebuild(&caller, &at.project, &at.name, post).await?,
     ))
 }
 
