@@ -61,7 +61,7 @@ const CASES: &[(Action, &str, &[&str])] = &[
     (Action::SnapshotDelete, "snapshot-delete", &["volume"]),
     (Action::NetworkCreate, "network-create", &["network"]),
     (Action::NetworkDelete, "network-delete", &["network"]),
-    (Action::PoolCreate, "pool-create", &["marked", "pool"]),
+    (Action::PoolCreate, "pool-create", &["marked", "covered", "pool"]),
     (Action::PoolDelete, "pool-delete", &["pool"]),
 ];
 

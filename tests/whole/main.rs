@@ -16,6 +16,7 @@ mod inputs;
 mod lifecycle;
 mod limits;
 mod making;
+mod mounts;
 mod network;
 mod plugins;
 mod pools;

@@ -87,7 +87,7 @@ fn a_creation_that_is_killed_takes_back_what_it_made_and_nothing_else() -> Resul
     create_dir_all(empty.join("lost+found"))?;
     let before = contents(&base)?;
     for source in [&empty, &missing] {
-        for step in ["begin", "marked", "pool", "commit"] {
+        for step in ["begin", "marked", "covered", "pool", "commit"] {
             daemon.stop()?;
             daemon.launch(&[("HUTCH_STOP_AT", &format!("pool-create:{step}"))])?;
             let mut client = daemon.client();

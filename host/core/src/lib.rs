@@ -265,6 +265,7 @@ impl Core {
     /// # Errors
     /// The store's.
     pub async fn close(&self) -> Result<()> {
+        self.uncover_idle_pools();
         self.store.sync().await?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Storage pools: what they are, and how the core calls their drivers.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -205,6 +206,7 @@ impl Core {
                 }
                 Owner::Other(why) => return Err(Error::Unavailable(why)),
             }
+            cover(&open.root)?;
             let call = open.call(None);
             open.driver
                 .open_pool(&call, &open.reference())
@@ -245,6 +247,32 @@ impl Core {
                     error = error.report(),
                     "nothing keeps the root of a running container from being another's"
                 ),
+            }
+        }
+    }
+
+    /// Takes the mounts off the directories of pools of which no container runs, at the end of the daemon: nothing can write there any
+    /// more, and who wants to move or remove the state directory is not held up. What can't be unmounted is for the next start.
+    pub(crate) fn uncover_idle_pools(&self) {
+        let running: BTreeSet<String> = self
+            .instances
+            .list(None)
+            .iter()
+            .map(|instance| instance.view())
+            .filter(|view| view.keeper.is_some())
+            .map(|view| view.record.pool.clone())
+            .collect();
+        for pool in self
+            .pools
+            .list()
+            .iter()
+            .filter(|pool| pool.readiness() == Readiness::Ready)
+        {
+            let record = pool.record();
+            if !running.contains(&record.name)
+                && let Err(error) = hutch_sys::cover::uncover(&self.pool_root(&record))
+            {
+                tracing::warn!(pool = record.name, %error, "the directory of the pool stays mounted over itself");
             }
         }
     }
@@ -404,6 +432,15 @@ impl Core {
             locations: vec!["none".to_owned()],
         }
     }
+}
+
+/// Sees to it that set-user-id programs and device nodes in a pool, which containers make as their own, mean nothing to who comes
+/// by its directory's path. Before anything in it is opened: what is renamed or linked there has to be of one mount.
+fn cover(root: &Path) -> Result<()> {
+    hutch_sys::cover::cover(root).map_err(Error::io(format!(
+        "mounting {} nosuid and nodev over itself",
+        root.display()
+    )))
 }
 
 /// Whose turn a change of the pool `name` takes.

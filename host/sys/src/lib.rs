@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod command;
+pub mod cover;
 pub mod memory;
 pub mod mount;
 pub mod process;

@@ -8,7 +8,7 @@ use hutch_driver::Call;
 use hutch_store::Transaction;
 
 use super::mark::{self, Owner, Place};
-use super::{OpenPool, PLACES, Pool, Readiness, make_private_dir, turn};
+use super::{OpenPool, PLACES, Pool, Readiness, cover, make_private_dir, turn};
 use crate::error::{Error, Result};
 use crate::journal::{Entry, Open};
 use crate::records::{PoolRecord, RECORD_VERSION, key};
@@ -94,6 +94,8 @@ impl Core {
     async fn make_pool(&self, entry: &Open, record: &PoolRecord, place: &Place) -> Result<()> {
         place.take(record, &self.state_dir)?;
         self.journal.step(entry, "marked");
+        cover(&place.path)?;
+        self.journal.step(entry, "covered");
         let open = self.pool_with_driver(Arc::new(record.clone()))?;
         open.driver
             .create_pool(&open.call(None), &open.reference())
