@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, Options, POOL, creation};
 use hutch_tests::faulty::{self, Faulty, NETWORK, STORAGE, has_status};
+use hutch_tests::sandbox::must;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::create_dir_all;
@@ -512,7 +513,11 @@ fn a_root_that_became_a_link_leads_nowhere() -> Result<()> {
     let volumes = base.join("plain/containers");
     let volume = std::fs::read_dir(&volumes)?.next().context("no volume")??.path();
     let outside = base.join("outside");
-    std::fs::rename(volume.join("rootfs"), &outside)?;
+    let (root, other) = (
+        volume.join("rootfs").display().to_string(),
+        outside.display().to_string(),
+    );
+    must("mv", &[&root, &other])?;
     std::os::unix::fs::symlink(&outside, volume.join("rootfs"))?;
     let before = contents(&outside)?;
     let image = json!({ "source": { "type": "instance", "name": "c1" } });
@@ -528,7 +533,7 @@ fn a_root_that_became_a_link_leads_nowhere() -> Result<()> {
     ensure!(contents(&outside)? == before, "what is outside the pool was changed");
     // As it should be, it starts.
     std::fs::remove_file(volume.join("rootfs"))?;
-    std::fs::rename(&outside, volume.join("rootfs"))?;
+    must("mv", &[&other, &root])?;
     daemon.change("c1", "start", false)?;
     ensure!(daemon.shell("c1", "echo here")? == "here");
     Ok(())

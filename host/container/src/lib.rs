@@ -10,6 +10,7 @@
 
 mod client;
 mod connection;
+mod devices;
 mod error;
 mod exec;
 mod files;
@@ -25,6 +26,7 @@ mod state;
 mod stats;
 
 pub use client::{Exec, Keeper};
+pub use devices::{DeviceControl, DeviceSupport};
 pub use error::{Error, Fault, FaultKind};
 pub use exec::{ExecSpec, ExecStdio, MAX_EXEC_BYTES};
 pub use files::FilesHandle;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Keeper;
 use crate::connection::watched;
+use crate::devices::{DeviceControl, DeviceSupport};
 use crate::link::Link;
 use crate::protocol::{HELD_FD, LISTEN_FD, SPEC_FD};
 use crate::services::{Service, ServiceSpec};
@@ -25,6 +26,7 @@ use crate::{CGROUP_PARENT, Error, place};
 pub struct Runtime {
     keeper_binary: PathBuf,
     run_dir: PathBuf,
+    devices: DeviceSupport,
 }
 
 /// How long a start of the daemon goes on waiting when no keeper answers. They answer at once, or something is wrong with them.
@@ -119,7 +121,11 @@ impl Runtime {
         if let Err(error) = builder.recursive(true).create(&run_dir) {
             return Err(Error::io("making", run_dir, error));
         }
-        let this = Self { keeper_binary, run_dir };
+        let this = Self {
+            keeper_binary,
+            run_dir,
+            devices: DeviceSupport::probe(),
+        };
         let failed = |error| Error::io("looking whose is", &this.run_dir, error);
         if place::is_copy(&this.run_dir).map_err(failed)? {
             for id in this.ids(Role::Container)? {
@@ -134,6 +140,19 @@ impl Runtime {
         Ok(this)
     }
 
+    /// How containers are kept from devices that are not theirs.
+    #[must_use]
+    pub const fn device_support(&self) -> &DeviceSupport {
+        &self.devices
+    }
+
+    /// The same runtime, with other means to keep containers from devices: for tests of what this machine does not need.
+    #[must_use]
+    pub fn with_device_control(mut self, control: DeviceControl) -> Self {
+        self.devices.control = control;
+        self
+    }
+
     /// Starts a keeper that makes the container's user and network namespaces and its cgroup, and is ready for
     /// [`Keeper::start`]. It keeps `held` open for as long as it lives: the lock of what the container uses.
     ///
@@ -141,8 +160,12 @@ impl Runtime {
     /// [`Error::Exists`] when this id has a keeper; a fault that names what could not be made, after which nothing is left.
     pub async fn create(&self, spec: &ContainerSpec, held: Option<OwnedFd>) -> Result<Keeper, Error> {
         spec.check()?;
+        let complete = ContainerSpec {
+            device_control: self.devices.control,
+            ..spec.clone()
+        };
         let (link, fds) = self
-            .spawn(Role::Container, &spec.id, &encode(&spec.id, spec)?, held)
+            .spawn(Role::Container, &spec.id, &encode(&spec.id, &complete)?, held)
             .await?;
         Keeper::new(link, fds, &spec.cgroup)
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::DeviceControl;
 use crate::idmap::IdMap;
 use crate::limits::Limits;
 
@@ -50,6 +51,9 @@ pub struct ContainerSpec {
     pub seccomp: SeccompPolicy,
     /// Device nodes that may be used beyond the usual ones ([`DeviceRule::DEFAULTS`]).
     pub devices: Vec<DeviceRule>,
+    /// By what the others are refused. [`crate::Runtime::create`] sets it to what works on this machine.
+    #[serde(default)]
+    pub device_control: DeviceControl,
 }
 
 /// Where the root file system comes from. All paths are absolute, without `..`, and have no symbolic link on the way: the keeper
@@ -273,6 +277,7 @@ impl ContainerSpec {
             console: ConsoleSpec::default(),
             seccomp: SeccompPolicy::default(),
             devices: Vec::new(),
+            device_control: DeviceControl::default(),
         }
     }
 

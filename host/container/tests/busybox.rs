@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use common::sftp::Sftp;
 use common::{Lab, program, run, run_spec, timeout};
 use hutch_container::{
-    AdoptOutcome, ContainerState, CpuQuota, ExecStdio, ExitKind, ExitStatus, FaultKind, KeeperEvent, Limits, Mount,
-    RootFs, Runtime,
+    AdoptOutcome, ContainerState, CpuQuota, DeviceControl, DeviceRule, ExecStdio, ExitKind, ExitStatus, FaultKind,
+    KeeperEvent, Limits, Mount, RootFs, Runtime,
 };
 
 const OK: ExitStatus = ExitStatus::Code(0);
@@ -950,6 +950,108 @@ async fn a_privileged_container_is_still_kept_from_devices() {
         assert!(text.contains(expected), "{script}: {text}");
     }
     lab.stop(&keeper).await;
+}
+
+/// On a pool as the daemon mounts it: nosuid and nodev.
+#[tokio::test]
+async fn set_user_id_programs_work_inside_though_the_pool_forbids_them() {
+    let lab = Lab::new();
+    let pool = lab.dir.path().canonicalize().unwrap();
+    hutch_sys::cover::cover(&pool).unwrap();
+    for (privileged, overlay) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut spec = lab.busybox("suid");
+        let RootFs::Bind { path } = &spec.root else {
+            unreachable!()
+        };
+        // No password is asked for, so that what decides is whether the program is root's.
+        std::fs::write(
+            path.join("etc/passwd"),
+            "root::0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n",
+        )
+        .unwrap();
+        if overlay {
+            let [upper, work] = ["upper", "work"].map(|name| path.with_extension(name));
+            std::fs::create_dir(&upper).unwrap();
+            std::fs::create_dir(&work).unwrap();
+            spec.root = RootFs::Overlay {
+                layers: vec![path.clone()],
+                upper,
+                work,
+            };
+        }
+        if privileged {
+            spec.idmap = None;
+        }
+        let keeper = lab.start(&spec).await;
+        assert_eq!(run(&keeper, &["chmod", "4755", "/bin/busybox"]).await.0, OK);
+        let mut become_root = program("suid", &["su", "-c", "id -u"]);
+        (become_root.uid, become_root.gid) = (1000, 1000);
+        let (status, text) = run_spec(&keeper, become_root).await;
+        assert_eq!(
+            (status, text.as_str()),
+            (OK, "0\n"),
+            "privileged {privileged}, overlay {overlay}"
+        );
+        lab.stop(&keeper).await;
+    }
+    hutch_sys::cover::uncover(&pool).unwrap();
+}
+
+/// Where the kernel takes no BPF program for it, which this one does: the legacy controller is used because it is told to be.
+#[tokio::test]
+async fn the_legacy_controller_keeps_from_devices_as_well() {
+    let mut lab = Lab::new();
+    let Some(root) = hutch_sys::cgroup::Hierarchies::find().legacy("devices") else {
+        let refused = lab.runtime.clone().with_device_control(DeviceControl::Legacy);
+        let error = refused
+            .create(&lab.busybox("devices"), None)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("the cgroup controller devices: "), "{error}");
+        return;
+    };
+    lab.runtime = lab.runtime.clone().with_device_control(DeviceControl::Legacy);
+    for idmap in [None, Some(lab.idmap())] {
+        let mut spec = lab.busybox("devices");
+        let privileged = idmap.is_none();
+        spec.idmap = idmap;
+        spec.devices = vec![DeviceRule {
+            write: false,
+            ..DeviceRule::character(1, Some(11))
+        }];
+        let cgroup = root.join("hutch").join(&spec.cgroup);
+        let keeper = lab.start(&spec).await;
+        let list = std::fs::read_to_string(cgroup.join("devices.list")).unwrap();
+        assert!(
+            list.contains("c 1:3 rwm\n") && list.contains("c 1:11 rm\n") && !list.contains("a *:* rwm"),
+            "{list}"
+        );
+        let script = "head -c 3 /dev/zero | wc -c; echo x > /dev/null && echo written; cat /dev/tty 2>&1";
+        let (_, text) = run(&keeper, &["sh", "-c", script]).await;
+        assert!(text.starts_with("3\nwritten\n"), "{text}");
+        if privileged {
+            let script = "mknod /tmp/disk b 254 0 && head -c1 /tmp/disk 2>&1; mknod /tmp/log c 1 11; true < /tmp/log && echo read; \
+                true 2>&1 > /tmp/log";
+            let (_, text) = run(&keeper, &["sh", "-c", script]).await;
+            assert!(
+                text.starts_with("head: /tmp/disk: Operation not permitted\nread\n"),
+                "{text}"
+            );
+            assert!(
+                text.contains("can't create /tmp/log: Operation not permitted"),
+                "{text}"
+            );
+            // Its root sees the hierarchy from where its processes are, and can't give itself what those above don't have.
+            let script = "mkdir /tmp/v1 && mount -t cgroup -o devices devices /tmp/v1 && echo 'b 254:0 rwm' > /tmp/v1/devices.allow; \
+                head -c1 /tmp/disk 2>&1";
+            let (_, text) = run(&keeper, &["sh", "-c", script]).await;
+            assert!(text.contains("write error: Operation not permitted"), "{text}");
+            assert!(text.ends_with("head: /tmp/disk: Operation not permitted\n"), "{text}");
+        }
+        lab.stop(&keeper).await;
+        assert!(!cgroup.exists(), "{} is left over", cgroup.display());
+    }
 }
 
 #[tokio::test]

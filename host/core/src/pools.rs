@@ -270,9 +270,13 @@ impl Core {
         {
             let record = pool.record();
             if !running.contains(&record.name)
-                && let Err(error) = hutch_sys::cover::uncover(&self.pool_root(&record))
+                && let Err(error) = uncover(&self.pool_root(&record))
             {
-                tracing::warn!(pool = record.name, %error, "the directory of the pool stays mounted over itself");
+                tracing::warn!(
+                    pool = record.name,
+                    error = error.report(),
+                    "the directory of the pool stays mounted over itself"
+                );
             }
         }
     }
@@ -437,10 +441,20 @@ impl Core {
 /// Sees to it that set-user-id programs and device nodes in a pool, which containers make as their own, mean nothing to who comes
 /// by its directory's path. Before anything in it is opened: what is renamed or linked there has to be of one mount.
 fn cover(root: &Path) -> Result<()> {
-    hutch_sys::cover::cover(root).map_err(Error::io(format!(
+    let covered = root.canonicalize().and_then(|root| hutch_sys::cover::cover(&root));
+    covered.map_err(Error::io(format!(
         "mounting {} nosuid and nodev over itself",
         root.display()
     )))
+}
+
+/// Takes that back.
+fn uncover(root: &Path) -> Result<()> {
+    let uncovered = match root.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.and_then(|root| hutch_sys::cover::uncover(&root)),
+    };
+    uncovered.map_err(Error::io(format!("unmounting {} from over itself", root.display())))
 }
 
 /// Whose turn a change of the pool `name` takes.

@@ -1,4 +1,4 @@
-//! Warnings: pools, networks and plugins that can't be used, for as long as they can't.
+//! Warnings: pools, networks and plugins that can't be used, for as long as they can't, and what the kernel lacks.
 //!
 //! They are found anew whenever somebody asks. What an operator acknowledged or removed stays so, over restarts, until
 //! something else is said of the same object.
@@ -65,7 +65,7 @@ impl Core {
         Ok(())
     }
 
-    /// What the operator should know: pools, networks and plugins that can't be used.
+    /// What the operator should know: pools, networks and plugins that can't be used, and what the kernel lacks.
     pub fn warnings(&self) -> Vec<Warning> {
         let troubles = self.troubles();
         let now = Timestamp::now();
@@ -119,6 +119,12 @@ impl Core {
             let url = format!("/1.0/networks/{}", network.record().name);
             unavailable("Network unavailable", url, self.network_condition(&network));
         }
+        troubles.extend(self.runtime.device_support().reason.clone().map(|message| Trouble {
+            kind: "Missing kernel support",
+            url: "/1.0".to_owned(),
+            message,
+            since: Timestamp::NEVER,
+        }));
         let plugins = self.plugins().into_iter().filter(|plugin| !plugin.reason.is_empty());
         troubles.extend(plugins.map(|plugin| Trouble {
             kind: "Plugin unavailable",

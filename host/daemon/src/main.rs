@@ -105,6 +105,9 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
     let store = Arc::new(SqliteStore::open(&state_dir.join("state.db"))?);
     let keeper = keeper_binary(&config)?;
     let runtime = Runtime::new(keeper.clone(), state_dir.join("run"))?;
+    if let Some(reason) = &runtime.device_support().reason {
+        tracing::warn!("{reason}");
+    }
     let (events, _) = broadcast::channel(DRIVER_EVENTS);
     let broker = HostBrokerConfig {
         state_dir: state_dir.clone(),

@@ -10,6 +10,7 @@
 //! This tree is of the unified hierarchy. Limits are set there by the controllers that the machine has on it, and on the legacy
 //! hierarchies by those that are still mounted so, where the container has one cgroup each.
 
+mod devices;
 mod limits;
 
 use std::fs;
@@ -18,8 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, chown};
 use std::path::{Path, PathBuf};
 
-use hutch_container::{CGROUP_PARENT, ContainerSpec, DeviceRule, Fault, FaultKind, Limits};
-use hutch_sys::bpf;
+use hutch_container::{CGROUP_PARENT, ContainerSpec, DeviceControl, Fault, FaultKind, Limits};
 use hutch_sys::cgroup::{Hierarchies, remove_tree};
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags, open};
@@ -53,8 +53,16 @@ pub(crate) struct Cgroup {
     /// Whether file servers are to be frozen, too.
     all_frozen: bool,
     tree: Tree,
-    /// Where each legacy controller has the container's cgroup.
-    legacy: Vec<(&'static str, PathBuf)>,
+    legacy: Vec<Legacy>,
+}
+
+/// The container's cgroup in a legacy hierarchy.
+struct Legacy {
+    controller: &'static str,
+    /// Where the host's settings are.
+    dir: PathBuf,
+    /// Where the processes are: there or below.
+    processes: PathBuf,
 }
 
 /// What is below the container's cgroup, and made anew for every boot.
@@ -143,7 +151,7 @@ impl Cgroup {
             legacy: Vec::new(),
         };
         this.make_legacy(spec, hierarchies)?;
-        this.restrict_devices(spec)?;
+        this.restrict_devices(spec, hierarchies)?;
         this.set_limits(&spec.limits, &Limits::default())?;
         Ok(this)
     }
@@ -161,26 +169,36 @@ impl Cgroup {
                     inherit_cpuset(dir)?;
                 }
             }
-            self.legacy.push((controller, dir));
+            self.legacy.push(Legacy {
+                controller,
+                processes: dir.clone(),
+                dir,
+            });
         }
         Ok(())
     }
 
-    fn restrict_devices(&self, spec: &ContainerSpec) -> Result<()> {
-        let rule = |rule: &DeviceRule| bpf::DeviceRule {
-            block: rule.block,
-            major: rule.major,
-            minor: rule.minor,
-            read: rule.read,
-            write: rule.write,
-            mknod: rule.mknod,
-        };
-        let rules: Vec<_> = DeviceRule::DEFAULTS.iter().chain(&spec.devices).map(rule).collect();
-        let directory = open_directory(&self.unified)?;
-        match bpf::restrict_devices(directory.as_fd(), &rules) {
-            // Inside another container no node can be made, and none be opened that its keeper does not allow.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) && in_user_namespace() => Ok(()),
-            done => done.at("restricting the devices of", &self.unified),
+    fn restrict_devices(&mut self, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<()> {
+        match spec.device_control {
+            DeviceControl::Bpf => {
+                let directory = open_directory(&self.unified)?;
+                devices::restrict_by_program(directory.as_fd(), spec).at("restricting the devices of", &self.unified)
+            }
+            DeviceControl::Legacy => {
+                let root = hierarchies
+                    .legacy(devices::CONTROLLER)
+                    .ok_or_else(devices::no_controller)?;
+                let parent = root.join(CGROUP_PARENT);
+                make_directory(&parent)?;
+                let dir = parent.join(&spec.cgroup);
+                self.legacy.push(Legacy {
+                    controller: devices::CONTROLLER,
+                    processes: devices::restrict_by_controller(&dir, spec)?,
+                    dir,
+                });
+                Ok(())
+            }
+            DeviceControl::Enclosing => Ok(()),
         }
     }
 
@@ -213,8 +231,8 @@ impl Cgroup {
     /// kernel hold all of those on the machine off, which takes it a grace period of 6 to 20 ms; one thread that moves itself does
     /// not (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c, since Linux 5.7), and takes 0.1 ms.
     pub(crate) fn enter_legacy(&self) -> Result<()> {
-        for (_, dir) in &self.legacy {
-            let path = dir.join("tasks");
+        for legacy in &self.legacy {
+            let path = legacy.processes.join("tasks");
             fs::write(&path, "0").at("entering", &path)?;
         }
         Ok(())
@@ -273,7 +291,7 @@ impl Cgroup {
     pub(crate) fn remove(&self) -> Result<()> {
         for dir in [&self.unified]
             .into_iter()
-            .chain(self.legacy.iter().map(|(_, dir)| dir))
+            .chain(self.legacy.iter().map(|legacy| &legacy.dir))
         {
             remove_tree(dir).at("removing", dir)?;
         }
@@ -303,8 +321,8 @@ impl Cgroup {
     }
 
     fn legacy_of(&self, controller: &str) -> Option<&Path> {
-        let found = self.legacy.iter().find(|(name, _)| *name == controller);
-        found.map(|(_, dir)| dir.as_path())
+        let found = self.legacy.iter().find(|legacy| legacy.controller == controller);
+        found.map(|legacy| legacy.dir.as_path())
     }
 }
 
@@ -327,12 +345,6 @@ fn has_line(file: &fs::File, line: &[u8]) -> bool {
     let mut buffer = [0; 128];
     let length = file.read_at(&mut buffer, 0).unwrap_or(0);
     buffer[..length].split(|byte| *byte == b'\n').any(|have| have == line)
-}
-
-/// Whether this is not the machine's own user namespace, which has all ids.
-fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 fn make_directory(path: &Path) -> Result<()> {

@@ -200,7 +200,7 @@ pub(crate) fn unmark(root: &Path, record: &PoolRecord, daemon: &Path, ours: bool
                 })?;
             }
         }
-        hutch_sys::cover::uncover(root).map_err(Error::io(action.clone()))?;
+        super::uncover(root)?;
         // Last, so that whoever is killed before goes on here the next time.
         gone(std::fs::remove_file(root.join(MARK)))?;
     }
