@@ -16,8 +16,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long a daemon may take until it answers. The first start of a build compiles our plugins.
-const START: Duration = Duration::from_secs(180);
+/// How long a daemon may take until it answers. The first start of a build compiles our plugins, which takes an emulated machine
+/// minutes.
+const START: Duration = Duration::from_secs(600);
 
 /// How long a daemon may take to end when asked to.
 const STOP: Duration = Duration::from_secs(60);
@@ -240,7 +241,9 @@ impl Daemon {
             // Nothing tells a stranger when a socket begins to answer.
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.client().get("/1.0").with_context(|| tail(&self.log()))?;
+        // The socket is there before the plugins are loaded.
+        let mut client = self.client().patience(START);
+        client.get("/1.0").with_context(|| tail(&self.log()))?;
         Ok(begun.elapsed())
     }
 
@@ -521,44 +524,67 @@ fn shared_busybox() -> Result<&'static Path> {
     Ok(path)
 }
 
-/// Our plugins, compiled by the first daemon of a test program and given to the others, which would spend seconds on it.
+/// Our plugins, compiled by the first daemon of a test program and given to the others, which would spend seconds on it; or
+/// kept in the directory `HUTCH_TEST_COMPILED` for other test programs, too. A daemon knows by their names which are for it.
 mod compiled {
-    use anyhow::Result;
+    use anyhow::{Context, Result};
+    use std::fs::DirBuilder;
+    use std::os::unix::fs::DirBuilderExt as _;
     use std::path::{Path, PathBuf};
     use std::sync::Mutex;
 
-    static KEPT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    static KEPT: Mutex<bool> = Mutex::new(false);
 
     /// The part of the state directory that holds them.
     const PART: &str = "cache/plugins";
 
+    fn place() -> PathBuf {
+        match std::env::var_os("HUTCH_TEST_COMPILED") {
+            Some(given) => given.into(),
+            None => std::env::temp_dir().join(format!("hutch-tests-{}/plugins", std::process::id())),
+        }
+    }
+
     pub(super) fn give(state: &Path) -> Result<()> {
-        let kept = KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let Some(kept) = kept else { return Ok(()) };
-        let parent = state.join("cache");
-        std::fs::create_dir(&parent)?;
-        copy(&kept, &parent)
+        let place = place();
+        if !place.is_dir() {
+            return Ok(());
+        }
+        let made = state.join(PART);
+        DirBuilder::new().recursive(true).mode(0o700).create(&made)?;
+        copy(&place, &made)
     }
 
     pub(super) fn keep(state: &Path) -> Result<()> {
         let mut kept = KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let made = state.join(PART);
-        if kept.is_some() || !made.is_dir() {
+        if *kept || !made.is_dir() {
             return Ok(());
         }
-        let directory = std::env::temp_dir().join(format!("hutch-tests-{}", std::process::id()));
-        std::fs::create_dir_all(&directory)?;
-        copy(&made, &directory)?;
-        *kept = Some(directory.join("plugins"));
+        let place = place();
+        std::fs::create_dir_all(&place)?;
+        copy(&made, &place)?;
+        *kept = true;
         Ok(())
     }
 
-    /// Copies a directory with its owners and modes, on which the daemon insists.
+    /// Copies what is in a directory with its owners and modes, on which the daemon insists. Each file appears whole: others
+    /// may be copying from there.
     fn copy(from: &Path, to: &Path) -> Result<()> {
-        crate::sandbox::must(
-            "cp",
-            &["--archive", "--", &from.to_string_lossy(), &to.to_string_lossy()],
-        )
-        .map(drop)
+        for entry in std::fs::read_dir(from)? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            let whole = path.extension().is_some_and(|kind| kind == "cwasm");
+            let there = to.join(&name);
+            if !whole || there.exists() {
+                continue;
+            }
+            let part = to.join(format!(".{}-{}", name.to_string_lossy(), std::process::id()));
+            crate::sandbox::must(
+                "cp",
+                &["--archive", "--", &path.to_string_lossy(), &part.to_string_lossy()],
+            )?;
+            std::fs::rename(&part, &there).with_context(|| format!("can't make {}", there.display()))?;
+        }
+        Ok(())
     }
 }

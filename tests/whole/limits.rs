@@ -83,6 +83,87 @@ fn processor_time_is_shared_out() -> Result<()> {
     Ok(())
 }
 
+/// What the kernel holds of `c1` in the file of a controller: `new` where the controller is on version 2 of cgroups, `old` where it
+/// has a hierarchy of version 1 (cgroups(7)).
+fn held(daemon: &Daemon, controller: &str, old: &str, new: &str) -> Result<(bool, String)> {
+    let state = daemon.client().get("/1.0/instances/c1/state")?;
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", state["pid"]))?;
+    let paths: Vec<Vec<&str>> = own.lines().map(|line| line.splitn(3, ':').collect()).collect();
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    let mounted = |kind: &str, option: &str| {
+        mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let wanted = fields.get(2) == Some(&kind) && fields.get(3)?.split(',').any(|one| one == option);
+            wanted.then(|| fields[1].to_owned())
+        })
+    };
+    let legacy = paths
+        .iter()
+        .find(|path| path[1].split(',').any(|one| one == controller));
+    let file = match legacy {
+        Some(path) => mounted("cgroup", controller).context("it is not mounted")? + path[2] + "/" + old,
+        None => {
+            let path = paths.iter().find(|path| path[0] == "0").context("no version 2")?;
+            let (limited, _) = path[2].rsplit_once('/').context("the root's own cgroup")?;
+            mounted("cgroup2", "rw").context("version 2 is not mounted")? + limited + "/" + new
+        }
+    };
+    let text = std::fs::read_to_string(&file).with_context(|| file.clone())?;
+    Ok((legacy.is_none(), text.trim().to_owned()))
+}
+
+/// In the terms of whichever version of cgroups a controller is on; on version 2 the container sees its limits, too, where
+/// programs look for them.
+#[test]
+fn limits_are_what_the_kernel_holds() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let check = |controller: &str, (old, old_value): (&str, &str), (new, new_value): (&str, &str)| -> Result<()> {
+        let (version_2, value) = held(&daemon, controller, old, new)?;
+        let wanted = if version_2 { new_value } else { old_value };
+        ensure!(value == wanted, "{controller}: {value} instead of {wanted}");
+        if version_2 {
+            let inside = daemon.shell("c1", &format!("cat /sys/fs/cgroup/{new}"))?;
+            ensure!(inside == new_value, "{new} inside: {inside}");
+        }
+        Ok(())
+    };
+    for (key, value) in [
+        ("limits.memory", "64MiB"),
+        ("limits.processes", "50"),
+        ("limits.cpu", "0-0"),
+        ("limits.cpu.allowance", "25ms/50ms"),
+    ] {
+        limit(&daemon, key, value)?;
+    }
+    check(
+        "memory",
+        ("memory.limit_in_bytes", "67108864"),
+        ("memory.max", "67108864"),
+    )?;
+    check("pids", ("pids.max", "50"), ("pids.max", "50"))?;
+    check("cpuset", ("cpuset.cpus", "0"), ("cpuset.cpus", "0"))?;
+    check("cpu", ("cpu.cfs_quota_us", "25000"), ("cpu.max", "25000 50000"))?;
+    // They outlive a restart, whose cgroups are others.
+    daemon.change("c1", "restart", true)?;
+    check(
+        "memory",
+        ("memory.limit_in_bytes", "67108864"),
+        ("memory.max", "67108864"),
+    )?;
+    check("cpu", ("cpu.cfs_quota_us", "25000"), ("cpu.max", "25000 50000"))?;
+    for key in ["limits.memory", "limits.processes", "limits.cpu.allowance"] {
+        limit(&daemon, key, "")?;
+    }
+    check("pids", ("pids.max", "max"), ("pids.max", "max"))?;
+    check(
+        "memory",
+        ("memory.limit_in_bytes", "9223372036854771712"),
+        ("memory.max", "max"),
+    )?;
+    check("cpu", ("cpu.cfs_quota_us", "-1"), ("cpu.max", "max 100000"))
+}
+
 /// A count beyond the machine's processors asks for all of them, as with Incus: configurations and profiles go from machine to
 /// machine, and what fits a large one has to start on a small one.
 #[test]

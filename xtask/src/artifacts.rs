@@ -133,6 +133,34 @@ pub(crate) fn build_for_tests() -> Result<Artifacts> {
     Ok(artifacts)
 }
 
+/// Builds the test program `name` of a package and returns its path.
+///
+/// # Errors
+/// When the build fails or makes no such program.
+pub(crate) fn test_program(package: &str, name: &str) -> Result<PathBuf> {
+    let mut command = run::cargo();
+    command.args(["test", "--no-run", "--package", package, "--test", name]);
+    let messages = run::output(command.args(["--message-format", "json"]))?;
+    let made = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Made>(line).ok())
+        .find(|made| made.target.name == name);
+    made.map(|made| made.executable)
+        .with_context(|| format!("`{}` made no test program", run::shown(&command)))
+}
+
+/// A message of cargo about a program that it made (the Cargo Book, "External tools", "Artifact Messages").
+#[derive(Debug, Deserialize)]
+struct Made {
+    target: Target,
+    executable: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+}
+
 fn build(profile: &str) -> Result<Artifacts> {
     let metadata = metadata()?;
     let target = &metadata.target_directory;

@@ -1,6 +1,6 @@
 //! `prove`: everything at full length, and the dated record of it in `docs/proof.md`.
 
-use crate::{bench, run, test};
+use crate::{bench, lab, run, test};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::fmt::Write as _;
@@ -14,6 +14,9 @@ pub(crate) struct Options {
     /// Do without the comparison where Incus is not installed
     #[arg(long)]
     pub(crate) without_peer: bool,
+    /// Do without the lab, where QEMU or virtme-ng can't be installed
+    #[arg(long)]
+    pub(crate) without_lab: bool,
 }
 
 /// Runs all tests with every case, then the benchmarks, and records what came out, also when something failed.
@@ -29,6 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ..test::Options::default()
         })
     });
+    let lab = (!options.without_lab).then(|| timed(|| lab::boot(&lab::Options::all_suites())));
     let bench = bench::Options {
         without_peer: options.without_peer,
         only: None,
@@ -40,11 +44,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bench::write(&table)?;
         Ok(table)
     });
-    let record = record(&source, &tests, &figures)?;
+    let record = record(&source, &tests, lab.as_ref(), &figures)?;
     let file = run::top().join("docs/proof.md");
     std::fs::write(&file, record).with_context(|| format!("can't write {}", file.display()))?;
     println!("prove: written to {}", file.display());
     tests.0?;
+    if let Some((lab, _)) = lab {
+        lab?.1?;
+    }
     figures.0?;
     Ok(())
 }
@@ -71,7 +78,15 @@ impl Source {
     }
 }
 
-fn record(source: &Source, tests: &(Result<()>, u64), figures: &(Result<String>, u64)) -> Result<String> {
+/// What came of the lab's tests, with what its kernel calls itself, and how many seconds that took.
+type Lab = (Result<(String, Result<()>)>, u64);
+
+fn record(
+    source: &Source,
+    tests: &(Result<()>, u64),
+    lab: Option<&Lab>,
+    figures: &(Result<String>, u64),
+) -> Result<String> {
     let date = OffsetDateTime::now_utc().format(format_description!("[year]-[month]-[day]"))?;
     let Source { commit, clean } = source;
     let kernel = run::output(&mut run::program("uname", ["-srm"]))?;
@@ -92,6 +107,15 @@ fn record(source: &Source, tests: &(Result<()>, u64), figures: &(Result<String>,
     match &tests.0 {
         Ok(()) => writeln!(text, "All passed, in {} s.\n", tests.1)?,
         Err(error) => writeln!(text, "**Failed** after {} s: {error:#}\n", tests.1)?,
+    }
+    writeln!(text, "## The lab: cgroup v2 only, emulated\n")?;
+    match lab {
+        None => writeln!(text, "**Not run**.\n")?,
+        Some((Ok((kernel, Ok(()))), time)) => writeln!(text, "All passed, in {time} s, on {kernel}.\n")?,
+        Some((Ok((kernel, Err(error))), time)) => {
+            writeln!(text, "**Failed** after {time} s, on {kernel}: {error:#}\n")?;
+        }
+        Some((Err(error), _)) => writeln!(text, "**Not run**: {error:#}\n")?,
     }
     writeln!(text, "## Figures\n")?;
     match &figures.0 {

@@ -62,6 +62,13 @@ const TESTS: &[Need] = &[
     wish("/usr/lib/python3/dist-packages/pylxd/__init__.py", "python3-pylxd"),
 ];
 
+/// What the lab's machine is made of.
+const LAB: &[Need] = &[
+    need("qemu-system-x86_64", "qemu-system-x86"),
+    need("setpriv", "util-linux"),
+    wish("vng", "virtme-ng"),
+];
+
 /// What builds the lab's kernel.
 const KERNEL: &[Need] = &[
     need("/usr/src/linux-source-6.12.tar.xz", "linux-source-6.12"),
@@ -76,12 +83,44 @@ const KERNEL: &[Need] = &[
     need("xz", "xz-utils"),
 ];
 
+/// Installs what boots the lab's machine.
+///
+/// # Errors
+/// As [`run()`], and when virtme-ng is not here, which not every release of Debian has.
+pub(crate) fn lab_tools() -> Result<()> {
+    packages(LAB)?;
+    if run::find("vng").is_none() {
+        bail!(
+            "the lab needs virtme-ng, which no package source of this machine has: `pip install virtme-ng` brings it"
+        );
+    }
+    Ok(())
+}
+
 /// Installs what the lab's kernel is built with.
 ///
 /// # Errors
 /// As [`run()`].
 pub(crate) fn kernel_tools() -> Result<()> {
     packages(KERNEL)
+}
+
+/// The version of a package: of the one that is installed, or else of the one that would be.
+///
+/// # Errors
+/// When this is no Debian or Ubuntu, or no package source has it.
+pub(crate) fn package_version(package: &str) -> Result<String> {
+    if run::find("apt-cache").is_none() {
+        bail!("this is not Debian or Ubuntu, which have the package {package}");
+    }
+    if let Some(version) = version_of(package) {
+        return Ok(version);
+    }
+    if run::is_root() {
+        // A fresh machine may never have fetched its package lists.
+        run::check(&mut apt(&["update"]))?;
+    }
+    version_of(package).with_context(|| format!("no package source of this machine has `{package}`"))
 }
 
 /// Adds the distribution's backports to the package sources where Incus is in no other: Debian 12. From the mirror that the
@@ -199,15 +238,25 @@ fn apt(arguments: &[&str]) -> std::process::Command {
     command
 }
 
-/// Whether the package lists offer a package.
+/// Whether a package is installed or the package lists offer it.
 fn candidate(package: &str) -> bool {
+    version_of(package).is_some()
+}
+
+/// As [`package_version()`], of what the package lists say now.
+fn version_of(package: &str) -> Option<String> {
     let mut command = run::program("apt-cache", ["policy", package]);
     command.env("LC_ALL", "C");
-    run::output(&mut command).is_ok_and(|policy| {
-        policy
-            .lines()
-            .any(|line| line.trim().starts_with("Candidate:") && !line.contains("(none)"))
-    })
+    policy_version(&run::output(&mut command).ok()?)
+}
+
+/// The version in what `apt-cache policy PACKAGE` prints in the C locale.
+fn policy_version(policy: &str) -> Option<String> {
+    let field = |name| {
+        let mut values = policy.lines().filter_map(|line| line.trim().strip_prefix(name));
+        values.next().map(str::trim).filter(|value| *value != "(none)")
+    };
+    field("Installed:").or_else(|| field("Candidate:")).map(str::to_owned)
 }
 
 /// The target that the keeper is built for: static, for the machine's own architecture.
@@ -251,7 +300,7 @@ pub(crate) fn targets() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::backports_of;
+    use super::{backports_of, policy_version};
 
     #[test]
     fn backports_come_from_the_machines_own_mirror() {
@@ -265,5 +314,16 @@ mod tests {
             None
         );
         assert_eq!(backports_of("http://mirror.example/debian/ trixie main"), None);
+    }
+
+    #[test]
+    fn an_installed_version_goes_before_the_candidate() {
+        let policy = |installed, candidate| {
+            format!("p:\n  Installed: {installed}\n  Candidate: {candidate}\n  Version table:\n")
+        };
+        assert_eq!(policy_version(&policy("1-1", "1-2")).as_deref(), Some("1-1"));
+        assert_eq!(policy_version(&policy("(none)", "1-2")).as_deref(), Some("1-2"));
+        assert_eq!(policy_version(&policy("(none)", "(none)")), None);
+        assert_eq!(policy_version(""), None);
     }
 }
