@@ -18,7 +18,7 @@ const WAYS: &[(&str, &str)] = &[
     ("sleep", "did not end within"),
     ("not-utf8", "can't be read"),
     ("out-of-bounds", "can't be read"),
-    ("amplified", "can't be read"),
+    ("amplified", "passed or answered more than 16 MiB"),
     ("many-options", "5000 options"),
     ("twice", "twice"),
     ("own-error", "the thing is odd"),

@@ -16,6 +16,7 @@ mod inputs;
 mod lifecycle;
 mod limits;
 mod making;
+mod malice;
 mod mounts;
 mod network;
 mod plugins;

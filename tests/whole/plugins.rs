@@ -21,6 +21,14 @@ fn our_plugins_are_listed_with_what_they_provide() -> Result<()> {
     Ok(())
 }
 
+/// Code that a daemon of this build has compiled for itself: nothing that may come from outside.
+fn compiled() -> Result<Vec<u8>> {
+    let daemon = Daemon::start()?;
+    let cache = daemon.state_dir().join("cache/plugins");
+    let code = std::fs::read_dir(&cache)?.next().context("nothing was compiled")??;
+    Ok(std::fs::read(code.path())?)
+}
+
 #[test]
 fn files_that_are_no_plugins_are_shown_and_stop_nothing() -> Result<()> {
     let scratch = tempfile::tempdir()?;
@@ -42,6 +50,7 @@ fn files_that_are_no_plugins_are_shown_and_stop_nothing() -> Result<()> {
         ("cut", cut),
         ("module", module),
         ("empty", Vec::new()),
+        ("compiled", compiled()?),
     ] {
         let path = scratch.path().join(format!("{name}.wasm"));
         std::fs::write(&path, content)?;
@@ -63,7 +72,7 @@ fn files_that_are_no_plugins_are_shown_and_stop_nothing() -> Result<()> {
         .iter()
         .filter(|plugin| plugin["reason"].as_str().is_some_and(|reason| !reason.is_empty()))
         .count();
-    ensure!(broken == 5, "{broken} of 5 are shown with a reason: {plugins}");
+    ensure!(broken == 6, "{broken} of 6 are shown with a reason: {plugins}");
     Ok(())
 }
 

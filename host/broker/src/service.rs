@@ -9,7 +9,7 @@ use nix::unistd::User;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{code_of, internal, invalid, io};
-use crate::fs::tree::{OpenRoot, blocking};
+use crate::fs::tree::{OpenRoot, blocking, check_path};
 use crate::host::check_name;
 use crate::{CallContext, Request, Response, ServiceStatus};
 
@@ -116,22 +116,24 @@ impl Services {
             Request::ServiceStatus { name } => self.status(&ServiceId::of(cx, &name)?).await,
             Request::ServiceSignal { name, signal } => self.signal(cx, &name, &signal).await,
             Request::ServiceWriteFile { name, path, data } => self
-                .on_files(cx, &name, true, move |root| root.write_service_file(&path, &data))
+                .on_files(cx, &name, path, true, move |root, path| {
+                    root.write_service_file(path, &data)
+                })
                 .await
                 .map(|_| Response::Unit),
             Request::ServiceReadFile { name, path } => {
                 let data = self
-                    .on_files(cx, &name, false, move |root| root.read_service_file(&path))
+                    .on_files(cx, &name, path, false, |root, path| root.read_service_file(path))
                     .await?;
                 Ok(Response::Bytes(data.flatten()))
             }
             Request::ServiceRemoveFile { name, path } => self
-                .on_files(cx, &name, false, move |root| root.remove_service_file(&path))
+                .on_files(cx, &name, path, false, |root, path| root.remove_service_file(path))
                 .await
                 .map(|_| Response::Unit),
             Request::ServiceListFiles { name, path } => {
                 let files = self
-                    .on_files(cx, &name, false, move |root| root.list_service_files(&path))
+                    .on_files(cx, &name, path, false, |root, path| root.list_service_files(path))
                     .await?;
                 Ok(Response::Strings(files.unwrap_or_default()))
             }
@@ -258,14 +260,17 @@ impl Services {
         Ok(Response::Unit)
     }
 
-    /// Runs `work` on the service's directory; `None` where there is none and it is not to be made.
+    /// Runs `work` on `path` in the service's directory; `None` where there is none and it is not to be made.
     async fn on_files<T: Send + 'static>(
         &self,
         cx: &CallContext,
         name: &str,
+        path: String,
         make: bool,
-        work: impl FnOnce(OpenRoot) -> Result<T, DriverError> + Send + 'static,
+        work: impl FnOnce(&OpenRoot, &str) -> Result<T, DriverError> + Send + 'static,
     ) -> Result<Option<T>, DriverError> {
+        // Whatever there is: neither is a directory made for a wrong path, nor is that one of nothing.
+        check_path(&path)?;
         let dir = self.dir(&ServiceId::of(cx, name)?);
         let name = name.to_owned();
         blocking(move || {
@@ -274,7 +279,7 @@ impl Services {
             }
             match OpenRoot::of_service(&name, dir) {
                 Err(e) if e.is("unavailable") => Ok(None),
-                root => root.and_then(work).map(Some),
+                root => work(&root?, &path).map(Some),
             }
         })
         .await

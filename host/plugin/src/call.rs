@@ -26,6 +26,8 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Bytes that a guest may pass to the host in one function, and answer with. Strings that overlap in its memory count as
 /// often as they are named.
 const MAX_TRANSFER: usize = 16 << 20;
+/// What wasmtime says of a transfer beyond that, for which it has no type of its own.
+const TOO_MUCH_DATA: &str = "fuel allocated for hostcalls has been exhausted";
 /// Handles of component-model resources that an instance may hold: streams and the like, of which it needs a few.
 const MAX_HANDLES: usize = 1024;
 /// Bounds of an error that a guest makes up.
@@ -225,13 +227,17 @@ impl Plugin {
                 ..DriverError::new("unavailable", message)
             });
         }
-        Failure::fault(
-            "internal",
-            one_line(
-                &format!("{function} gave an answer that can't be read: {error:#}"),
-                MAX_MESSAGE,
-            ),
-        )
+        // Without the frames of the guest's code, which wasmtime puts before the cause.
+        let cause = error.root_cause().to_string();
+        if cause.contains(TOO_MUCH_DATA) {
+            let most = MAX_TRANSFER >> 20;
+            return Failure::fault(
+                "limit",
+                format!("{function} passed or answered more than {most} MiB at once"),
+            );
+        }
+        let message = format!("{function} gave an answer that can't be read: {cause}");
+        Failure::fault("internal", one_line(&message, MAX_MESSAGE))
     }
 
     /// An error that a guest answered with, as far as it can be trusted: bounded, and on one line.
