@@ -49,6 +49,7 @@ const RUNTIME: &[Need] = &[
     need("unsquashfs", "squashfs-tools"),
     need("zstd", "zstd"),
     need("xz", "xz-utils"),
+    wish("/usr/sbin/apparmor_parser", "apparmor"),
 ];
 
 /// What the tests run besides.

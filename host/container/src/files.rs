@@ -34,7 +34,8 @@ impl Runtime {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(|e| failed(e.into()))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| failed(e.into()))?;
         let control = watched(ours, Interest::READABLE | Interest::WRITABLE).map_err(failed)?;
-        let memfd = spec_memfd(&encode(&spec.id, spec)?).map_err(|e| Error::io("making a memfd for", &spec.id, e))?;
+        let memfd = spec_memfd(&encode(&spec.id, &self.complete(spec).await?)?)
+            .map_err(|e| Error::io("making a memfd for", &spec.id, e))?;
         let process = self.spawn_role(Role::Files, &spec.id, memfd, theirs, None)?;
         read_verdict(&spec.id, &control).await?;
         Ok(FilesHandle {

@@ -8,6 +8,7 @@
     reason = "this crate is one of those that may: it spawns keepers with chosen descriptors"
 )]
 
+mod apparmor;
 mod client;
 mod connection;
 mod devices;
@@ -25,6 +26,7 @@ mod spec;
 mod state;
 mod stats;
 
+pub use apparmor::AppArmorSupport;
 pub use client::{Exec, Keeper};
 pub use devices::{DeviceControl, DeviceSupport};
 pub use error::{Error, Fault, FaultKind};
@@ -42,3 +44,10 @@ pub use state::{ContainerState, ExecInfo, Exit, ExitKind, ExitStatus, KeeperEven
 
 /// Directory below the root of each cgroup hierarchy in which containers have theirs.
 pub const CGROUP_PARENT: &str = "hutch";
+
+/// FNV-1a: where a short name is all that is wanted of a text's content.
+pub(crate) fn hash(text: &[u8]) -> u64 {
+    text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
+use crate::apparmor::{AppArmor, AppArmorSupport};
 use crate::client::Keeper;
 use crate::connection::watched;
 use crate::devices::{DeviceControl, DeviceSupport};
@@ -27,6 +28,7 @@ pub struct Runtime {
     keeper_binary: PathBuf,
     run_dir: PathBuf,
     devices: DeviceSupport,
+    apparmor: AppArmor,
 }
 
 /// How long a start of the daemon goes on waiting when no keeper answers. They answer at once, or something is wrong with them.
@@ -123,8 +125,9 @@ impl Runtime {
         }
         let this = Self {
             keeper_binary,
-            run_dir,
             devices: DeviceSupport::probe(),
+            apparmor: AppArmor::probe(run_dir.join("apparmor")),
+            run_dir,
         };
         let failed = |error| Error::io("looking whose is", &this.run_dir, error);
         if place::is_copy(&this.run_dir).map_err(failed)? {
@@ -146,6 +149,20 @@ impl Runtime {
         &self.devices
     }
 
+    /// Whether containers get profiles of AppArmor.
+    #[must_use]
+    pub const fn apparmor_support(&self) -> &AppArmorSupport {
+        &self.apparmor.support
+    }
+
+    /// Loads the profiles that containers get, so that the first one does not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the profiles can't be given to the kernel, which the start of each container tells as well.
+    pub async fn load_profiles(&self) -> Result<(), Error> {
+        self.apparmor.prepare().await
+    }
+
     /// The same runtime, with other means to keep containers from devices: for tests of what this machine does not need.
     #[must_use]
     pub fn with_device_control(mut self, control: DeviceControl) -> Self {
@@ -160,14 +177,20 @@ impl Runtime {
     /// [`Error::Exists`] when this id has a keeper; a fault that names what could not be made, after which nothing is left.
     pub async fn create(&self, spec: &ContainerSpec, held: Option<OwnedFd>) -> Result<Keeper, Error> {
         spec.check()?;
-        let complete = ContainerSpec {
-            device_control: self.devices.control,
-            ..spec.clone()
-        };
+        let complete = self.complete(spec).await?;
         let (link, fds) = self
             .spawn(Role::Container, &spec.id, &encode(&spec.id, &complete)?, held)
             .await?;
         Keeper::new(link, fds, &spec.cgroup)
+    }
+
+    /// With what the machine decides.
+    pub(crate) async fn complete(&self, spec: &ContainerSpec) -> Result<ContainerSpec, Error> {
+        Ok(ContainerSpec {
+            device_control: self.devices.control,
+            apparmor: self.apparmor.profile_of(spec).await?,
+            ..spec.clone()
+        })
     }
 
     /// After a restart of the daemon: connects to every keeper in the run directory, in any order. Of those that have died,
@@ -237,11 +260,8 @@ impl Runtime {
 
     /// The cgroup of a service: the same name whenever it is asked for, and another one for each daemon's.
     fn service_cgroup(&self, id: &str) -> String {
-        // FNV-1a: a short name is all that is wanted of it.
         let text = [self.run_dir.as_os_str().as_encoded_bytes(), b"/", id.as_bytes()].concat();
-        let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = crate::hash(&text);
         format!("service-{hash:016x}")
     }
 

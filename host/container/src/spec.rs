@@ -54,6 +54,9 @@ pub struct ContainerSpec {
     /// By what the others are refused. [`crate::Runtime::create`] sets it to what works on this machine.
     #[serde(default)]
     pub device_control: DeviceControl,
+    /// The profile of AppArmor that confines it, which is loaded. [`crate::Runtime`] sets it to what works on this machine.
+    #[serde(default)]
+    pub apparmor: Option<String>,
 }
 
 /// Where the root file system comes from. All paths are absolute, without `..`, and have no symbolic link on the way: the keeper
@@ -278,6 +281,7 @@ impl ContainerSpec {
             seccomp: SeccompPolicy::default(),
             devices: Vec::new(),
             device_control: DeviceControl::default(),
+            apparmor: None,
         }
     }
 

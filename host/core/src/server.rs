@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use hutch_api::server::{Server, ServerEnvironment, ServerPut, ServerStorageDriverInfo};
 use hutch_api::{Config, extensions};
+use hutch_container::AppArmorSupport;
 use hutch_store::Transaction;
 
 use crate::auth::Caller;
@@ -65,7 +66,7 @@ impl Core {
             firewall: "nftables".to_owned(),
             kernel: field(nix::sys::utsname::UtsName::sysname),
             kernel_architecture: self.machine.architecture.clone(),
-            kernel_features: BTreeMap::from([("idmapped_mounts".to_owned(), "true".to_owned())]),
+            kernel_features: self.kernel_features(),
             kernel_version: field(nix::sys::utsname::UtsName::release),
             os_name,
             os_version,
@@ -87,6 +88,18 @@ impl Core {
                 .collect(),
             ..ServerEnvironment::default()
         }
+    }
+
+    /// What containers get of the kernel. Whether they have profiles of AppArmor is told here because LXD has no other place for it.
+    fn kernel_features(&self) -> BTreeMap<String, String> {
+        let apparmor = match self.runtime.apparmor_support() {
+            AppArmorSupport::Used | AppArmorSupport::Enclosing => "true",
+            AppArmorSupport::Missing | AppArmorSupport::Unusable(_) => "false",
+        };
+        [("apparmor", apparmor), ("idmapped_mounts", "true")]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
     }
 
     /// Replaces the daemon's configuration.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use hutch_api::Timestamp;
 use hutch_api::warning::{Warning, WarningPut};
+use hutch_container::AppArmorSupport;
 use hutch_store::Transaction;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -119,11 +120,19 @@ impl Core {
             let url = format!("/1.0/networks/{}", network.record().name);
             unavailable("Network unavailable", url, self.network_condition(&network));
         }
-        troubles.extend(self.runtime.device_support().reason.clone().map(|message| Trouble {
-            kind: "Missing kernel support",
-            url: "/1.0".to_owned(),
-            message,
-            since: Timestamp::NEVER,
+        let devices = self.runtime.device_support().reason.clone();
+        let apparmor = match self.runtime.apparmor_support() {
+            AppArmorSupport::Unusable(reason) => Some(reason.clone()),
+            _ => None,
+        };
+        let lacking = [("Device control limited", devices), ("AppArmor not used", apparmor)];
+        troubles.extend(lacking.into_iter().filter_map(|(kind, message)| {
+            Some(Trouble {
+                kind,
+                url: "/1.0".to_owned(),
+                message: message?,
+                since: Timestamp::NEVER,
+            })
         }));
         let plugins = self.plugins().into_iter().filter(|plugin| !plugin.reason.is_empty());
         troubles.extend(plugins.map(|plugin| Trouble {

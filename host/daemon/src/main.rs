@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Parser;
 use hutch_broker::{Broker, HostBroker, HostBrokerConfig};
-use hutch_container::Runtime;
+use hutch_container::{AppArmorSupport, Runtime};
 use hutch_core::Core;
 use hutch_driver::Drivers;
 use hutch_plugin::{PluginHost, PluginHostOptions};
@@ -105,9 +105,7 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
     let store = Arc::new(SqliteStore::open(&state_dir.join("state.db"))?);
     let keeper = keeper_binary(&config)?;
     let runtime = Runtime::new(keeper.clone(), state_dir.join("run"))?;
-    if let Some(reason) = &runtime.device_support().reason {
-        tracing::warn!("{reason}");
-    }
+    look_at_kernel(&runtime);
     let (events, _) = broadcast::channel(DRIVER_EVENTS);
     let broker = HostBrokerConfig {
         state_dir: state_dir.clone(),
@@ -137,6 +135,26 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
     hutch_server::serve(Arc::clone(&core), listener, stopping).await;
     tracing::info!("stopping; containers go on");
     core.close().await.map_err(|error| anyhow::anyhow!(error.report()))
+}
+
+/// Tells what containers go without on this kernel, and has ready what they get.
+fn look_at_kernel(runtime: &Runtime) {
+    if let Some(reason) = &runtime.device_support().reason {
+        tracing::warn!("{reason}");
+    }
+    match runtime.apparmor_support() {
+        AppArmorSupport::Unusable(reason) => tracing::warn!("{reason}"),
+        AppArmorSupport::Used => {
+            let runtime = runtime.clone();
+            tokio::spawn(async move {
+                if let Err(error) = runtime.load_profiles().await {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "containers can't be started");
+                }
+            });
+        }
+        AppArmorSupport::Missing | AppArmorSupport::Enclosing => {}
+    }
 }
 
 /// The keeper beside the daemon's own program, unless the configuration names another.

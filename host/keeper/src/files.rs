@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::boot::apparmor::Profile;
 use crate::boot::prepare::Prepared;
 use crate::boot::{filesystems, root, security};
 use crate::fault::{At, Result};
@@ -172,6 +173,7 @@ fn enter(spec: &ContainerSpec, userns: Option<BorrowedFd<'_>>) -> Result<()> {
     process::default_signals();
     process::block_signals(false);
     set_parent_process_death_signal(Some(Signal::KILL)).at("tying to", "the keeper")?;
+    let profile = Profile::open(spec)?;
     let mut kept = None;
     let prepared = Prepared::open(spec, userns, &mut kept)?;
     if let Some(userns) = userns {
@@ -187,5 +189,5 @@ fn enter(spec: &ContainerSpec, userns: Option<BorrowedFd<'_>>) -> Result<()> {
     filesystems::mount_extra(spec, prepared.mounts)?;
     root::leave(&old)?;
     drop((stage, tree, old));
-    security::confine(spec)
+    security::confine(spec, profile)
 }

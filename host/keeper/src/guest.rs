@@ -12,6 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
 
+use crate::boot::apparmor::Profile;
 use crate::boot::{self, security};
 use crate::fault::{At, Result};
 use crate::{sftp, wire};
@@ -90,6 +91,7 @@ fn join(guest: &Guest<'_>) -> Result<()> {
     std::fs::write("/proc/self/oom_score_adj", "0").at("writing", "/proc/self/oom_score_adj")?;
     guest.cgroup.enter_legacy()?;
     boot::prepare::resource_limits(guest.spec)?;
+    let profile = Profile::open(guest.spec)?;
     let mut spaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::CONTROL_GROUP
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -104,7 +106,7 @@ fn join(guest: &Guest<'_>) -> Result<()> {
         security::become_user(0, 0, &[])?;
     }
     process::new_session_keyring().at("making", "a session keyring")?;
-    security::confine(guest.spec)
+    security::confine(guest.spec, profile)
 }
 
 fn begin(guest: &Guest<'_>, order: Order, fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd)> {

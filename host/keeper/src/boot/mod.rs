@@ -5,6 +5,7 @@
 //! keeper's child (`CLONE_PARENT`). That second process builds the container's view from inside and executes PID 1's program.
 //! Both report on a socket.
 
+pub(crate) mod apparmor;
 pub(crate) mod devices;
 mod files;
 pub(crate) mod filesystems;
@@ -104,6 +105,7 @@ fn run_preparer(boot: &mut Boot<'_>) -> Result<()> {
 /// PID 1 up to its program.
 fn run_init(boot: &Boot<'_>, prepared: Prepared) -> Result<std::convert::Infallible> {
     let spec = boot.spec;
+    let profile = apparmor::Profile::open(spec)?;
     if spec.idmap.is_some() {
         security::become_user(0, 0, &[])?;
     }
@@ -135,7 +137,7 @@ fn run_init(boot: &Boot<'_>, prepared: Prepared) -> Result<std::convert::Infalli
             return Err(std::io::Error::last_os_error()).at("opening", "/dev/console");
         }
     }
-    security::confine(spec)?;
+    security::confine(spec, profile)?;
     execute(boot)
 }
 

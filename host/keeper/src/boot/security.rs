@@ -6,6 +6,7 @@ use hutch_container::{ContainerSpec, Fault, FaultKind, SeccompPolicy};
 use hutch_sys::seccomp::{self, Instruction, Refusal};
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 
+use super::apparmor::Profile;
 use crate::fault::{At, Result};
 
 /// Capabilities that act on the whole machine, which no container has: the clock, kernel modules, raw input and output, and the
@@ -26,8 +27,8 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
     setresuid(uid, uid, uid).at("taking", format!("user {uid}"))
 }
 
-/// Drops capabilities and refuses system calls, for good.
-pub(crate) fn confine(spec: &ContainerSpec) -> Result<()> {
+/// Drops capabilities, refuses system calls and goes under the container's profile, for good.
+pub(crate) fn confine(spec: &ContainerSpec, profile: Option<Profile<'_>>) -> Result<()> {
     for capability in DROPPED.iter() {
         remove_capability_from_bounding_set(capability).at("dropping", format!("{capability:?}"))?;
     }
@@ -39,7 +40,8 @@ pub(crate) fn confine(spec: &ContainerSpec) -> Result<()> {
     }
     // What root executes gets its capabilities by being root; none is to be inherited beside.
     sets.inheritable = CapabilitySet::empty();
-    set_capabilities(None, sets).at("dropping", "capabilities")
+    set_capabilities(None, sets).at("dropping", "capabilities")?;
+    profile.map_or(Ok(()), Profile::enter)
 }
 
 const REFUSED: u16 = 1;
