@@ -3,6 +3,7 @@
 
 mod broken;
 mod clients;
+mod confinement;
 mod debian;
 mod devices;
 mod downloads;

@@ -4,8 +4,16 @@ use super::guest::quoted;
 use crate::artifacts::Artifacts;
 use std::path::Path;
 
-/// The suites of tests/whole that depend on what the kernel is like: its cgroups, namespaces, mounts and networks.
-const SUITES: [&str; 5] = ["exec::", "lifecycle::", "limits::", "network::", "snapshots::"];
+/// The suites of tests/whole that depend on what the kernel is like: its cgroups, namespaces, mounts, networks and
+/// security modules.
+const SUITES: [&str; 6] = [
+    "confinement::",
+    "exec::",
+    "lifecycle::",
+    "limits::",
+    "network::",
+    "snapshots::",
+];
 
 /// The command that runs tests in the machine. The programs are copied into its memory first: its root is another machine's directory,
 /// from which each page of a program is a request of its own. `compiled` keeps compiled plugins from one run to the next,
