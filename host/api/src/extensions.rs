@@ -6,6 +6,8 @@
 
 /// The names, in the order in which LXD and then Incus brought them.
 pub const EXTENSIONS: &[&str] = &[
+    // security.syscalls.blacklist, blacklist_compat, blacklist_default and whitelist.
+    "container_syscall_filtering",
     // ETags on single objects, and If-Match on changes to them (412).
     "etag",
     // PATCH on every object that has PUT.
@@ -74,6 +76,8 @@ pub const EXTENSIONS: &[&str] = &[
     "resources_v2",
     // Who a command runs as, and where.
     "container_exec_user_group_cwd",
+    // security.syscalls.intercept.mknod and .setxattr.
+    "container_syscall_intercept",
     // /1.0/instances.
     "instances",
     // Images say what type of instance they are for.
@@ -88,6 +92,8 @@ pub const EXTENSIONS: &[&str] = &[
     "api_os",
     // Usage of objects is listed by paths throughout.
     "usedby_consistency",
+    // The keys of container_syscall_filtering by the names of deny and allow.
+    "container_syscall_filtering_allow_deny_syntax",
     // Changing the state of all instances with one request.
     "instance_bulk_state_change",
     // Errors and drops among an interface's counters.
@@ -120,6 +126,8 @@ pub const EXTENSIONS: &[&str] = &[
     "instance_state_started_at",
     // `all-projects` on networks.
     "networks_all_projects",
+    // security.syscalls.intercept.sysinfo.
+    "container_syscall_intercept_sysinfo",
     // The machine's load among its resources.
     "resources_load",
     // /1.0/instances/NAME/metadata and its templates.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use hutch_container::{Error, ExitStatus, FaultKind, Runtime, SPEC_VERSION, ServiceSpec};
+use hutch_container::{Error, ExitStatus, FaultKind, Runtime, SERVICE_VERSION, ServiceSpec};
 use hutch_driver::DriverError;
 use nix::unistd::User;
 use sha2::{Digest as _, Sha256};
@@ -175,7 +175,7 @@ impl Services {
         .await?;
         let log = Some(self.dir.join(format!("{}.log", service.id)));
         let spec = ServiceSpec {
-            version: SPEC_VERSION,
+            version: SERVICE_VERSION,
             id: service.id,
             program,
             args,

@@ -25,6 +25,7 @@ mod services;
 mod spec;
 mod state;
 mod stats;
+pub mod syscalls;
 
 pub use apparmor::AppArmorSupport;
 pub use client::{Exec, Keeper};
@@ -35,12 +36,12 @@ pub use files::FilesHandle;
 pub use idmap::{IdMap, IdRange};
 pub use limits::{BadCpuSet, CpuQuota, CpuSet, Limits};
 pub use runtime::{AdoptOutcome, Adopted, LateKeepers, Runtime};
-pub use services::{Service, ServiceSpec, ServiceState};
+pub use services::{SERVICE_VERSION, Service, ServiceSpec, ServiceState};
 pub use spec::{
-    BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, NewFile, Rlimit, RootFs, SPEC_VERSION, SeccompPolicy,
-    check_file_name,
+    BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, NewFile, Rlimit, RootFs, SPEC_VERSION, check_file_name,
 };
 pub use state::{ContainerState, ExecInfo, Exit, ExitKind, ExitStatus, KeeperEvent, Stats};
+pub use syscalls::{BadSyscalls, Intercept, SeccompPolicy, SyscallRule, SyscallVerdict};
 
 /// Directory below the root of each cgroup hierarchy in which containers have theirs.
 pub const CGROUP_PARENT: &str = "hutch";

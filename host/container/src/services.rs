@@ -11,12 +11,15 @@ use crate::protocol::Request;
 use crate::spec::{BadSpec, check_environment, check_file_name, check_strings};
 use crate::state::ExitStatus;
 
+/// Version of [`ServiceSpec`]'s format. A keeper refuses another one.
+pub const SERVICE_VERSION: u32 = 1;
+
 /// A program that a keeper supervises: started again whenever it ends, after 100 ms at first and up to 30 s when it keeps
 /// ending within 10 s.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
-    /// [`crate::SPEC_VERSION`].
+    /// [`SERVICE_VERSION`].
     pub version: u32,
     /// Names it among the services of one run directory; as a container's id.
     pub id: String,
@@ -44,12 +47,8 @@ impl ServiceSpec {
     /// # Errors
     /// The first rule that is broken.
     pub fn check(&self) -> Result<(), BadSpec> {
-        if self.version != crate::SPEC_VERSION {
-            return Err(BadSpec(format!(
-                "version {} is not {}",
-                self.version,
-                crate::SPEC_VERSION
-            )));
+        if self.version != SERVICE_VERSION {
+            return Err(BadSpec(format!("version {} is not {}", self.version, SERVICE_VERSION)));
         }
         check_file_name("service id", &self.id)?;
         check_strings("arguments", self.args.iter().map(String::as_str))?;

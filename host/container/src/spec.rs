@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::devices::DeviceControl;
 use crate::idmap::IdMap;
 use crate::limits::Limits;
+use crate::syscalls::SeccompPolicy;
 
 /// Version of [`ContainerSpec`]'s format. A keeper refuses another one; a running keeper has read its own already.
-pub const SPEC_VERSION: u32 = 1;
+/// 2 brought what of [`SeccompPolicy`] is more than a list of names.
+pub const SPEC_VERSION: u32 = 2;
 
 /// Everything that a keeper needs to know to make and restart a container. Nothing in it changes while it runs, but
 /// [`ContainerSpec::limits`], which [`crate::Keeper::set_limits`] replaces.
@@ -47,7 +49,7 @@ pub struct ContainerSpec {
     pub rlimits: Vec<Rlimit>,
     /// The console.
     pub console: ConsoleSpec,
-    /// Which system calls are refused.
+    /// Which system calls may be made.
     pub seccomp: SeccompPolicy,
     /// Device nodes that may be used beyond the usual ones ([`DeviceRule::DEFAULTS`]).
     pub devices: Vec<DeviceRule>,
@@ -171,18 +173,6 @@ pub struct Rlimit {
     pub soft: Option<u64>,
     /// Hard limit; `None` is unlimited.
     pub hard: Option<u64>,
-}
-
-/// Which system calls are refused with `EPERM` or `ENOSYS` whatever the caller's capabilities.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SeccompPolicy {
-    /// Leaves out the built-in list: kernel modules, kexec, `open_by_handle_at`, unmounting by force, and in privileged containers also
-    /// swap, quota, process accounting and performance events. Only for instances whose operator says so.
-    pub without_defaults: bool,
-    /// Further system calls to refuse with `ENOSYS`, by their name in `syscalls(2)`, of those that `hutch_sys::seccomp` knows; another one
-    /// is an error at the start.
-    pub deny: Vec<String>,
 }
 
 /// Device nodes of one kind, as the v1 `devices` controller writes them.
@@ -311,6 +301,7 @@ impl ContainerSpec {
             map.check().map_err(BadSpec)?;
         }
         self.limits.check().map_err(BadSpec)?;
+        self.seccomp.check().map_err(BadSpec)?;
         self.check_root()?;
         self.mounts.iter().try_for_each(Mount::check)?;
         for file in &self.files {

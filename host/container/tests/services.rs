@@ -3,11 +3,11 @@
 mod common;
 
 use common::{Lab, timeout};
-use hutch_container::{FaultKind, SPEC_VERSION, Service, ServiceSpec};
+use hutch_container::{FaultKind, SERVICE_VERSION, Service, ServiceSpec};
 
 fn spec(lab: &Lab, id: &str, script: &str) -> ServiceSpec {
     ServiceSpec {
-        version: SPEC_VERSION,
+        version: SERVICE_VERSION,
         id: id.to_owned(),
         program: "/bin/sh".into(),
         args: vec!["-c".to_owned(), script.to_owned()],

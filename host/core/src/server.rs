@@ -96,7 +96,14 @@ impl Core {
             AppArmorSupport::Used | AppArmorSupport::Enclosing => "true",
             AppArmorSupport::Missing | AppArmorSupport::Unusable(_) => "false",
         };
-        [("apparmor", apparmor), ("idmapped_mounts", "true")]
+        // All others are in every kernel that containers start on.
+        let features = [
+            ("apparmor", apparmor),
+            ("idmapped_mounts", "true"),
+            ("seccomp_listener", "true"),
+            ("seccomp_listener_continue", "true"),
+        ];
+        features
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()

@@ -3,6 +3,8 @@
 //! A key that has no effect here is refused rather than kept, so that nobody relies on it; keys under `user.`, `image.` and
 //! `environment.` are the caller's own text. Those under `volatile.` are [`crate::instances::volatile`]'s.
 
+pub(crate) mod syscalls;
+
 use std::collections::BTreeMap;
 
 use hutch_api::Config;
@@ -37,6 +39,17 @@ const KEYS: &[(&str, Check)] = &[
     ("security.nesting", boolean),
     ("security.privileged", boolean),
     ("security.protection.delete", boolean),
+    ("security.syscalls.allow", syscalls::allowed),
+    ("security.syscalls.blacklist", syscalls::denied),
+    ("security.syscalls.blacklist_compat", boolean),
+    ("security.syscalls.blacklist_default", boolean),
+    ("security.syscalls.deny", syscalls::denied),
+    ("security.syscalls.deny_compat", boolean),
+    ("security.syscalls.deny_default", boolean),
+    ("security.syscalls.intercept.mknod", boolean),
+    ("security.syscalls.intercept.setxattr", boolean),
+    ("security.syscalls.intercept.sysinfo", boolean),
+    ("security.syscalls.whitelist", syscalls::allowed),
     (SNAPSHOTS_EXPIRY, expiry),
 ];
 
@@ -76,6 +89,9 @@ pub fn check(config: &Config) -> Result<()> {
             rlimit(limit, value)?;
             continue;
         }
+        if let Some(why) = syscalls::refused(key) {
+            return Err(Error::invalid(format!("Configuration key {key} can't be used: {why}")));
+        }
         let Some((_, check)) = KEYS.iter().find(|(name, _)| name == key) else {
             return Err(Error::invalid(format!("Unknown configuration key: {key}")));
         };
@@ -83,7 +99,7 @@ pub fn check(config: &Config) -> Result<()> {
             check(value).map_err(|why| Error::invalid(format!("Invalid value {value:?} for {key}: {why}")))?;
         }
     }
-    Ok(())
+    syscalls::together(config).map_err(Error::invalid)
 }
 
 impl Core {

@@ -12,6 +12,7 @@
 
 mod devices;
 mod limits;
+mod used;
 
 use std::fs;
 use std::io;

@@ -3,17 +3,19 @@
 mod lifecycle;
 mod mounts;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use hutch_container::protocol::{Answer, Hello, PROTOCOL_VERSION, Request};
 use hutch_container::{ContainerSpec, ContainerState, Exit, ExitStatus, Fault, FaultKind, Limits};
 use hutch_sys::process::{self, End};
+use rustix::event::epoll::EventFlags;
 
 use crate::cgroup::Cgroup;
-use crate::clients::Asker;
+use crate::clients::{Asker, Clients};
 use crate::console::Console;
 use crate::exec::Execs;
 use crate::fault::{At, Result};
+use crate::intercept::{Intercepts, Scene};
 use crate::namespaces::Namespaces;
 use crate::reactor::Reactor;
 
@@ -76,6 +78,9 @@ pub(crate) struct Container {
     terminals: Option<OwnedFd>,
     console: Console,
     execs: Execs,
+    intercepts: Intercepts,
+    /// When PID 1 was begun, in seconds of the machine's time.
+    booted: u64,
     killed: bool,
     freezing: Vec<(Asker, bool)>,
     mounting: Option<mounts::Changing>,
@@ -104,6 +109,8 @@ impl Container {
             terminals: None,
             console: Console::new(spec.console.log_bytes),
             execs: Execs::new(reactor)?,
+            intercepts: Intercepts::new(),
+            booted: 0,
             killed: false,
             freezing: Vec::new(),
             mounting: None,
@@ -300,6 +307,40 @@ impl Container {
             // Nobody is left to be told; a cgroup that is gone holds nothing frozen.
             drop(self.cgroup.freeze(paused, false));
         }
+    }
+
+    /// The process that begins programs has something to say.
+    pub(crate) fn guest_ready(&mut self, reactor: &Reactor, clients: &mut Clients, place: u32) {
+        if let Some(listener) = self.execs.guest_ready(reactor, clients, place)
+            && let Err(fault) = self.intercepts.listen(reactor, listener)
+        {
+            // Nobody would answer its calls.
+            self.execs.guest_failed(reactor, clients, place, &fault);
+        }
+    }
+
+    /// A call waits to be answered.
+    pub(crate) fn call_ready(&mut self, reactor: &Reactor, place: u32, flags: EventFlags) {
+        // Only unprivileged containers have listeners.
+        let Some(userns) = &self.namespaces.user else { return };
+        let scene = Scene {
+            spec: &self.spec,
+            cgroup: &self.cgroup,
+            limits: &self.limits,
+            userns: userns.as_fd(),
+            booted: self.booted,
+        };
+        self.intercepts.ready(reactor, &scene, place, flags);
+    }
+
+    /// A process that answers a call may have had its time.
+    pub(crate) fn helpers_late(&mut self) {
+        let frozen = matches!(self.state, ContainerState::Running { frozen: true, .. });
+        self.intercepts.timer_ready(frozen);
+    }
+
+    pub(crate) fn intercepts(&mut self) -> &mut Intercepts {
+        &mut self.intercepts
     }
 
     pub(crate) fn console(&mut self) -> &mut Console {

@@ -238,24 +238,39 @@ impl Execs {
         }
     }
 
-    /// The answer to an order, or the process's end.
-    pub(crate) fn guest_ready(&mut self, reactor: &Reactor, clients: &mut Clients, number: u32) {
-        let Some(kind) = Kind::numbered(number) else { return };
-        let Some(beginner) = &mut self.beginners[kind as usize] else {
-            return;
+    /// The answer to an order, or the process's end; or the descriptor on which intercepted calls of its programs are told, which is
+    /// returned.
+    #[must_use]
+    pub(crate) fn guest_ready(&mut self, reactor: &Reactor, clients: &mut Clients, number: u32) -> Option<OwnedFd> {
+        let kind = Kind::numbered(number)?;
+        let beginner = self.beginners[kind as usize].as_mut()?;
+        let Ok(Some(incoming)) = wire::receive(&beginner.socket) else {
+            self.guest_ended(reactor, clients, number);
+            return None;
         };
-        let incoming = match wire::receive(&beginner.socket) {
-            Ok(Some(incoming)) => incoming,
-            Ok(None) | Err(_) => return self.guest_ended(reactor, clients, number),
-        };
-        let Some(place) = beginner.waiting.pop_front() else {
-            return;
-        };
+        let said = wire::parse::<Forking>(&incoming.bytes).at("reading", "a report");
+        let beside = incoming.fds.into_iter().next();
+        if let Ok(Forking::Listener) = said {
+            return beside;
+        }
+        let place = beginner.waiting.pop_front()?;
+        self.guest_answered(reactor, kind, place, said, beside);
+        self.settle(reactor, clients, place);
+        None
+    }
+
+    fn guest_answered(
+        &mut self,
+        reactor: &Reactor,
+        kind: Kind,
+        place: u32,
+        said: Result<Forking>,
+        beside: Option<OwnedFd>,
+    ) {
         if let Some(exec) = self.list.get(place) {
             exec.forking = false;
         }
-        let forked = wire::parse::<Forking>(&incoming.bytes).at("reading", "a report");
-        match (forked, incoming.fds.into_iter().next(), self.list.get(place)) {
+        match (said, beside, self.list.get(place)) {
             (Ok(Forking::Pid(pid)), Some(pidfd), Some(exec)) => {
                 exec.pid = pid;
                 let added = reactor.add(&pidfd, Source::ExecProcess, place, EventFlags::IN);
@@ -274,7 +289,16 @@ impl Execs {
             }
             _ => self.fail(place, Fault::system("executing", "", libc::EPROTO)),
         }
-        self.settle(reactor, clients, place);
+    }
+
+    /// A process that begins programs is of no use, because of this fault.
+    pub(crate) fn guest_failed(&mut self, reactor: &Reactor, clients: &mut Clients, number: u32, fault: &Fault) {
+        let kind = Kind::numbered(number);
+        let waiting = kind.and_then(|kind| Some(self.beginners[kind as usize].as_ref()?.waiting.clone()));
+        for place in waiting.into_iter().flatten() {
+            self.fail(place, fault.clone());
+        }
+        self.guest_ended(reactor, clients, number);
     }
 
     /// A report of a program that begins, or the end of them, which is its execution.

@@ -189,5 +189,5 @@ fn enter(spec: &ContainerSpec, userns: Option<BorrowedFd<'_>>) -> Result<()> {
     filesystems::mount_extra(spec, prepared.mounts)?;
     root::leave(&old)?;
     drop((stage, tree, old));
-    security::confine(spec, profile)
+    security::confine_own(spec, profile)
 }

@@ -33,6 +33,9 @@ pub(crate) enum Forking {
     Pid(u32),
     /// It could not be forked.
     Failed(Fault),
+    /// To no order, and before the first answer: the process has joined a container of which calls are intercepted. What is beside is not a
+    /// pidfd but the descriptor on which they are told.
+    Listener,
 }
 
 /// What the new process says on its own socket, which ends when it executes its program.
@@ -46,6 +49,8 @@ pub(crate) enum Begun {
 
 /// What the process needs of the keeper.
 pub(crate) struct Guest<'a> {
+    /// It begins file servers, which are the keeper's own programs, and not the container's.
+    pub(crate) files: bool,
     pub(crate) spec: &'a ContainerSpec,
     pub(crate) cgroup: &'a crate::cgroup::Cgroup,
     pub(crate) init: &'a OwnedFd,
@@ -62,7 +67,12 @@ pub(crate) fn run(guest: &Guest<'_>) -> ! {
     if process::close_others(&needed).is_err() {
         process::exit(1);
     }
-    let joined = join(guest);
+    let joined = join(guest).and_then(|listener| match listener {
+        Some(listener) => {
+            wire::send(&guest.socket, &Forking::Listener, &[listener.as_fd()]).at("reporting", "the system call filter")
+        }
+        None => Ok(()),
+    });
     loop {
         let incoming = match wire::receive(&guest.socket) {
             Ok(Some(incoming)) => incoming,
@@ -83,7 +93,8 @@ pub(crate) fn run(guest: &Guest<'_>) -> ! {
     }
 }
 
-fn join(guest: &Guest<'_>) -> Result<()> {
+/// Returns the descriptor on which intercepted calls are told, if any are.
+fn join(guest: &Guest<'_>) -> Result<Option<OwnedFd>> {
     set_parent_process_death_signal(Some(Signal::KILL)).at("tying to", "the keeper")?;
     // The container's root must not look into this process, which holds descriptors and memory of the host's.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -106,6 +117,9 @@ fn join(guest: &Guest<'_>) -> Result<()> {
         security::become_user(0, 0, &[])?;
     }
     process::new_session_keyring().at("making", "a session keyring")?;
+    if guest.files {
+        return security::confine_own(guest.spec, profile).map(|()| None);
+    }
     security::confine(guest.spec, profile)
 }
 
@@ -165,6 +179,7 @@ fn execute(
         }
     }
     enter_directory(spec)?;
+    security::limit_to_allowed(guest.spec)?;
     security::become_user(spec.uid, spec.gid, &spec.groups)?;
     // Cleared by the change of user, and what is executed is not to die with the keeper: only PID 1 is.
     Err(execute_in_path(spec)?)

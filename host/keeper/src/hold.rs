@@ -68,7 +68,7 @@ fn container_event(reactor: &Reactor, clients: &mut Clients, container: &mut Con
         Source::Cgroup => container.cgroup_ready(reactor, clients),
         Source::Console => container.console().terminal_ready(reactor, flags),
         Source::ConsoleStream => container.console().stream_ready(reactor, place),
-        Source::Guest => container.execs().guest_ready(reactor, clients, place),
+        Source::Guest => container.guest_ready(reactor, clients, place),
         Source::GuestProcess => container.execs().guest_ended(reactor, clients, place),
         Source::ExecReport => container.execs().report_ready(reactor, clients, place),
         Source::ExecProcess => container.execs().process_ready(reactor, clients, place),
@@ -76,6 +76,9 @@ fn container_event(reactor: &Reactor, clients: &mut Clients, container: &mut Con
         Source::Timer => container.execs().timer_ready(reactor),
         Source::Mounts => container.mounts_ready(reactor, clients),
         Source::Mounter => container.mounter_ended(reactor, place),
+        Source::Listening => container.call_ready(reactor, place, flags),
+        Source::Helper => container.intercepts().helper_ended(reactor, place),
+        Source::HelperTimer => container.helpers_late(),
         Source::Service => {}
     }
     false

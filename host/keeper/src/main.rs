@@ -17,6 +17,7 @@ mod fault;
 mod files;
 mod guest;
 mod hold;
+mod intercept;
 mod namespaces;
 mod reactor;
 mod sealed;

@@ -44,9 +44,15 @@ pub(crate) enum Source {
     Mounts,
     /// Such a process that was ended, by its place.
     Mounter,
+    /// Calls that wait to be answered, by the place of their listener.
+    Listening,
+    /// A process that answers a call, by its place.
+    Helper,
+    /// The timer of such processes.
+    HelperTimer,
 }
 
-const SOURCES: [Source; 17] = [
+const SOURCES: [Source; 20] = [
     Source::Listener,
     Source::Client,
     Source::Boot,
@@ -64,6 +70,9 @@ const SOURCES: [Source; 17] = [
     Source::Service,
     Source::Mounts,
     Source::Mounter,
+    Source::Listening,
+    Source::Helper,
+    Source::HelperTimer,
 ];
 
 /// An event: what, in which place, and what is the matter with it.

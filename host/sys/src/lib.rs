@@ -14,4 +14,5 @@ pub mod process;
 pub mod quota;
 pub mod seccomp;
 pub mod spawn;
+pub mod sysinfo;
 pub mod timer;

@@ -209,6 +209,30 @@ pub fn new_session_keyring() -> io::Result<()> {
     }
 }
 
+/// Whether this process, with the ids and capabilities that it has for files, may write to what is open; in a directory: make and remove
+/// files.
+///
+/// # Errors
+/// Those of `faccessat2(2)`, such as `EACCES` when it may not.
+pub fn may_write(object: impl AsFd) -> io::Result<()> {
+    let empty: &CStr = c"";
+    let flags = libc::AT_EMPTY_PATH | libc::AT_EACCESS;
+    // SAFETY: the path ends with a zero byte and lives past the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            object.as_fd().as_raw_fd(),
+            empty.as_ptr(),
+            libc::W_OK,
+            flags,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Brings up the loopback interface of this process's network namespace.
 ///
 /// # Errors

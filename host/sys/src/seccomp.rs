@@ -1,9 +1,15 @@
-//! System call filters (`seccomp(2)`) that refuse some calls and let all others through, in every ABI of the processor.
+//! System call filters (`seccomp(2)`) with a verdict on each call by name, in every ABI of the processor.
 //!
 //! A filter library is no help here: those at hand kill a process that uses another ABI than the filter's, which is every
 //! 32-bit program in a container, and set `no_new_privs`, which takes `sudo` away.
 
+mod calls;
+pub mod notify;
+
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use calls::{CALLS, Numbers};
 
 /// One instruction of classic BPF, `struct sock_filter` of `linux/filter.h`.
 #[repr(C)]
@@ -18,11 +24,9 @@ pub struct Instruction {
 const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_ABOVE_OR_EQUAL: u16 = 0x35;
-const JUMP_BITS: u16 = 0x45;
+const JUMP_ALWAYS: u16 = 0x05;
+const AND: u16 = 0x54;
 const RETURN: u16 = 0x06;
-
-const RET_ALLOW: u32 = 0x7fff_0000;
-const RET_ERRNO: u32 = 0x0005_0000;
 
 /// `struct seccomp_data`: the call's number, the ABI, and the low words of the arguments on a little-endian machine.
 const AT_NUMBER: u32 = 0;
@@ -47,98 +51,100 @@ const X32_BIT: Option<u32> = Some(0x4000_0000);
 #[cfg(target_arch = "aarch64")]
 const X32_BIT: Option<u32> = None;
 
-/// What is refused.
+/// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub enum Verdict {
+    /// The kernel carries it out.
+    Allow,
+    /// It returns this error.
+    Errno(u16),
+    /// The process that makes it ends by `SIGSYS`.
+    Kill,
+    /// It waits for whoever holds the filter's listener ([`install_with_listener`]).
+    Notify,
+}
+
+impl Verdict {
+    /// The filter's return value (`seccomp(2)`).
+    const fn value(self) -> u32 {
+        match self {
+            Self::Allow => 0x7fff_0000,
+            Self::Errno(errno) => 0x0005_0000 | errno as u32,
+            Self::Kill => 0x8000_0000,
+            Self::Notify => 0x7fc0_0000,
+        }
+    }
+}
+
+/// What the low word of an argument has to be: `argument & mask == value`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// Which argument, counted from 0.
+    pub argument: u32,
+    /// The bits that are looked at.
+    pub mask: u32,
+    /// What they have to be.
+    pub value: u32,
+}
+
+/// What becomes of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
     /// The call's name in `syscalls(2)`.
     pub call: &'static str,
-    /// The error that it returns.
-    pub errno: u16,
-    /// Refused only when these bits are set in the low word of this argument (counted from 0).
-    pub bits: Option<(u32, u32)>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Only of calls with such an argument.
+    pub when: Option<Condition>,
 }
 
-/// A call's number in the native and in the 32-bit ABI.
-#[derive(Debug, Clone, Copy)]
-struct Numbers {
-    name: &'static str,
-    native: i64,
-    /// In the 32-bit ABI; -1 where it has none.
-    compat: i64,
-}
-
-macro_rules! calls {
-    ($($name:literal $symbol:ident $i386:literal $arm:literal;)*) => {
-        [$(Numbers {
-            name: $name,
-            native: libc::$symbol as i64,
-            compat: if cfg!(target_arch = "x86_64") { $i386 } else { $arm },
-        },)*]
-    };
-}
-
-/// The calls that may be refused: those that concern the whole machine or give power over it. Numbers of the 32-bit ABIs are
-/// from the kernel's `syscall_32.tbl` and arm's `syscall.tbl`.
-const CALLS: [Numbers; 33] = calls! {
-    "acct" SYS_acct 51 51;
-    "add_key" SYS_add_key 286 309;
-    "adjtimex" SYS_adjtimex 124 124;
-    "bpf" SYS_bpf 357 386;
-    "clock_adjtime" SYS_clock_adjtime 343 372;
-    "clock_settime" SYS_clock_settime 264 262;
-    "delete_module" SYS_delete_module 129 129;
-    "finit_module" SYS_finit_module 350 379;
-    "init_module" SYS_init_module 128 128;
-    "io_uring_enter" SYS_io_uring_enter 426 426;
-    "io_uring_register" SYS_io_uring_register 427 427;
-    "io_uring_setup" SYS_io_uring_setup 425 425;
-    "kexec_file_load" SYS_kexec_file_load -1 401;
-    "kexec_load" SYS_kexec_load 283 347;
-    "keyctl" SYS_keyctl 288 311;
-    "lookup_dcookie" SYS_lookup_dcookie 253 249;
-    "mount" SYS_mount 21 21;
-    "name_to_handle_at" SYS_name_to_handle_at 341 370;
-    "nfsservctl" SYS_nfsservctl 169 169;
-    "open_by_handle_at" SYS_open_by_handle_at 342 371;
-    "perf_event_open" SYS_perf_event_open 336 364;
-    "personality" SYS_personality 136 136;
-    "pivot_root" SYS_pivot_root 217 218;
-    "ptrace" SYS_ptrace 26 26;
-    "quotactl" SYS_quotactl 131 131;
-    "reboot" SYS_reboot 88 88;
-    "request_key" SYS_request_key 287 310;
-    "settimeofday" SYS_settimeofday 79 79;
-    "swapoff" SYS_swapoff 115 115;
-    "swapon" SYS_swapon 87 87;
-    "syslog" SYS_syslog 103 103;
-    "umount2" SYS_umount2 52 52;
-    "userfaultfd" SYS_userfaultfd 374 388;
-};
-
-/// The name as this module holds it, when the call is one that may be refused.
+/// The name as this module holds it, of a call that this machine's processor has in either ABI.
 #[must_use]
 pub fn call_name(name: &str) -> Option<&'static str> {
-    CALLS.iter().find(|call| call.name == name).map(|call| call.name)
+    let place = CALLS.binary_search_by(|call| call.name.cmp(name)).ok()?;
+    let call = &CALLS[place];
+    (call.native().is_some() || call.compat().is_some()).then_some(call.name)
 }
 
-/// A filter for these refusals. The first that fits a call decides; names that [`call_name`] does not know are left out.
+/// Which call this is, by the ABI (`AUDIT_ARCH_*`) and the number in it.
 #[must_use]
-pub fn compile(refusals: &[Refusal]) -> Vec<Instruction> {
-    let find = |refusal: &Refusal| CALLS.iter().find(|call| call.name == refusal.call);
-    let native = block(refusals.iter().filter_map(|r| Some((*r, find(r)?.native))));
-    let compat = block(refusals.iter().filter_map(|r| Some((*r, find(r)?.compat))));
-    let one = |code, if_true, if_false, value| Instruction {
-        code,
-        if_true,
-        if_false,
-        value,
+pub fn name_of(arch: u32, number: u32) -> Option<&'static str> {
+    let find = |number_of: fn(&Numbers) -> Option<u32>| {
+        let call = CALLS.iter().find(|call| number_of(call) == Some(number));
+        call.map(|call| call.name)
+    };
+    match arch {
+        NATIVE_ARCH => find(Numbers::native),
+        COMPAT_ARCH => find(Numbers::compat),
+        _ => None,
+    }
+}
+
+/// Whether a call that came by this ABI (`AUDIT_ARCH_*`) has structures of the 32-bit ABI.
+#[must_use]
+pub fn is_compat(arch: u32) -> bool {
+    arch == COMPAT_ARCH
+}
+
+/// A filter in which the first rule that fits a call decides, and `otherwise` of those that none fits. Rules for calls that
+/// [`call_name`] does not know are left out. With `without_compat` every call of the 32-bit ABI returns `ENOSYS`.
+#[must_use]
+pub fn compile(rules: &[Rule], otherwise: Verdict, without_compat: bool) -> Vec<Instruction> {
+    let find = |rule: &Rule| CALLS.iter().find(|call| call.name == rule.call);
+    let native = rules.iter().filter_map(|rule| Some((*rule, find(rule)?.native()?)));
+    let native = block(native, otherwise);
+    let compat = if without_compat {
+        vec![one(RETURN, 0, 0, MISSING)]
+    } else {
+        let compat = rules.iter().filter_map(|rule| Some((*rule, find(rule)?.compat()?)));
+        block(compat, otherwise)
     };
     let mut filter = vec![
         one(LOAD, 0, 0, AT_ARCH),
         // Over the compat block, whose length may be more than a conditional jump reaches.
         one(JUMP_EQUAL, 2, 0, NATIVE_ARCH),
         one(JUMP_EQUAL, 2, 0, COMPAT_ARCH),
-        one(RETURN, 0, 0, RET_ERRNO | libc::ENOSYS.cast_unsigned()),
+        one(RETURN, 0, 0, MISSING),
         one(JUMP_ALWAYS, 0, 0, u32::try_from(compat.len()).unwrap_or_default()),
     ];
     filter.extend(compat);
@@ -147,38 +153,42 @@ pub fn compile(refusals: &[Refusal]) -> Vec<Instruction> {
         // -1 is not a call of x32 but what a tracer sets to skip one.
         filter.push(one(JUMP_EQUAL, 2, 0, u32::MAX));
         filter.push(one(JUMP_ABOVE_OR_EQUAL, 0, 1, bit));
-        filter.push(one(RETURN, 0, 0, RET_ERRNO | libc::ENOSYS.cast_unsigned()));
+        filter.push(one(RETURN, 0, 0, MISSING));
     }
     filter.extend(native);
     filter
 }
 
-const JUMP_ALWAYS: u16 = 0x05;
+/// The verdict on what there is not: `ENOSYS`.
+const MISSING: u32 = Verdict::Errno(38).value();
 
-/// The tests of one ABI, ending with "allow".
-fn block(refusals: impl Iterator<Item = (Refusal, i64)>) -> Vec<Instruction> {
-    let one = |code, if_true, if_false, value| Instruction {
+const fn one(code: u16, if_true: u8, if_false: u8, value: u32) -> Instruction {
+    Instruction {
         code,
         if_true,
         if_false,
         value,
-    };
+    }
+}
+
+/// The tests of one ABI, ending with what becomes of all other calls.
+fn block(rules: impl Iterator<Item = (Rule, u32)>, otherwise: Verdict) -> Vec<Instruction> {
     let mut block = vec![one(LOAD, 0, 0, AT_NUMBER)];
-    for (refusal, number) in refusals {
-        let Ok(number) = u32::try_from(number) else { continue };
-        let verdict = one(RETURN, 0, 0, RET_ERRNO | u32::from(refusal.errno));
-        match refusal.bits {
+    for (rule, number) in rules {
+        let verdict = one(RETURN, 0, 0, rule.verdict.value());
+        match rule.when {
             None => block.extend([one(JUMP_EQUAL, 0, 1, number), verdict]),
-            Some((argument, bits)) => block.extend([
-                one(JUMP_EQUAL, 0, 4, number),
+            Some(Condition { argument, mask, value }) => block.extend([
+                one(JUMP_EQUAL, 0, 5, number),
                 one(LOAD, 0, 0, at_argument(argument)),
-                one(JUMP_BITS, 0, 1, bits),
+                one(AND, 0, 0, mask),
+                one(JUMP_EQUAL, 0, 1, value),
                 verdict,
                 one(LOAD, 0, 0, AT_NUMBER),
             ]),
         }
     }
-    block.push(one(RETURN, 0, 0, RET_ALLOW));
+    block.push(one(RETURN, 0, 0, otherwise.value()));
     block
 }
 
@@ -195,6 +205,23 @@ struct Program {
 /// # Errors
 /// Those of `seccomp(2)`.
 pub fn install(filter: &[Instruction]) -> io::Result<()> {
+    set(filter, 0).map(drop)
+}
+
+/// The same for a filter with [`Verdict::Notify`]: returns the descriptor on which such calls are told ([`notify`]). Signals that
+/// do not kill leave a call alone that has been taken from there (Linux 5.19), so that none is carried out twice.
+///
+/// # Errors
+/// Those of `seccomp(2)`: `EBUSY` when this process is under a filter with a listener already.
+pub fn install_with_listener(filter: &[Instruction]) -> io::Result<OwnedFd> {
+    const NEW_LISTENER: libc::c_uint = 1 << 3;
+    const WAIT_KILLABLE_RECV: libc::c_uint = 1 << 5;
+    let listener = set(filter, NEW_LISTENER | WAIT_KILLABLE_RECV)?;
+    // SAFETY: the kernel has just made it, close-on-exec, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener) })
+}
+
+fn set(filter: &[Instruction], flags: libc::c_uint) -> io::Result<i32> {
     const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
     let length = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let program = Program {
@@ -202,10 +229,11 @@ pub fn install(filter: &[Instruction]) -> io::Result<()> {
         filter: filter.as_ptr(),
     };
     // SAFETY: the structure and the instructions, as many as it says, live past the call, which copies them.
-    match unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &raw const program) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    i32::try_from(result).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))
 }
 
 #[cfg(test)]
@@ -231,7 +259,7 @@ mod tests {
                 LOAD => accumulator = arguments[(value as usize - 16) / 8],
                 JUMP_EQUAL => at += jump(accumulator == value),
                 JUMP_ABOVE_OR_EQUAL => at += jump(accumulator >= value),
-                JUMP_BITS => at += jump(accumulator & value != 0),
+                AND => accumulator &= value,
                 JUMP_ALWAYS => at += value as usize,
                 RETURN => return value,
                 other => panic!("operation {other:#x}"),
@@ -239,51 +267,91 @@ mod tests {
         }
     }
 
+    fn rule(call: &'static str, verdict: Verdict) -> Rule {
+        let when = None;
+        Rule { call, verdict, when }
+    }
+
+    fn native(number: i64) -> u32 {
+        u32::try_from(number).unwrap()
+    }
+
+    const ALLOW: u32 = Verdict::Allow.value();
+    const fn errno(errno: u16) -> u32 {
+        Verdict::Errno(errno).value()
+    }
+
     #[test]
     fn calls_are_refused_in_each_abi() {
-        let refuse = |call, errno, bits| Refusal { call, errno, bits };
-        let filter = compile(&[
-            refuse("open_by_handle_at", 38, None),
-            refuse("umount2", 13, Some((1, 1))),
-            refuse("kexec_file_load", 1, None),
-        ]);
-        let native = |number: i64, flags| {
-            run(
-                &filter,
-                NATIVE_ARCH,
-                u32::try_from(number).unwrap(),
-                [0, flags, 0, 0, 0, 0],
-            )
+        let forced = Condition {
+            argument: 1,
+            mask: 3,
+            value: 1,
         };
-        assert_eq!(native(libc::SYS_open_by_handle_at, 0), RET_ERRNO | 38);
-        assert_eq!(native(libc::SYS_umount2, 1), RET_ERRNO | 13);
-        assert_eq!(native(libc::SYS_umount2, 2), RET_ALLOW);
-        assert_eq!(native(libc::SYS_kexec_file_load, 0), RET_ERRNO | 1);
-        assert_eq!(native(libc::SYS_read, 0), RET_ALLOW);
-        assert_eq!(run(&filter, 99, 0, [0; 6]), RET_ERRNO | 38);
+        let rules = [
+            rule("open_by_handle_at", Verdict::Errno(38)),
+            Rule {
+                when: Some(forced),
+                ..rule("umount2", Verdict::Errno(13))
+            },
+            rule("kexec_file_load", Verdict::Kill),
+            rule("sysinfo", Verdict::Notify),
+            rule("sysinfo", Verdict::Kill),
+        ];
+        let filter = compile(&rules, Verdict::Allow, false);
+        let run = |number: i64, flags| run(&filter, NATIVE_ARCH, native(number), [0, flags, 0, 0, 0, 0]);
+        assert_eq!(run(libc::SYS_open_by_handle_at, 0), errno(38));
+        assert_eq!(run(libc::SYS_umount2, 1), errno(13));
+        assert_eq!(run(libc::SYS_umount2, 5), errno(13));
+        assert_eq!(run(libc::SYS_umount2, 2), ALLOW);
+        assert_eq!(run(libc::SYS_umount2, 3), ALLOW);
+        assert_eq!(run(libc::SYS_kexec_file_load, 0), Verdict::Kill.value());
+        assert_eq!(run(libc::SYS_sysinfo, 0), Verdict::Notify.value());
+        assert_eq!(run(libc::SYS_read, 0), ALLOW);
+        assert_eq!(super::tests::run(&filter, 99, 0, [0; 6]), errno(38));
+    }
+
+    #[test]
+    fn a_list_of_what_is_allowed_refuses_the_rest() {
+        let filter = compile(&[rule("read", Verdict::Allow)], Verdict::Kill, true);
+        let run = |arch, number| run(&filter, arch, number, [0; 6]);
+        assert_eq!(run(NATIVE_ARCH, native(libc::SYS_read)), ALLOW);
+        assert_eq!(run(NATIVE_ARCH, native(libc::SYS_write)), Verdict::Kill.value());
+        assert_eq!(run(COMPAT_ARCH, 3), errno(38));
+    }
+
+    #[test]
+    fn names_have_the_numbers_of_this_processor() {
+        for (name, number) in [
+            ("mknodat", libc::SYS_mknodat),
+            ("fsetxattr", libc::SYS_fsetxattr),
+            ("sysinfo", libc::SYS_sysinfo),
+            ("umount2", libc::SYS_umount2),
+            ("io_uring_setup", libc::SYS_io_uring_setup),
+            ("execve", libc::SYS_execve),
+        ] {
+            assert_eq!(name_of(NATIVE_ARCH, native(number)), Some(name));
+            assert_eq!(call_name(name), Some(name));
+        }
+        assert_eq!(call_name("no_such_call"), None);
+        assert!(CALLS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(call_name("sync_file_range2").is_none() || cfg!(target_arch = "aarch64"));
     }
 
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn compat_abis_of_x86_64() {
-        let filter = compile(&[Refusal {
-            call: "open_by_handle_at",
-            errno: 38,
-            bits: None,
-        }]);
-        assert_eq!(run(&filter, COMPAT_ARCH, 342, [0; 6]), RET_ERRNO | 38);
-        assert_eq!(run(&filter, COMPAT_ARCH, 3, [0; 6]), RET_ALLOW);
-        assert_eq!(run(&filter, NATIVE_ARCH, 0x4000_0001, [0; 6]), RET_ERRNO | 38);
-        assert_eq!(run(&filter, NATIVE_ARCH, u32::MAX, [0; 6]), RET_ALLOW);
+        let filter = compile(&[rule("open_by_handle_at", Verdict::Errno(38))], Verdict::Allow, false);
+        assert_eq!(run(&filter, COMPAT_ARCH, 342, [0; 6]), errno(38));
+        assert_eq!(run(&filter, COMPAT_ARCH, 3, [0; 6]), ALLOW);
+        assert_eq!(run(&filter, NATIVE_ARCH, 0x4000_0001, [0; 6]), errno(38));
+        assert_eq!(run(&filter, NATIVE_ARCH, u32::MAX, [0; 6]), ALLOW);
+        assert_eq!(name_of(COMPAT_ARCH, 14), Some("mknod"));
     }
 
     #[test]
     fn a_filter_works_in_a_process() {
-        let filter = compile(&[Refusal {
-            call: "acct",
-            errno: 77,
-            bits: None,
-        }]);
+        let filter = compile(&[rule("acct", Verdict::Errno(77))], Verdict::Allow, false);
         // SAFETY: the child makes system calls only.
         let forked = unsafe { crate::process::fork(0, None) }.unwrap();
         let crate::process::Forked::Parent { pidfd, .. } = forked else {

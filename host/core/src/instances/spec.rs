@@ -30,6 +30,8 @@ pub(crate) fn build(view: &View, root: RootFs, ids: Option<&IdRange>, machine: &
     spec.env = environment(&view.config);
     spec.nesting = settings::is_true(&view.config, "security.nesting");
     spec.limits = limits(view, machine)?;
+    spec.seccomp = settings::syscalls::policy(&view.config)
+        .map_err(|error| Error::invalid(format!("Instance {:?}: {error}", record.name)))?;
     spec.rlimits = rlimits(&view.config);
     spec.mounts = devices::present(devices::mounts(&view.devices))?;
     spec.check()

@@ -39,6 +39,8 @@ pub(crate) enum Report {
     Root,
     /// The console is there; beside are its master side, its slave side and the directory of the container's terminals.
     Console,
+    /// Calls are intercepted; the descriptor on which they are told is beside.
+    Listener,
     /// The next system call executes the program; after it the socket ends.
     Executing,
     /// It went wrong.
@@ -137,7 +139,9 @@ fn run_init(boot: &Boot<'_>, prepared: Prepared) -> Result<std::convert::Infalli
             return Err(std::io::Error::last_os_error()).at("opening", "/dev/console");
         }
     }
-    security::confine(spec, profile)?;
+    if let Some(listener) = security::confine(spec, profile)? {
+        wire::send(&boot.socket, &Report::Listener, &[listener.as_fd()]).at("reporting", "the system call filter")?;
+    }
     execute(boot)
 }
 
@@ -152,6 +156,7 @@ fn execute(boot: &Boot<'_>) -> Result<std::convert::Infallible> {
     let marker = ("container".to_owned(), "lxc".to_owned());
     let environment = environment(spec.env.iter().filter(|(name, _)| *name != marker.0).chain([&marker]))?;
     wire::send(&boot.socket, &Report::Executing, &[]).at("reporting", "the program")?;
+    security::limit_to_allowed(spec)?;
     Err(process::execute(&program, &arguments, &environment)).at("executing", &spec.init[0])
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use hutch_container::protocol::{Answer, Reply};
 use hutch_container::{ContainerState, Exit, ExitKind, ExitStatus, KeeperEvent};
 use hutch_sys::process::{self, End, Forked};
+use hutch_sys::sysinfo::Figures;
 use rustix::event::epoll::EventFlags;
 
 use super::{Booting, Container, Init, Next, refuse, status};
@@ -18,6 +19,7 @@ impl Container {
     /// Forks the preparer of a boot, the first or one more.
     pub(super) fn boot(&mut self, reactor: &Reactor, asker: Option<Asker>) -> Result<()> {
         let (ours, theirs) = wire::pair().at("making", "a socket")?;
+        self.booted = Figures::of_machine().at("asking for", "the time")?.uptime;
         // SAFETY: the keeper has a single thread.
         let forked = unsafe { process::fork(0, Some(self.cgroup.container())) };
         match forked.at("forking into", format!("the cgroup {}", self.spec.cgroup))? {
@@ -82,6 +84,10 @@ impl Container {
                     self.console.attach(reactor, master, slave)
                 }
                 Err(_) => Ok(()),
+            },
+            Ok(Report::Listener) => match incoming.fds.pop() {
+                Some(listener) => self.intercepts.listen(reactor, listener),
+                None => Ok(()),
             },
             Ok(Report::Executing) => {
                 booting.executing = true;

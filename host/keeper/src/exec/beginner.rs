@@ -63,6 +63,7 @@ impl Beginner {
             Forked::Child => {
                 drop(ours);
                 guest::run(&Guest {
+                    files: kind == Kind::Files,
                     spec: inside.spec,
                     cgroup: inside.cgroup,
                     init: inside.init,
