@@ -1,5 +1,7 @@
 //! The daemon killed at every step of the journal: what was begun is finished or taken back, and nothing else is touched.
 
+mod copying;
+
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, IMAGE, creation, tail};
 use hutch_tests::leftovers::Leftovers;
@@ -24,6 +26,13 @@ enum Action {
     RestoreRunning,
     SnapshotRename,
     SnapshotDelete,
+    /// With a snapshot, in the same pool.
+    Copy,
+    /// The same into another pool, of another driver.
+    CopyAway,
+    Refresh,
+    /// To another pool, of another driver.
+    Move,
     NetworkCreate,
     NetworkDelete,
     PoolCreate,
@@ -31,6 +40,10 @@ enum Action {
 }
 
 impl Action {
+    fn copies(self) -> bool {
+        matches!(self, Self::Copy | Self::CopyAway | Self::Refresh | Self::Move)
+    }
+
     fn finds_it_running(self) -> bool {
         matches!(
             self,
@@ -59,6 +72,12 @@ const CASES: &[(Action, &str, &[&str])] = &[
     (Action::RestoreRunning, "instance-start", &["keeper", "nics", "init"]),
     (Action::SnapshotRename, "snapshot-rename", &["volume"]),
     (Action::SnapshotDelete, "snapshot-delete", &["volume"]),
+    (Action::Copy, "instance-create", &["root", "volume"]),
+    (Action::CopyAway, "instance-create", &["root", "volume"]),
+    (Action::Refresh, "instance-refresh", &["snapshots", "root"]),
+    (Action::Refresh, "instance-renew", &["dropped", "snapshots", "root"]),
+    (Action::Move, "instance-move", &["root", "volume"]),
+    (Action::Move, "instance-leave", &["volume"]),
     (Action::NetworkCreate, "network-create", &["network"]),
     (Action::NetworkDelete, "network-delete", &["network"]),
     (Action::PoolCreate, "pool-create", &["marked", "covered", "pool"]),
@@ -110,7 +129,10 @@ fn one(daemon: &mut Daemon, action: Action, point: &str) -> Result<()> {
     let _ = act(&mut daemon.client(), action);
     ensure!(daemon.wait_for_fault()?, "the daemon did not come to {point}");
     daemon.launch(&[])?;
-    look(daemon, action)?;
+    match action.copies() {
+        true => copying::look(daemon, action, point)?,
+        false => look(daemon, action)?,
+    }
     clear(daemon)
 }
 
@@ -134,7 +156,10 @@ fn prepare(daemon: &Daemon, action: Action) -> Result<()> {
     ) {
         client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
     }
-    Ok(())
+    match action.copies() {
+        true => copying::prepare(daemon, action),
+        false => Ok(()),
+    }
 }
 
 fn act(client: &mut Client, action: Action) -> Result<()> {
@@ -173,6 +198,7 @@ fn act(client: &mut Client, action: Action) -> Result<()> {
             &json!({ "name": "faultpool", "driver": "dir", "config": {} }),
         ),
         Action::PoolDelete => client.sync("DELETE", "/1.0/storage-pools/faultpool", &Value::Null),
+        Action::Copy | Action::CopyAway | Action::Refresh | Action::Move => return copying::act(client, action),
     }
     .map(drop)
 }

@@ -4,6 +4,7 @@
 mod broken;
 mod clients;
 mod confinement;
+mod copies;
 mod debian;
 mod devices;
 mod downloads;

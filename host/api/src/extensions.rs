@@ -62,6 +62,10 @@ pub const EXTENSIONS: &[&str] = &[
     "container_full",
     // /1.0/projects, and `project` on what is in one: instances, images, profiles, networks, operations, events.
     "projects",
+    // Copies that are brought up to date (`refresh`).
+    "container_incremental_copy",
+    // Copies from another project (`source.project`).
+    "container_copy_project",
     // `expires_at` of snapshots, and `snapshots.expiry`.
     "snapshot_expiry",
     // `expires_at` when a snapshot is made.
@@ -96,6 +100,8 @@ pub const EXTENSIONS: &[&str] = &[
     "container_syscall_filtering_allow_deny_syntax",
     // Changing the state of all instances with one request.
     "instance_bulk_state_change",
+    // Moving an instance to another storage pool (`pool`).
+    "instance_pool_move",
     // Errors and drops among an interface's counters.
     "network_counters_errors_dropped",
     // Which storage drivers there are, in the server's environment.
@@ -110,6 +116,8 @@ pub const EXTENSIONS: &[&str] = &[
     "instance_get_full",
     // Events name their project.
     "event_project",
+    // `allow_inconsistent` in copies. A running source is frozen, so that they are consistent in any case.
+    "instance_allow_inconsistent_copy",
     // HEAD on files.
     "instance_file_head",
     // `all-projects` on operations.
@@ -124,6 +132,8 @@ pub const EXTENSIONS: &[&str] = &[
     "profiles_all_projects",
     // When an instance was started, in its state.
     "instance_state_started_at",
+    // Configuration, devices and profiles that are to be different where an instance moves to.
+    "instance_move_config",
     // `all-projects` on networks.
     "networks_all_projects",
     // security.syscalls.intercept.sysinfo.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hutch_container::Runtime;
-use hutch_driver::{DriverError, DriverEvent};
+use hutch_driver::{Call, DriverError, DriverEvent, MountPlan, TreePath};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::broadcast;
 
@@ -84,6 +84,16 @@ impl HostBroker {
     pub async fn release_root(&self, path: &Path) -> Result<(), DriverError> {
         let (trees, path) = (Arc::clone(&self.fs), path.to_owned());
         fs::tree::blocking(move || trees.release(&path)).await
+    }
+
+    /// Copies what `plan` shows to the empty directory `to`, for the core: between pools of different drivers there is no plugin
+    /// that could ask for it. The roots of `call` are where both lie; its progress is told, and its cancellation ends the copy. `to`
+    /// is complete afterwards, or as it was.
+    ///
+    /// # Errors
+    /// `cancelled`; `no-space`; `not-found` where a tree is gone; `invalid` for a plan that can't be read.
+    pub async fn copy_between(&self, call: &Call, plan: &MountPlan, to: &TreePath) -> Result<(), DriverError> {
+        self.fs.copy_between(call, plan, to).await
     }
 
     /// Forgets a plugin's key-value store: for when the plugin is removed for good.

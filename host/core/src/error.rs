@@ -160,6 +160,15 @@ impl Error {
         }
     }
 
+    /// Whether it is what a caller wanted who took an operation back, from whatever depth it comes.
+    pub fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Cancelled => true,
+            Self::Driver { source, .. } => source.is("cancelled"),
+            _ => false,
+        }
+    }
+
     /// Whether it says that an object is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_) | Self::Missing { .. })

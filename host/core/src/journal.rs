@@ -55,6 +55,40 @@ pub enum Entry {
         /// What it becomes.
         rebuilt: Box<Rebuilt>,
     },
+    /// Taken back: what was copied to another pool goes, and the record still names the old one.
+    InstanceMove {
+        /// The instance's project.
+        project: String,
+        /// Its name.
+        name: String,
+        /// The pool that it was to move to.
+        pool: String,
+    },
+    /// Finished: the volume that an instance has left in its old pool goes.
+    InstanceLeave {
+        /// The instance's project.
+        project: String,
+        /// Its name at that time.
+        name: String,
+        /// The old pool.
+        pool: String,
+    },
+    /// Taken back: snapshots that were copied and that no record names go.
+    InstanceRefresh {
+        /// The project of the copy that is refreshed.
+        project: String,
+        /// Its name.
+        name: String,
+    },
+    /// Finished: a copy becomes what was copied into it.
+    InstanceRenew {
+        /// The project of the copy that is refreshed.
+        project: String,
+        /// Its name.
+        name: String,
+        /// What is left to be done.
+        renewal: Renewal,
+    },
     /// Taken back: the volume's size, and limits, disks and interfaces of a running container are again what the record says.
     InstanceUpdate {
         /// The instance's project.
@@ -182,6 +216,18 @@ pub enum Entry {
     },
 }
 
+/// How a copy becomes what was copied into it. Its records say so already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    /// Snapshots that go.
+    pub dropped: Vec<String>,
+    /// Snapshots by the names that they have for the moment, with those that they get.
+    pub added: Vec<(String, String)>,
+    /// The snapshot that becomes the root.
+    pub root: String,
+}
+
 /// What an instance was to become.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
@@ -238,15 +284,8 @@ impl Journal {
     /// # Errors
     /// The store's.
     pub async fn begin(&self, operation: &str, entry: Entry) -> Result<Open> {
-        let kind = entry.kind();
-        let key = format!("{PREFIX}{}", uuid::Uuid::now_v7());
-        let stored = Stored {
-            version: VERSION,
-            operation: operation.to_owned(),
-            entry,
-        };
-        self.store.commit(Transaction::new().put(&key, &stored)?).await?;
-        let open = Open { key, kind };
+        let (open, result) = Self::write(operation, entry, Transaction::new())?;
+        self.store.commit(result).await?;
         self.step(&open, "begin");
         Ok(open)
     }
@@ -280,6 +319,31 @@ impl Journal {
             self.done(open, Transaction::new()).await?;
         }
         result
+    }
+
+    /// Goes over to the next entry of a change, together with `result`: at any instant one of the two is there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn turn(&self, open: Open, operation: &str, next: Entry, result: Transaction) -> Result<Open> {
+        self.step(&open, "commit");
+        let (next, result) = Self::write(operation, next, result)?;
+        self.store.commit(result.delete(&open.key)).await?;
+        self.step(&open, "committed");
+        self.step(&next, "begin");
+        Ok(next)
+    }
+
+    fn write(operation: &str, entry: Entry, result: Transaction) -> Result<(Open, Transaction)> {
+        let kind = entry.kind();
+        let key = format!("{PREFIX}{}", uuid::Uuid::now_v7());
+        let stored = Stored {
+            version: VERSION,
+            operation: operation.to_owned(),
+            entry,
+        };
+        let result = result.put(&key, &stored)?;
+        Ok((Open { key, kind }, result))
     }
 
     /// Strikes several entries out together with what they came to: two requests to stop one instance end at the same moment.
@@ -332,6 +396,10 @@ impl Entry {
             | Self::InstanceDelete { project, name }
             | Self::InstanceRename { project, name, .. }
             | Self::InstanceRebuild { project, name, .. }
+            | Self::InstanceMove { project, name, .. }
+            | Self::InstanceLeave { project, name, .. }
+            | Self::InstanceRefresh { project, name }
+            | Self::InstanceRenew { project, name, .. }
             | Self::InstanceUpdate { project, name, .. }
             | Self::InstanceStart { project, name }
             | Self::InstanceStop { project, name, .. }
@@ -365,6 +433,10 @@ impl Entry {
             Self::InstanceDelete { .. } => "instance-delete",
             Self::InstanceRename { .. } => "instance-rename",
             Self::InstanceRebuild { .. } => "instance-rebuild",
+            Self::InstanceMove { .. } => "instance-move",
+            Self::InstanceLeave { .. } => "instance-leave",
+            Self::InstanceRefresh { .. } => "instance-refresh",
+            Self::InstanceRenew { .. } => "instance-renew",
             Self::InstanceUpdate { .. } => "instance-update",
             Self::InstanceStart { .. } => "instance-start",
             Self::InstanceStop { .. } => "instance-stop",

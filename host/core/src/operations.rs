@@ -250,10 +250,11 @@ impl Progress for Operation {
             _ => stage.to_owned(),
         };
         // The listeners hear of it when what people read changes, not with every block of bytes.
-        let key = if stage.contains("download") {
-            "download_progress"
-        } else {
-            "progress"
+        let key = match stage {
+            _ if stage.contains("download") => "download_progress",
+            // Stock clients show every key that ends so.
+            _ if stage.contains("copied") => "fs_progress",
+            _ => "progress",
         };
         let seen = { self.changing().metadata.get(key).and_then(Value::as_str) == Some(text.as_str()) };
         if !seen {
@@ -402,7 +403,7 @@ impl Operations {
             let mut changing = operation.changing();
             changing.status = match &result {
                 Ok(()) => StatusCode::SUCCESS,
-                Err(Error::Cancelled) => StatusCode::CANCELLED,
+                Err(error) if error.is_cancelled() => StatusCode::CANCELLED,
                 Err(_) => StatusCode::FAILURE,
             };
             if let Err(error) = &result {

@@ -10,7 +10,7 @@ use hutch_api::storage::{
     ResourcesStoragePool, ResourcesStoragePoolInodes, ResourcesStoragePoolSpace, StoragePool, StoragePoolPatch,
     StoragePoolPut,
 };
-use hutch_driver::DriverError;
+use hutch_driver::{Call, DriverError, MountPlan, TreePath};
 use hutch_store::Transaction;
 use tokio::sync::watch;
 
@@ -39,11 +39,15 @@ const PLACES: &str = "storage-pools";
 /// The id under which a driver sees its pool's tree.
 pub(crate) const ROOT: &str = "pool";
 
-/// What the host keeps in the roots of pools for drivers (what they discarded, open descriptors).
+/// What the host does in the roots of pools without a driver.
 #[async_trait]
 pub trait Roots: Send + Sync {
     /// Lets go of a root that is about to be removed; returns when everything that was discarded there is gone.
     async fn release(&self, root: &Path) -> Result<(), DriverError>;
+
+    /// Copies what `plan` shows to the empty directory `to`, as it is; both lie in roots of `call`, whose progress is told and whose
+    /// cancellation ends it. `to` is complete afterwards, or as it was. A tree that is mounted must have no writers meanwhile.
+    async fn copy(&self, call: &Call, plan: &MountPlan, to: &TreePath) -> Result<(), DriverError>;
 }
 
 /// How far a pool or network is.
@@ -391,6 +395,11 @@ impl Core {
             .into_iter()
             .map(|(project, instance, ..)| with_project(format!("/1.0/instances/{instance}"), &project))
             .collect();
+        let all = self.instances.list(None).into_iter().map(|instance| instance.view());
+        let coming = all.filter(|view| view.moving_to.as_deref() == Some(name));
+        users.extend(
+            coming.map(|view| with_project(format!("/1.0/instances/{}", view.record.name), &view.record.project)),
+        );
         for profile in self.profiles.list() {
             if profile
                 .devices

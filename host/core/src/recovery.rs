@@ -151,13 +151,13 @@ impl Unfinished {
 
     async fn finish(mut self, core: &Arc<Core>, settle: tokio::sync::oneshot::Sender<()>) {
         self.bring_up(core).await;
-        for (open, _, entry) in self.rest {
-            report(entry.clone(), object(core, &open, &entry).await);
+        for (open, operation, entry) in self.rest {
+            report(entry.clone(), object(core, &open, &operation, &entry).await);
         }
         let mut restarts = tokio::task::JoinSet::new();
-        for (open, _, entry) in self.restarts {
+        for (open, operation, entry) in self.restarts {
             let core = Arc::clone(core);
-            restarts.spawn(async move { report(entry.clone(), object(&core, &open, &entry).await) });
+            restarts.spawn(async move { report(entry.clone(), object(&core, &open, &operation, &entry).await) });
         }
         // A container may take its time to halt, or never do: nothing else waits for that.
         tokio::spawn(async move {
@@ -272,11 +272,11 @@ fn report(entry: Entry, result: Result<()>) {
     }
 }
 
-async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
+async fn object(core: &Arc<Core>, open: &Open, operation: &str, entry: &Entry) -> Result<()> {
     let strike = || core.journal.done(open.clone(), Transaction::new());
     match entry {
-        // The volume of an instance without a record was removed when the pool was cleaned up.
-        Entry::InstanceCreate { .. } => strike().await,
+        // A volume that no record names was removed when its pool was cleaned up.
+        Entry::InstanceCreate { .. } | Entry::InstanceMove { .. } | Entry::InstanceLeave { .. } => strike().await,
         Entry::InstanceDelete { project, name } => {
             let open = open.clone();
             continue_with(core, project, name, strike, move |owner| {
@@ -329,7 +329,14 @@ async fn object(core: &Arc<Core>, open: &Open, entry: &Entry) -> Result<()> {
             Ok(instance) => stop::finish_restart(&instance, open.clone()).await,
             Err(_) => strike().await,
         },
-        Entry::SnapshotCreate { .. } => strike().await,
+        Entry::SnapshotCreate { .. } | Entry::InstanceRefresh { .. } => strike().await,
+        Entry::InstanceRenew { project, name, renewal } => {
+            let (open, operation, renewal) = (open.clone(), operation.to_owned(), renewal.clone());
+            continue_with(core, project, name, strike, move |owner| {
+                Box::pin(async move { owner.finish_renew(&operation, &open, renewal).await })
+            })
+            .await
+        }
         Entry::SnapshotDelete {
             project,
             name,

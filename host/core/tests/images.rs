@@ -25,7 +25,7 @@ use hutch_core::images::{Downloader, ImageUpload};
 use hutch_core::{Caller, Core, Error, Operation, Options};
 use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, PlacedFile, SourceImage};
 use hutch_driver::network::NetworkDriver;
-use hutch_driver::storage::{PoolRef, PoolSpace, StorageDriver, VolumeRef, VolumeState};
+use hutch_driver::storage::{CopySource, PoolRef, PoolSpace, StorageDriver, VolumeRef, VolumeState};
 use hutch_driver::{
     Call, DriverError, DriverEvent, DriverInfo, Drivers, EventStream, MountPlan, Options as DriverOptions, TreePath,
 };
@@ -201,6 +201,18 @@ impl StorageDriver for Plain {
         _: bool,
         _: bool,
     ) -> Answer<()> {
+        unsupported()
+    }
+    async fn replica_copy(&self, _: &Call, _: &PoolRef, _: CopySource<'_>, _: &VolumeRef, _: &str) -> Answer<()> {
+        unsupported()
+    }
+    async fn replica_begin_fill(&self, _: &Call, _: &PoolRef, _: &VolumeRef, _: &str) -> Answer<TreePath> {
+        unsupported()
+    }
+    async fn replica_end_fill(&self, _: &Call, _: &PoolRef, _: &VolumeRef, _: &str) -> Answer<()> {
+        unsupported()
+    }
+    async fn replica_promote(&self, _: &Call, _: &PoolRef, _: &VolumeRef, _: &str) -> Answer<()> {
         unsupported()
     }
     async fn set_quota(&self, _: &Call, _: &PoolRef, _: &VolumeRef, _: Option<u64>) -> Answer<()> {
@@ -1009,12 +1021,21 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A host whose drivers discard nothing in the background.
+/// A host whose drivers discard nothing in the background, and that copies nothing between pools.
 struct KeepsNothing;
 
 #[async_trait::async_trait]
 impl hutch_core::pools::Roots for KeepsNothing {
     async fn release(&self, _root: &std::path::Path) -> Result<(), hutch_driver::DriverError> {
         Ok(())
+    }
+
+    async fn copy(
+        &self,
+        _call: &hutch_driver::Call,
+        _plan: &hutch_driver::MountPlan,
+        _to: &hutch_driver::TreePath,
+    ) -> Result<(), hutch_driver::DriverError> {
+        Err(hutch_driver::DriverError::new("unsupported", "not in this test"))
     }
 }

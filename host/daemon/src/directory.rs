@@ -9,16 +9,20 @@ use hutch_api::plugin::{Plugin, PluginLimits, PluginLogLine, PluginMetrics, Plug
 use hutch_broker::HostBroker;
 use hutch_core::plugins::PluginDirectory;
 use hutch_core::pools::Roots;
-use hutch_driver::DriverError;
+use hutch_driver::{Call, DriverError, MountPlan, TreePath};
 use hutch_plugin::{PluginHost, PluginStatus};
 
-/// Has the broker let go of roots.
+/// Has the broker let go of roots, and copy between them.
 pub(crate) struct PoolRoots(pub(crate) Arc<HostBroker>);
 
 #[async_trait]
 impl Roots for PoolRoots {
     async fn release(&self, root: &Path) -> Result<(), DriverError> {
         self.0.release_root(root).await
+    }
+
+    async fn copy(&self, call: &Call, plan: &MountPlan, to: &TreePath) -> Result<(), DriverError> {
+        self.0.copy_between(call, plan, to).await
     }
 }
 

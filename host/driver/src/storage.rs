@@ -29,6 +29,17 @@ pub struct VolumeRef {
     pub config: Options,
 }
 
+/// What is copied, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct CopySource<'a> {
+    /// The volume.
+    pub volume: &'a VolumeRef,
+    /// Its snapshot that is copied; `None` for the volume as it is.
+    pub snapshot: Option<&'a str>,
+    /// The volume is mounted, and its writers are stopped for the length of the call.
+    pub live: bool,
+}
+
 /// A volume that belongs in a pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeState {
@@ -57,7 +68,7 @@ pub struct PoolSpace {
 /// core asks first. The semantics of every call are those of its namesake in `wit/storage`.
 #[async_trait]
 pub trait StorageDriver: Send + Sync {
-    /// Who provides it, and its abilities: `snapshot`, `clone`, `quota`.
+    /// Who provides it, and its abilities: `snapshot`, `clone`, `replica`, `quota`.
     fn info(&self) -> DriverInfo;
 
     /// `pool.validate`.
@@ -151,6 +162,40 @@ pub trait StorageDriver: Send + Sync {
         target: &VolumeRef,
         live: bool,
         plain: bool,
+    ) -> Result<(), DriverError>;
+
+    /// `replica.copy`.
+    async fn replica_copy(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        source: CopySource<'_>,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError>;
+    /// `replica.begin-fill`.
+    async fn replica_begin_fill(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<TreePath, DriverError>;
+    /// `replica.end-fill`.
+    async fn replica_end_fill(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError>;
+    /// `replica.promote`.
+    async fn replica_promote(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
     ) -> Result<(), DriverError>;
 
     /// `quota.set`.

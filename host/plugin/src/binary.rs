@@ -10,7 +10,11 @@ pub const MAX_FILE: u64 = 32 << 20;
 
 /// Interfaces of each family: the required ones and the optional ones, which are its abilities.
 const INTERFACES: [(&str, &[&str], &[&str]); 3] = [
-    ("storage", &["pool", "volume"], &["snapshot", "clone", "quota"]),
+    (
+        "storage",
+        &["pool", "volume"],
+        &["snapshot", "clone", "replica", "quota"],
+    ),
     ("network", &["network", "nic"], &["lease"]),
     ("image", &["source"], &["build"]),
 ];

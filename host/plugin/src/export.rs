@@ -127,6 +127,16 @@ interface! {
 }
 
 interface! {
+    /// `hutch:storage/replica`.
+    Replica in "storage" {
+        copy: "replica.copy" (PoolRef, VolumeRef, Option<String>, VolumeRef, String, bool) -> ();
+        begin_fill: "replica.begin-fill" (PoolRef, VolumeRef, String) -> TreePath;
+        end_fill: "replica.end-fill" (PoolRef, VolumeRef, String) -> ();
+        promote: "replica.promote" (PoolRef, VolumeRef, String) -> ();
+    }
+}
+
+interface! {
     /// `hutch:storage/quota`.
     Quota in "storage" {
         set: "quota.set" (PoolRef, VolumeRef, Option<u64>) -> ();
@@ -181,6 +191,7 @@ pub(crate) struct StorageExports {
     pub(crate) volume: Volume,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) clone: Option<Clone>,
+    pub(crate) replica: Option<Replica>,
     pub(crate) quota: Option<Quota>,
 }
 
@@ -229,6 +240,7 @@ impl Exports {
                 volume: Volume::find(pre)?,
                 snapshot: when(abilities, "snapshot", || Snapshot::find(pre))?,
                 clone: when(abilities, "clone", || Clone::find(pre))?,
+                replica: when(abilities, "replica", || Replica::find(pre))?,
                 quota: when(abilities, "quota", || Quota::find(pre))?,
             })),
         })

@@ -4,6 +4,7 @@
 //! pool.json                                  whose pool it is, and the version of this layout
 //! containers/NAME/{volume.json,rootfs}       a volume; beside `containers`: `virtual-machines`, `images`, `custom`
 //! containers-snapshots/NAME/SNAPSHOT/rootfs  a snapshot
+//! containers-snapshots/NAME/SNAPSHOT/filling a snapshot that the host is filling
 //! staging/containers/NAME/…                  a volume that is being made
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod layout;
 mod pool;
+mod replica;
 mod snapshot;
 mod volume;
 
@@ -20,7 +22,7 @@ mod volume;
 #[derive(Debug)]
 pub struct Dir;
 
-hutch_sdk::storage_plugin! { driver: Dir, exports: [pool, volume, snapshot, clone, quota] }
+hutch_sdk::storage_plugin! { driver: Dir, exports: [pool, volume, snapshot, clone, replica, quota] }
 
 #[cfg(test)]
 mod tests;

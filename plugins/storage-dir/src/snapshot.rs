@@ -7,7 +7,7 @@ use crate::Dir;
 use crate::layout::Places;
 use crate::volume::{REPLACED, RESTORED, existing, settle};
 
-fn is_there(host: &impl Host, snapshot: &TreePath) -> Result<bool> {
+pub(crate) fn is_there(host: &impl Host, snapshot: &TreePath) -> Result<bool> {
     Ok(host.fs_stat(&snapshot.join("rootfs"))?.is_some())
 }
 

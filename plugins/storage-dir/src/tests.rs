@@ -1,6 +1,8 @@
 //! The driver against a host in memory.
 
-use hutch_sdk::storage::{Clone as _, CopySource, Pool, PoolRef, Quota, Snapshot, Volume, VolumeRef, VolumeState};
+use hutch_sdk::storage::{
+    Clone as Copies, CopySource, Pool, PoolRef, Quota, Replica, Snapshot, Volume, VolumeRef, VolumeState,
+};
 use hutch_sdk::testing::{FakeHost, for_every_crash};
 use hutch_sdk::{Error, Result, TreePath};
 
@@ -36,11 +38,11 @@ fn host() -> FakeHost {
     let host = FakeHost::new(&["pool"]);
     Dir::create_pool(&host).unwrap();
     let image = volume("image", "i1");
-    let place = Dir::begin_fill(&host, &pool(), &image).unwrap();
+    let place = <Dir as Volume>::begin_fill(&host, &pool(), &image).unwrap();
     host.state()
         .tree
         .put_text("pool", &place.join("etc/hostname").path, "image");
-    Dir::end_fill(&host, &pool(), &image).unwrap();
+    <Dir as Volume>::end_fill(&host, &pool(), &image).unwrap();
     Dir::create_from_image(&host, &pool(), &image, &volume("container", "c1"), false).unwrap();
     host
 }
@@ -95,8 +97,8 @@ fn calls_repeated_succeed_and_different_ones_do_not() {
         "a repeated call changes nothing"
     );
     assert!(<Dir as Volume>::create(&host, &pool(), &c1).is_err_and(|e| e.is("already-exists")));
-    assert!(Dir::begin_fill(&host, &pool(), &image).is_err_and(|e| e.is("already-exists")));
-    Dir::end_fill(&host, &pool(), &image).unwrap();
+    assert!(<Dir as Volume>::begin_fill(&host, &pool(), &image).is_err_and(|e| e.is("already-exists")));
+    <Dir as Volume>::end_fill(&host, &pool(), &image).unwrap();
     for _ in 0..2 {
         <Dir as Volume>::delete(&host, &pool(), &c1).unwrap();
     }
@@ -117,7 +119,7 @@ fn snapshots_follow_a_rename_and_restore() {
     Dir::restore(&host, &pool(), &c2, "s1").unwrap();
     assert_eq!(content(&host, &c2).as_deref(), Some("image"));
     assert!(Dir::restore(&host, &pool(), &c2, "s0").is_err_and(|e| e.is("not-found")));
-    Dir::copy(
+    <Dir as Copies>::copy(
         &host,
         &pool(),
         CopySource {
@@ -200,7 +202,7 @@ fn reconcile_keeps_what_is_valid_and_nothing_else() {
     <Dir as Snapshot>::create(&host, &pool(), &c1, "s0", false).unwrap();
     <Dir as Snapshot>::create(&host, &pool(), &c1, "s1", false).unwrap();
     <Dir as Volume>::create(&host, &pool(), &volume("custom", "lost")).unwrap();
-    Dir::begin_fill(&host, &pool(), &volume("image", "half")).unwrap();
+    <Dir as Volume>::begin_fill(&host, &pool(), &volume("image", "half")).unwrap();
     let valid = [state("container", "c1", &["s0"]), state("image", "i1", &[])];
     let removed = Dir::reconcile(&host, &pool(), &valid).unwrap();
     assert_eq!(removed.len(), 3, "{removed:?}");
@@ -290,7 +292,7 @@ fn every_operation_survives_a_death_at_every_call() {
     };
     survives(
         &host,
-        |h| Dir::copy(h, &pool(), source, &c2, true),
+        |h| <Dir as Copies>::copy(h, &pool(), source, &c2, true),
         &valid,
         |h| {
             assert_eq!(content(h, &c2).as_deref(), Some("later"));
@@ -326,4 +328,106 @@ fn every_operation_survives_a_death_at_every_call() {
 fn the_manifest_is_of_this_version() {
     let manifest = include_str!("../plugin.toml");
     assert!(manifest.contains(&format!("version = {:?}", env!("CARGO_PKG_VERSION"))));
+}
+
+fn replicate(host: &FakeHost, snapshot: Option<&str>, name: &str) -> Result<()> {
+    let (c1, c2) = (volume("container", "c1"), volume("container", "c2"));
+    let source = CopySource {
+        volume: &c1,
+        snapshot,
+        live: false,
+    };
+    <Dir as Replica>::copy(host, &pool(), source, &c2, name)
+}
+
+fn fill_snapshot(host: &FakeHost, name: &str) -> Result<()> {
+    let c2 = volume("container", "c2");
+    let place = <Dir as Replica>::begin_fill(host, &pool(), &c2, name)?;
+    let file = place.join("etc/hostname").path;
+    host.state().tree.put_text("pool", &file, "later");
+    <Dir as Replica>::end_fill(host, &pool(), &c2, name)
+}
+
+/// A host with `c1`, which says `later`, its snapshot `s0`, which says `image`, and a copy `c2` of the image.
+fn host_with_copy() -> FakeHost {
+    let host = host();
+    let (c1, c2) = (volume("container", "c1"), volume("container", "c2"));
+    <Dir as Snapshot>::create(&host, &pool(), &c1, "s0", false).unwrap();
+    Dir::create_from_image(&host, &pool(), &volume("image", "i1"), &c2, false).unwrap();
+    write(&host, "later");
+    host
+}
+
+fn restored(host: &FakeHost, name: &str) -> Option<String> {
+    let (copy, c2) = (host.snapshot(), volume("container", "c2"));
+    Dir::restore(&copy, &pool(), &c2, name).unwrap();
+    content(&copy, &c2)
+}
+
+#[test]
+fn snapshots_come_from_elsewhere_and_become_their_volume() {
+    let host = host_with_copy();
+    let (c1, c2) = (volume("container", "c1"), volume("container", "c2"));
+    for _ in 0..2 {
+        replicate(&host, Some("s0"), "s0").unwrap();
+        replicate(&host, None, "now").unwrap();
+    }
+    fill_snapshot(&host, "outside").unwrap();
+    assert!(fill_snapshot(&host, "outside").is_err_and(|e| e.is("already-exists")));
+    assert!(<Dir as Replica>::end_fill(&host, &pool(), &c2, "s9").is_err_and(|e| e.is("not-found")));
+    <Dir as Volume>::delete(&host, &pool(), &c1).unwrap();
+    assert_eq!(restored(&host, "s0").as_deref(), Some("image"));
+    assert_eq!(restored(&host, "outside").as_deref(), Some("later"));
+    Dir::set(&host, &pool(), &c2, Some(1 << 20)).unwrap();
+    for _ in 0..2 {
+        <Dir as Replica>::promote(&host, &pool(), &c2, "now").unwrap();
+    }
+    assert_eq!(content(&host, &c2).as_deref(), Some("later"));
+    assert!(Dir::restore(&host, &pool(), &c2, "now").is_err_and(|e| e.is("not-found")));
+}
+
+#[test]
+fn replicas_survive_a_death_at_every_call() {
+    let host = host_with_copy();
+    let valid = [
+        state("container", "c1", &["s0"]),
+        state("container", "c2", &[]),
+        state("image", "i1", &[]),
+    ];
+    survives(
+        &host,
+        |h| replicate(h, None, "now"),
+        &valid,
+        |h| {
+            assert_eq!(restored(h, "now").as_deref(), Some("later"));
+        },
+    );
+    survives(
+        &host,
+        |h| match fill_snapshot(h, "now") {
+            Err(error) if error.is("already-exists") => Ok(()),
+            other => other,
+        },
+        &valid,
+        |h| assert_eq!(restored(h, "now").as_deref(), Some("later")),
+    );
+    replicate(&host, None, "now").unwrap();
+    // The daemon cleans up before it goes on, with the snapshot still among what is valid.
+    let valid = [
+        state("container", "c1", &["s0"]),
+        state("container", "c2", &["now"]),
+        state("image", "i1", &[]),
+    ];
+    let c2 = volume("container", "c2");
+    for_every_crash(
+        &host,
+        |h| <Dir as Replica>::promote(h, &pool(), &c2, "now"),
+        |h, crash| {
+            Dir::reconcile(h, &pool(), &valid).unwrap();
+            <Dir as Replica>::promote(h, &pool(), &c2, "now").unwrap();
+            assert_eq!(content(h, &c2).as_deref(), Some("later"), "{crash:?}");
+            let paths = h.state().tree.paths("pool");
+            assert!(!paths.iter().any(|p| p.contains("rootfs.re")), "{crash:?} {paths:?}");
+        },
+    );
 }

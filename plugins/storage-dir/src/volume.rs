@@ -167,23 +167,28 @@ impl Volume for Dir {
     }
 }
 
+/// The tree of what is copied.
+pub(crate) fn source_tree(pool: &PoolRef, source: CopySource<'_>) -> Result<TreePath> {
+    let from = Places::of(pool, source.volume)?;
+    match source.snapshot {
+        None => Ok(from.tree()),
+        Some(snapshot) => Ok(from.snapshot(snapshot)?.join("rootfs")),
+    }
+}
+
 impl Clone for Dir {
     fn copy(host: &impl Host, pool: &PoolRef, source: CopySource<'_>, target: &VolumeRef, _plain: bool) -> Result<()> {
         let places = Places::of(pool, target)?;
-        let from = Places::of(pool, source.volume)?;
         let (kind, name) = (&source.volume.kind, &source.volume.name);
-        let (tree, origin) = match source.snapshot {
-            None => (from.tree(), format!("{kind} {name}")),
-            Some(snapshot) => (
-                from.snapshot(snapshot)?.join("rootfs"),
-                format!("{kind} {name}/{snapshot}"),
-            ),
+        let origin = match source.snapshot {
+            None => format!("{kind} {name}"),
+            Some(snapshot) => format!("{kind} {name}/{snapshot}"),
         };
         if is_made(host, &places, target, &origin)? {
             return Ok(());
         }
-        existing(host, &from, source.volume)?;
-        make_from(host, &places, &tree, &origin)
+        existing(host, &Places::of(pool, source.volume)?, source.volume)?;
+        make_from(host, &places, &source_tree(pool, source)?, &origin)
     }
 }
 

@@ -4,25 +4,25 @@ use hutch_sdk::storage::{Clone, CopySource, PoolRef, VolumeRef};
 use hutch_sdk::{Host, Result};
 
 use crate::Overlay;
-use crate::layers::{copy_stack, finish_upper, make_upper, reference, reference_all, root_mode};
+use crate::layers::{copy_stack, finish_upper, make_upper, reference_all, root_mode};
 use crate::layout::{Layout, check};
 use crate::record::{Form, Id, MAX_LAYERS, Record};
 use crate::snapshot::{commit, freeze};
 use crate::volume::{form_of, is_made};
 
 /// What a copy is made of.
-struct Content {
+pub(crate) struct Content {
     /// A writable layer, to be copied; none if all is frozen and can be shared.
     tree: Option<Id>,
     /// Frozen layers, uppermost first.
     chain: Vec<Id>,
     /// Of the root directory.
-    mode: u32,
+    pub(crate) mode: u32,
 }
 
 impl Content {
     /// What the source consists of. A layered one that is not mounted is frozen first, unless the copy shares nothing anyway.
-    fn of(host: &impl Host, layout: &Layout, source: CopySource<'_>, shares: bool) -> Result<Self> {
+    pub(crate) fn of(host: &impl Host, layout: &Layout, source: CopySource<'_>, shares: bool) -> Result<Self> {
         let mut record = layout.existing(host, source.volume)?;
         if let Some(name) = source.snapshot {
             let snapshot = record.snapshot(&source.volume.name, name)?;
@@ -57,19 +57,36 @@ impl Content {
     fn stack(&self) -> Vec<Id> {
         self.tree.iter().chain(&self.chain).cloned().collect()
     }
+
+    /// The content as frozen layers alone, uppermost first, taken up for the volume `uid`: a writable layer is copied.
+    pub(crate) fn frozen(&self, host: &impl Host, layout: &Layout, uid: &Id) -> Result<Vec<Id>> {
+        let Some(tree) = &self.tree else {
+            reference_all(host, layout, uid, &self.chain)?;
+            return Ok(self.chain.clone());
+        };
+        let shares = self.chain.len() < MAX_LAYERS;
+        let copied = if shares {
+            std::slice::from_ref(tree).to_vec()
+        } else {
+            self.stack()
+        };
+        let frozen = copy_stack(host, layout, &copied, None)?;
+        let chain: Vec<Id> = if shares {
+            std::iter::once(frozen).chain(self.chain.iter().cloned()).collect()
+        } else {
+            vec![frozen]
+        };
+        reference_all(host, layout, uid, &chain)?;
+        Ok(chain)
+    }
 }
 
 /// Gives a volume that is not plain the content: frozen layers are shared, a writable one is copied.
 fn share(host: &impl Host, layout: &Layout, record: &mut Record, content: &Content) -> Result<()> {
-    let Some(tree) = &content.tree else {
-        reference_all(host, layout, &record.uid, &content.chain)?;
-        record.adopt(&content.chain);
-        if record.form == Form::Layered {
-            record.tree = Some(make_upper(host, layout, content.mode, None)?);
-        }
-        return Ok(());
-    };
-    if record.form == Form::Layered && !content.chain.is_empty() {
+    if let Some(tree) = &content.tree
+        && record.form == Form::Layered
+        && !content.chain.is_empty()
+    {
         reference_all(host, layout, &record.uid, &content.chain)?;
         record.adopt(&content.chain);
         let upper = copy_stack(host, layout, std::slice::from_ref(tree), None)?;
@@ -77,22 +94,7 @@ fn share(host: &impl Host, layout: &Layout, record: &mut Record, content: &Conte
         record.tree = Some(upper);
         return Ok(());
     }
-    let shares = content.chain.len() < MAX_LAYERS;
-    let copied = if shares {
-        std::slice::from_ref(tree).to_vec()
-    } else {
-        content.stack()
-    };
-    let frozen = copy_stack(host, layout, &copied, None)?;
-    let chain: Vec<Id> = if shares {
-        std::iter::once(frozen).chain(content.chain.iter().cloned()).collect()
-    } else {
-        vec![frozen]
-    };
-    chain
-        .iter()
-        .try_for_each(|layer| reference(host, layout, &record.uid, layer))?;
-    record.adopt(&chain);
+    record.adopt(&content.frozen(host, layout, &record.uid)?);
     if record.form == Form::Layered {
         record.tree = Some(make_upper(host, layout, content.mode, None)?);
     }

@@ -25,6 +25,7 @@ mod layout;
 mod pool;
 mod reconcile;
 mod record;
+mod replica;
 mod snapshot;
 mod volume;
 
@@ -32,7 +33,7 @@ mod volume;
 #[derive(Debug)]
 pub struct Overlay;
 
-hutch_sdk::storage_plugin! { driver: Overlay, exports: [pool, volume, snapshot, clone, quota] }
+hutch_sdk::storage_plugin! { driver: Overlay, exports: [pool, volume, snapshot, clone, replica, quota] }
 
 #[cfg(test)]
 mod tests;

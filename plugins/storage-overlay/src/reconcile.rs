@@ -89,7 +89,14 @@ fn keep(
         record.snapshots.remove(name);
         removed.push(format!("snapshot {name} of {} volume {}", volume.kind, volume.name));
     }
-    if !unknown.is_empty() {
+    let unfinished = std::mem::take(&mut record.filling);
+    for name in unfinished.keys() {
+        removed.push(format!(
+            "unfinished snapshot {name} of {} volume {}",
+            volume.kind, volume.name
+        ));
+    }
+    if !unknown.is_empty() || !unfinished.is_empty() {
         record.prune()?;
         layout.write(host, volume, &record)?;
     }

@@ -82,6 +82,9 @@ pub(crate) struct Record {
     pub(crate) clean: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) snapshots: BTreeMap<String, SnapshotRecord>,
+    /// Layers that the host is filling, by the snapshots that they will be.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) filling: BTreeMap<String, Id>,
     /// The limit of `tree` in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) quota: Option<u64>,
@@ -100,6 +103,7 @@ impl Record {
             tree: None,
             clean: false,
             snapshots: BTreeMap::new(),
+            filling: BTreeMap::new(),
             quota: None,
         }
     }
@@ -133,10 +137,24 @@ impl Record {
 
     /// Takes over a chain of another volume's layers as its own.
     pub(crate) fn adopt(&mut self, chain: &[Id]) {
+        self.know(chain);
+        self.top = chain.first().cloned();
+    }
+
+    /// Takes over a chain of layers as that of a snapshot.
+    pub(crate) fn adopt_snapshot(&mut self, name: &str, chain: &[Id], mode: u32) -> Result<()> {
+        let top = chain.first().cloned();
+        let top = top.ok_or_else(|| Error::internal("what a snapshot is to be made of has no layer"))?;
+        self.know(chain);
+        self.snapshots.insert(name.to_owned(), SnapshotRecord { top, mode });
+        Ok(())
+    }
+
+    /// A layer lies on the same one wherever it is used, so that chains can have layers in common.
+    fn know(&mut self, chain: &[Id]) {
         for (at, id) in chain.iter().enumerate() {
             self.layers.insert(id.clone(), chain.get(at + 1).cloned());
         }
-        self.top = chain.first().cloned();
     }
 
     /// Forgets the frozen layers that neither the volume nor a snapshot uses any more, and answers with them.

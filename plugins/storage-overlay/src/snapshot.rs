@@ -48,6 +48,27 @@ fn freeze_copy(host: &impl Host, layout: &Layout, record: &mut Record, tree: &Id
     Ok(SnapshotRecord { top, mode })
 }
 
+/// Makes a volume that is not mounted what a snapshot of it is. The record is changed and not yet written. Answers with the layer
+/// that it no longer names.
+pub(crate) fn put_back(
+    host: &impl Host,
+    layout: &Layout,
+    record: &mut Record,
+    snapshot: SnapshotRecord,
+) -> Result<Option<Id>> {
+    let old = record.tree.take();
+    if record.form == Form::Plain {
+        let stack = record.chain(&snapshot.top)?;
+        record.tree = Some(copy_stack(host, layout, &stack, record.quota)?);
+    } else {
+        record.tree = Some(make_upper(host, layout, snapshot.mode, record.quota)?);
+        record.top = Some(snapshot.top);
+        record.mode = snapshot.mode;
+        record.clean = true;
+    }
+    Ok(old)
+}
+
 /// Writes the record and gives up what it no longer names.
 pub(crate) fn commit(
     host: &impl Host,
@@ -92,13 +113,15 @@ impl Snapshot for Overlay {
     fn delete(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<()> {
         check(volume)?;
         let layout = Layout::of(pool);
+        check_name("snapshot", name)?;
         let Some(mut record) = layout.read(host, volume)? else {
             return Ok(());
         };
-        if record.snapshots.remove(name).is_none() {
+        let filling = record.filling.remove(name);
+        if record.snapshots.remove(name).is_none() && filling.is_none() {
             return Ok(());
         }
-        commit(host, &layout, volume, &mut record, None)
+        commit(host, &layout, volume, &mut record, filling)
     }
 
     fn rename(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str, new_name: &str) -> Result<()> {
@@ -130,16 +153,7 @@ impl Snapshot for Overlay {
         let layout = Layout::of(pool);
         let mut record = layout.existing(host, volume)?;
         let snapshot = record.snapshot(&volume.name, name)?.clone();
-        let old = record.tree.take();
-        if record.form == Form::Plain {
-            let stack = record.chain(&snapshot.top)?;
-            record.tree = Some(copy_stack(host, &layout, &stack, record.quota)?);
-        } else {
-            record.tree = Some(make_upper(host, &layout, snapshot.mode, record.quota)?);
-            record.top = Some(snapshot.top);
-            record.mode = snapshot.mode;
-            record.clean = true;
-        }
+        let old = put_back(host, &layout, &mut record, snapshot)?;
         commit(host, &layout, volume, &mut record, old)
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hutch_sdk::storage::{Clone as _, CopySource, Pool, PoolRef, Quota, Snapshot, Volume, VolumeRef, VolumeState};
+use hutch_sdk::storage::{
+    Clone as Copies, CopySource, Pool, PoolRef, Quota, Replica, Snapshot, Volume, VolumeRef, VolumeState,
+};
 use hutch_sdk::testing::{FakeHost, Node, Tree, for_every_crash};
 use hutch_sdk::{MountPlan, Result, TreePath};
 
@@ -43,11 +45,11 @@ fn host() -> FakeHost {
     let host = FakeHost::new(&["pool"]);
     <Overlay as Pool>::create(&host, &pool()).unwrap();
     let image = volume("image", "i1");
-    let place = Overlay::begin_fill(&host, &pool(), &image).unwrap();
+    let place = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
     for file in ["a", "b"] {
         host.state().tree.put_text("pool", &place.join(file).path, "image");
     }
-    Overlay::end_fill(&host, &pool(), &image).unwrap();
+    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
     Overlay::create_from_image(&host, &pool(), &image, &c("c1"), false).unwrap();
     host
 }
@@ -103,7 +105,7 @@ fn copy(
     live: bool,
     plain: bool,
 ) -> Result<()> {
-    Overlay::copy(
+    <Overlay as Copies>::copy(
         host,
         &pool(),
         CopySource {
@@ -162,9 +164,9 @@ fn creating_a_container_takes_few_calls() {
 fn the_writable_layer_has_the_mode_of_the_image_root() {
     let host = host();
     let image = volume("image", "i2");
-    let place = Overlay::begin_fill(&host, &pool(), &image).unwrap();
+    let place = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
     host.state().tree.put(&place, Node::Directory(0o555));
-    Overlay::end_fill(&host, &pool(), &image).unwrap();
+    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
     Overlay::create_from_image(&host, &pool(), &image, &c("c2"), false).unwrap();
     let upper = plan(&host, &c("c2")).upper.unwrap();
     assert_eq!(host.state().tree.get(&upper), Some(&Node::Directory(0o555)));
@@ -289,14 +291,14 @@ fn calls_repeated_succeed_and_different_ones_do_not() {
     let image = volume("image", "i1");
     Overlay::create_from_image(&host, &pool(), &image, &c("c1"), false).unwrap();
     assert!(<Overlay as Volume>::create(&host, &pool(), &c("c1")).is_err_and(|e| e.is("already-exists")));
-    assert!(Overlay::begin_fill(&host, &pool(), &image).is_err_and(|e| e.is("already-exists")));
+    assert!(<Overlay as Volume>::begin_fill(&host, &pool(), &image).is_err_and(|e| e.is("already-exists")));
     assert!(
         copy(&host, &image, None, &c("c1"), false, false).is_ok(),
         "the same content by another call"
     );
     assert!(copy(&host, &c("c1"), None, &image, false, false).is_err_and(|e| e.is("already-exists")));
-    Overlay::end_fill(&host, &pool(), &image).unwrap();
-    assert!(Overlay::end_fill(&host, &pool(), &volume("image", "i9")).is_err_and(|e| e.is("not-found")));
+    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
+    assert!(<Overlay as Volume>::end_fill(&host, &pool(), &volume("image", "i9")).is_err_and(|e| e.is("not-found")));
     for _ in 0..2 {
         <Overlay as Volume>::rename(&host, &pool(), &c("c1"), "c2").unwrap();
     }
@@ -312,14 +314,14 @@ fn calls_repeated_succeed_and_different_ones_do_not() {
 fn filling_begun_twice_is_empty_again() {
     let host = host();
     let image = volume("image", "i2");
-    let first = Overlay::begin_fill(&host, &pool(), &image).unwrap();
+    let first = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
     host.state().tree.put_text("pool", &first.join("half").path, "x");
-    let second = Overlay::begin_fill(&host, &pool(), &image).unwrap();
+    let second = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
     assert!(host.state().tree.get(&first).is_none());
     host.state().tree.put_text("pool", &second.join("whole").path, "x");
-    Overlay::end_fill(&host, &pool(), &image).unwrap();
+    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
     assert_eq!(files(&host, &image), of(&[("whole", "x")]));
-    let third = Overlay::begin_fill(&host, &pool(), &volume("image", "i3")).unwrap();
+    let third = <Overlay as Volume>::begin_fill(&host, &pool(), &volume("image", "i3")).unwrap();
     delete(&host, &volume("image", "i3"));
     assert!(
         host.state().tree.get(&third).is_none(),
@@ -504,9 +506,9 @@ fn every_operation_survives_a_death_at_every_call() {
         },
     );
     let filled = |h: &FakeHost| {
-        let place = Overlay::begin_fill(h, &pool(), &volume("image", "i2"))?;
+        let place = <Overlay as Volume>::begin_fill(h, &pool(), &volume("image", "i2"))?;
         h.state().tree.put_text("pool", &place.join("f").path, "x");
-        Overlay::end_fill(h, &pool(), &volume("image", "i2"))
+        <Overlay as Volume>::end_fill(h, &pool(), &volume("image", "i2"))
     };
     let repeated = |h: &FakeHost| filled(h).or_else(|e| if e.is("already-exists") { Ok(()) } else { Err(e) });
     survives(&host, &both, repeated, |h| {
@@ -528,6 +530,132 @@ fn a_restore_is_done_or_not() {
             assert!(now == old || now == new, "{crash:?} {now:?}");
             Overlay::restore(h, &pool(), &c("c1"), "s0").unwrap();
             assert_eq!(files(h, &c("c1")), new);
+        },
+    );
+}
+
+/// A snapshot `name` of `volume` from another volume, or from a snapshot of that.
+fn replicate(
+    host: &FakeHost,
+    source: &VolumeRef,
+    snapshot: Option<&str>,
+    volume: &VolumeRef,
+    name: &str,
+    live: bool,
+) -> Result<()> {
+    let source = CopySource {
+        volume: source,
+        snapshot,
+        live,
+    };
+    <Overlay as Replica>::copy(host, &pool(), source, volume, name)
+}
+
+fn fill_snapshot(host: &FakeHost, volume: &VolumeRef, name: &str, text: &str) -> Result<()> {
+    let place = <Overlay as Replica>::begin_fill(host, &pool(), volume, name)?;
+    host.state().tree.put_text("pool", &place.join("a").path, text);
+    <Overlay as Replica>::end_fill(host, &pool(), volume, name)
+}
+
+fn restored(host: &FakeHost, volume: &VolumeRef, name: &str) -> BTreeMap<String, String> {
+    let copy = host.snapshot();
+    Overlay::restore(&copy, &pool(), volume, name).unwrap();
+    files(&copy, volume)
+}
+
+#[test]
+fn copied_snapshots_stay_when_their_source_goes() {
+    for plain in [false, true] {
+        for live in [false, true] {
+            let host = host();
+            write(&host, &c("c1"), "a", Some("first"));
+            snap(&host, &c("c1"), "s0", false);
+            write(&host, &c("c1"), "a", None);
+            copy(&host, &c("c1"), None, &c("c2"), live, plain).unwrap();
+            for _ in 0..2 {
+                replicate(&host, &c("c1"), Some("s0"), &c("c2"), "s0", false).unwrap();
+                replicate(&host, &c("c1"), None, &c("c2"), "now", live).unwrap();
+            }
+            delete(&host, &c("c1"));
+            delete(&host, &volume("image", "i1"));
+            let (first, now) = (of(&[("a", "first"), ("b", "image")]), of(&[("b", "image")]));
+            assert_eq!(files(&host, &c("c2")), now, "plain {plain} live {live}");
+            assert_eq!(restored(&host, &c("c2"), "s0"), first, "plain {plain} live {live}");
+            assert_eq!(restored(&host, &c("c2"), "now"), now, "plain {plain} live {live}");
+            for _ in 0..2 {
+                <Overlay as Replica>::promote(&host, &pool(), &c("c2"), "s0").unwrap();
+            }
+            assert_eq!(files(&host, &c("c2")), first, "plain {plain} live {live}");
+            assert!(Overlay::restore(&host, &pool(), &c("c2"), "s0").is_err_and(|e| e.is("not-found")));
+            delete(&host, &c("c2"));
+            assert_eq!(layers(&host), BTreeSet::new(), "plain {plain} live {live}");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_is_filled_from_outside() {
+    let host = host();
+    fill_snapshot(&host, &c("c1"), "s0", "outside").unwrap();
+    <Overlay as Replica>::end_fill(&host, &pool(), &c("c1"), "s0").unwrap();
+    assert!(fill_snapshot(&host, &c("c1"), "s0", "other").is_err_and(|e| e.is("already-exists")));
+    assert!(<Overlay as Replica>::end_fill(&host, &pool(), &c("c1"), "s1").is_err_and(|e| e.is("not-found")));
+    assert_eq!(restored(&host, &c("c1"), "s0"), of(&[("a", "outside")]));
+    // One that is given up leaves nothing.
+    <Overlay as Replica>::begin_fill(&host, &pool(), &c("c1"), "s1").unwrap();
+    <Overlay as Snapshot>::delete(&host, &pool(), &c("c1"), "s1").unwrap();
+    <Overlay as Replica>::begin_fill(&host, &pool(), &c("c1"), "s2").unwrap();
+    delete(&host, &c("c1"));
+    delete(&host, &volume("image", "i1"));
+    assert_eq!(layers(&host), BTreeSet::new());
+    let paths = host.state().tree.paths("pool");
+    assert!(!paths.iter().any(|path| path.contains("snapshots")), "{paths:?}");
+}
+
+#[test]
+fn replicas_survive_a_death_at_every_call() {
+    let host = host();
+    snap(&host, &c("c1"), "s0", false);
+    write(&host, &c("c1"), "a", Some("later"));
+    copy(&host, &c("c1"), None, &c("c2"), false, false).unwrap();
+    let later = of(&[("a", "later"), ("b", "image")]);
+    let valid = [
+        state("container", "c1", &["s0"]),
+        state("container", "c2", &[]),
+        state("image", "i1", &[]),
+    ];
+    for live in [false, true] {
+        survives(
+            &host,
+            &valid,
+            |h| replicate(h, &c("c1"), None, &c("c2"), "now", live),
+            |h| assert_eq!(restored(h, &c("c2"), "now"), later),
+        );
+    }
+    survives(
+        &host,
+        &valid,
+        |h| replicate(h, &c("c1"), Some("s0"), &c("c2"), "s0", false),
+        |h| assert_eq!(restored(h, &c("c2"), "s0")["a"], "image"),
+    );
+    survives(
+        &host,
+        &valid,
+        |h| match fill_snapshot(h, &c("c2"), "s0", "outside") {
+            Err(error) if error.is("already-exists") => Ok(()),
+            other => other,
+        },
+        |h| assert_eq!(restored(h, &c("c2"), "s0"), of(&[("a", "outside")])),
+    );
+    replicate(&host, &c("c1"), Some("s0"), &c("c2"), "new", false).unwrap();
+    for_every_crash(
+        &host,
+        |h| <Overlay as Replica>::promote(h, &pool(), &c("c2"), "new"),
+        |h, crash| {
+            let now = files(h, &c("c2"));
+            assert!(now == later || now["a"] == "image", "{crash:?} {now:?}");
+            <Overlay as Replica>::promote(h, &pool(), &c("c2"), "new").unwrap();
+            assert_eq!(files(h, &c("c2"))["a"], "image", "{crash:?}");
         },
     );
 }

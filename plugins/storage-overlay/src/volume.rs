@@ -47,7 +47,7 @@ pub(crate) fn drop_filling(host: &impl Host, layout: &Layout, at: &TreePath) -> 
 
 /// Collects everything of a volume whose record lies at `at`, out of the way, and that record at last.
 pub(crate) fn finish_removal(host: &impl Host, layout: &Layout, at: &TreePath, record: &Record) -> Result<()> {
-    if let Some(tree) = &record.tree {
+    for tree in record.tree.iter().chain(record.filling.values()) {
         host.fs_discard(&layout.layer(tree))?;
     }
     let frozen: Vec<Id> = record.layers.keys().cloned().collect();

@@ -97,6 +97,12 @@ export_world!(
     "hutch:storage/types@0.1.0" => crate::bindings::imports::hutch::storage::types
 );
 export_world!(
+    storage_replica,
+    "package hutch:sdk-storage-replica; world export-storage-replica { export hutch:storage/replica@0.1.0; }",
+    "hutch:sdk-storage-replica/export-storage-replica",
+    "hutch:storage/types@0.1.0" => crate::bindings::imports::hutch::storage::types
+);
+export_world!(
     storage_quota,
     "package hutch:sdk-storage-quota; world export-storage-quota { export hutch:storage/quota@0.1.0; }",
     "hutch:sdk-storage-quota/export-storage-quota",

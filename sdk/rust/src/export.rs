@@ -99,6 +99,33 @@ impl<D: crate::storage::Clone> b::storage_clone::exports::hutch::storage::clone:
     }
 }
 
+impl<D: crate::storage::Replica> b::storage_replica::exports::hutch::storage::replica::Guest for Adapter<D> {
+    fn copy(
+        pool: PoolRef,
+        source: VolumeRef,
+        snapshot: Option<String>,
+        volume: VolumeRef,
+        name: String,
+        live: bool,
+    ) -> Wire<()> {
+        let source = CopySource {
+            volume: &source,
+            snapshot: snapshot.as_deref(),
+            live,
+        };
+        Ok(D::copy(&Imports, &pool, source, &volume, &name)?)
+    }
+    fn begin_fill(pool: PoolRef, volume: VolumeRef, name: String) -> Wire<TreePath> {
+        Ok(D::begin_fill(&Imports, &pool, &volume, &name)?)
+    }
+    fn end_fill(pool: PoolRef, volume: VolumeRef, name: String) -> Wire<()> {
+        Ok(D::end_fill(&Imports, &pool, &volume, &name)?)
+    }
+    fn promote(pool: PoolRef, volume: VolumeRef, name: String) -> Wire<()> {
+        Ok(D::promote(&Imports, &pool, &volume, &name)?)
+    }
+}
+
 impl<D: crate::storage::Quota> b::storage_quota::exports::hutch::storage::quota::Guest for Adapter<D> {
     fn set(pool: PoolRef, volume: VolumeRef, bytes: Option<u64>) -> Wire<()> {
         Ok(D::set(&Imports, &pool, &volume, bytes)?)
@@ -156,8 +183,8 @@ impl<D: crate::image::Build> b::image_build::exports::hutch::image::build::Guest
     }
 }
 
-/// Makes a component that exports the interfaces `pool` and `volume`, and whatever else is named of `snapshot`, `clone` and
-/// `quota`, from a driver that implements the traits of [`crate::storage`]. Embeds `plugin.toml`, which lies beside
+/// Makes a component that exports the interfaces `pool` and `volume`, and whatever else is named of `snapshot`, `clone`,
+/// `replica` and `quota`, from a driver that implements the traits of [`crate::storage`]. Embeds `plugin.toml`, which lies beside
 /// `Cargo.toml`.
 #[macro_export]
 macro_rules! storage_plugin {
@@ -237,6 +264,7 @@ export_tables! { $
     (storage volume storage_volume check_volume crate::storage::Volume)
     (storage snapshot storage_snapshot check_snapshot crate::storage::Snapshot)
     (storage clone storage_clone check_clone crate::storage::Clone)
+    (storage replica storage_replica check_replica crate::storage::Replica)
     (storage quota storage_quota check_quota crate::storage::Quota)
     (network network network_network check_network crate::network::Network)
     (network nic network_nic check_nic crate::network::Nic)

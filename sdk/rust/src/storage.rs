@@ -77,6 +77,18 @@ pub trait Clone {
     fn copy(host: &impl Host, pool: &PoolRef, source: CopySource<'_>, target: &VolumeRef, plain: bool) -> Result<()>;
 }
 
+/// Snapshots whose content comes from elsewhere. Optional; needs [`Snapshot`].
+pub trait Replica {
+    /// Makes a snapshot `name` of `volume` with the content of `source`.
+    fn copy(host: &impl Host, pool: &PoolRef, source: CopySource<'_>, volume: &VolumeRef, name: &str) -> Result<()>;
+    /// Makes an empty place that the host fills. Repeated, it is empty again.
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<TreePath>;
+    /// Makes the filled place a snapshot.
+    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<()>;
+    /// Makes the volume, which is not mounted, what the snapshot is, and takes the snapshot away. Without one it was done before.
+    fn promote(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<()>;
+}
+
 /// Limits of a volume's size. Optional.
 pub trait Quota {
     /// Limits a volume; `None` lifts the limit.

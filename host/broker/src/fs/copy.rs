@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use hutch_driver::{Cancel, DriverError};
+use hutch_driver::{Cancel, DriverError, Progress};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -50,8 +50,12 @@ pub(super) struct Job<'a> {
     pub(super) to: &'a str,
     /// Whether extents can be shared; tried only where it is known to work.
     pub(super) reflink: bool,
+    /// Whether the target may be an empty directory, which the copy then replaces.
+    pub(super) replaces_empty: bool,
     /// Whether the caller still wants it.
     pub(super) cancel: &'a Cancel,
+    /// Hears how far it is.
+    pub(super) progress: &'a dyn Progress,
 }
 
 impl Job<'_> {
@@ -82,7 +86,7 @@ pub(super) fn copy(job: &Job<'_>, source: Source<'_>) -> Result<(), DriverError>
     job.to_root.require_writable()?;
     let fail = |e| os(job.what(), e);
     let target = job.to_root.place(job.to)?;
-    if exists(&target).map_err(fail)? {
+    if !job.replaces_empty && exists(&target).map_err(fail)? {
         return Err(DriverError::new(
             "already-exists",
             format!("{}: the target exists", job.what()),
@@ -100,7 +104,11 @@ pub(super) fn copy(job: &Job<'_>, source: Source<'_>) -> Result<(), DriverError>
                 name.as_str(),
                 &target.parent,
                 target.name.as_str(),
-                RenameFlags::NOREPLACE,
+                // rename(2) replaces an empty directory, and no other.
+                match job.replaces_empty {
+                    true => RenameFlags::empty(),
+                    false => RenameFlags::NOREPLACE,
+                },
             )
             .map_err(fail)
         });
@@ -139,6 +147,9 @@ struct Copier<'a> {
     links: Option<(String, OwnedFd)>,
     buffer: Vec<u8>,
     names: Vec<u8>,
+    /// Bytes copied, and those that were told of.
+    copied: u64,
+    told: u64,
 }
 
 impl<'a> Copier<'a> {
@@ -154,6 +165,8 @@ impl<'a> Copier<'a> {
             links: None,
             buffer: buffer(),
             names: buffer(),
+            copied: 0,
+            told: 0,
         })
     }
 

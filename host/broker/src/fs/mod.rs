@@ -1,5 +1,6 @@
 //! `hutch:host/fs`: trees below the roots of a call and granted fixed places.
 
+mod between;
 mod copy;
 mod features;
 mod merged;
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use hutch_driver::{Cancel, DriverError, TreePath};
+use hutch_driver::{Call, Cancel, DriverError, Progress, TreePath};
 use rustix::fs::{Mode, OFlags, fstat, renameat};
 use rustix::io::Errno;
 
@@ -27,6 +28,25 @@ pub(crate) struct Trees {
     reaper: trash::Reaper,
     /// What is known of roots by device and inode, so that a root is looked at again when another file system is mounted.
     known: Mutex<HashMap<(u64, u64), Arc<Known>>>,
+}
+
+/// How a copy goes, and who follows it.
+struct Watch {
+    /// As in [`copy::Job`].
+    replaces_empty: bool,
+    cancel: Cancel,
+    progress: Arc<dyn Progress>,
+}
+
+impl Watch {
+    /// A copy for a driver, whose target is not there yet.
+    fn of(call: &Call) -> Self {
+        Self {
+            replaces_empty: false,
+            cancel: call.cancel.clone(),
+            progress: Arc::clone(&call.progress),
+        }
+    }
 }
 
 /// What is found out about a root once.
@@ -220,12 +240,12 @@ impl Trees {
 
     async fn copy_tree(self: &Arc<Self>, cx: &CallContext, source: TreePath, to: TreePath) -> Result<(), DriverError> {
         let target = RootGrant::find(cx, &to.root)?;
-        let cancel = cx.call.cancel.clone();
+        let watch = Watch::of(&cx.call);
         self.on(cx, &source.clone(), move |trees, from_root, from| {
             let to_root = target.open()?;
             copy::check_apart(&from_root, from, &to_root, &to.path)?;
             let source = copy::Source::Entry(from_root.place(from)?);
-            trees.copy(from_root.describe(from), source, &to_root, &to.path, &cancel)
+            trees.copy(from_root.describe(from), source, &to_root, &to.path, &watch)
         })
         .await
     }
@@ -248,7 +268,7 @@ impl Trees {
             .iter()
             .map(|layer| RootGrant::find(cx, &layer.root))
             .collect::<Result<Vec<_>, _>>()?;
-        let (trees, cancel) = (Arc::clone(self), cx.call.cancel.clone());
+        let (trees, watch) = (Arc::clone(self), Watch::of(&cx.call));
         blocking(move || {
             let to_root = target.open()?;
             let mut open = Vec::with_capacity(layers.len());
@@ -265,7 +285,7 @@ impl Trees {
             to_root.require_writable()?;
             let what = format!("{} merged layers", open.len());
             let shown = merged::open(&to_root, &open)?;
-            trees.copy(what, copy::Source::Directory(&shown.dir), &to_root, &to.path, &cancel)
+            trees.copy(what, copy::Source::Directory(&shown.dir), &to_root, &to.path, &watch)
         })
         .await
     }
@@ -276,7 +296,7 @@ impl Trees {
         source: copy::Source<'_>,
         to_root: &OpenRoot,
         to: &str,
-        cancel: &Cancel,
+        watch: &Watch,
     ) -> Result<(), DriverError> {
         self.greet(to_root)?;
         let reflink = to_root.writable && self.features(to_root)?.reflink;
@@ -286,7 +306,9 @@ impl Trees {
                 to_root,
                 to,
                 reflink,
-                cancel,
+                replaces_empty: watch.replaces_empty,
+                cancel: &watch.cancel,
+                progress: watch.progress.as_ref(),
             },
             source,
         )

@@ -72,6 +72,15 @@ impl RootGrant {
         })
     }
 
+    /// A root of a call that the host makes for itself.
+    pub(super) fn of_host(root: &hutch_driver::Root) -> Self {
+        Self {
+            id: root.id.clone(),
+            path: root.path.clone(),
+            writable: root.writable,
+        }
+    }
+
     /// Opens it.
     ///
     /// # Errors

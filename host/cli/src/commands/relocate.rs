@@ -1,7 +1,9 @@
 //! `copy`, `move`, `rename`, within one daemon.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
-use hutch_api::instance::{Instance, InstancePost, InstanceSource, InstancesPost};
+use hutch_api::instance::{Instance, InstancePost, InstancePut, InstanceSource, InstancesPost};
 use hutch_api::{Config, Devices};
 use hyper::Method;
 
@@ -28,37 +30,37 @@ pub(crate) struct CopyArgs {
     /// Delete the copy when it stops
     #[arg(short, long)]
     ephemeral: bool,
-    /// Leave snapshots out, as hutchd does in any case
+    /// Leave snapshots out
     #[arg(long)]
     instance_only: bool,
-    /// Copy even if files change meanwhile
-    #[arg(long)]
-    allow_inconsistent: bool,
-    /// Bring a copy up to date that is there already, on a server that can do it
+    /// Copy even if files change meanwhile; hutchd freezes what runs for the copy, and has no need of it
     #[arg(long, hide = true)]
+    allow_inconsistent: bool,
+    /// Bring a stopped copy up to date that is there already: its root, configuration and snapshots become the source's
+    #[arg(long)]
     refresh: bool,
 }
 
 /// What is hidden of these hutchd does not do; other servers do.
 #[derive(Debug, Args)]
 #[command(mut_args(|arg| match arg.get_id().as_str() {
-    "source" | "target" => arg,
-    _ => arg.hide(true),
+    "target_project" => arg.hide(true),
+    _ => arg,
 }))]
 pub(crate) struct MoveArgs {
     /// The instance, or INSTANCE/SNAPSHOT
     #[arg(value_name = "[REMOTE:]SOURCE")]
     source: String,
-    /// Its new name
+    /// Its new name; it keeps its own without one
     #[arg(value_name = "[REMOTE:]NAME")]
     target: Option<String>,
     #[command(flatten)]
     changes: Changes,
-    /// Leave snapshots behind
+    /// Lose its snapshots on the way to another pool
     #[arg(long)]
     instance_only: bool,
     /// Copy even if files change meanwhile
-    #[arg(long)]
+    #[arg(long, hide = true)]
     allow_inconsistent: bool,
 }
 
@@ -183,23 +185,69 @@ pub(crate) async fn copy(ctx: &Context, args: CopyArgs) -> Result<()> {
         devices,
         ..InstancesPost::default()
     };
-    let mut path = ApiPath::new(["instances"]);
-    if let Some(project) = &args.changes.target_project {
-        path = path.query("project", project);
-    }
+    let in_project = |path: ApiPath| match &args.changes.target_project {
+        Some(project) => path.query("project", project),
+        None => path,
+    };
+    let path = in_project(ApiPath::new(["instances"]));
+    let refreshed = Place {
+        client: &client,
+        path: in_project(ApiPath::new(["instances", &new_name])),
+        name: &new_name,
+    };
+    let refreshed = match args.refresh && !new_name.is_empty() && is_there(&refreshed).await? {
+        true => Some(refreshed),
+        false => None,
+    };
     let answer = client
         .send(Method::POST, path, &post, None)
         .await
         .map_err(|error| error.about(&name))?;
-    let made = super::create::created_name(&answer).unwrap_or(new_name);
+    let made = super::create::created_name(&answer).unwrap_or_else(|| new_name.clone());
     client
         .finish(answer, &ctx.progress(&made))
         .await
         .map_err(|error| error.about(&made))?;
+    if let Some(copy) = refreshed {
+        let change = |there: &Instance, put: &mut InstancePut| {
+            adapt(there, put, &post);
+            Ok(())
+        };
+        return copy.modify(change).await;
+    }
     if post.name.is_empty() {
         ctx.say(&format!("Instance name is: {made}"))?;
     }
     Ok(())
+}
+
+/// Whether there is an instance.
+async fn is_there(place: &Place<'_>) -> Result<bool> {
+    match place.get::<Instance>().await {
+        Ok(_) => Ok(true),
+        Err(error) if error.status() == Some(404) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a refreshed copy the configuration that a new one would have. It stays in its own storage pool.
+fn adapt(there: &Instance, put: &mut InstancePut, wanted: &InstancesPost) {
+    put.config.clone_from(&wanted.config);
+    put.devices.clone_from(&wanted.devices);
+    put.profiles = wanted.profiles.clone().unwrap_or_default();
+    put.description.clone_from(&wanted.description);
+    put.ephemeral = wanted.ephemeral;
+    let is_root = |keys: &BTreeMap<String, String>| {
+        keyvalue::is_type(keys, "disk") && keys.get("path").is_some_and(|path| path == "/")
+    };
+    let own = there.expanded_devices.iter().find(|(_, keys)| is_root(keys));
+    let Some((name, own)) = own else { return };
+    match (put.devices.values_mut().find(|keys| is_root(keys)), own.get("pool")) {
+        (Some(keys), Some(pool)) => drop(keys.insert("pool".to_owned(), pool.clone())),
+        // The profiles of the source may put it elsewhere.
+        (None, _) if there.devices.contains_key(name) => drop(put.devices.insert(name.clone(), own.clone())),
+        _ => {}
+    }
 }
 
 /// An instance, or what a snapshot would be as one.

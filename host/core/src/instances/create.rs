@@ -6,6 +6,7 @@ use hutch_api::instance::{CONTAINER, InstancesPost, VIRTUAL_MACHINE};
 use hutch_api::{Config, Devices, Timestamp};
 
 use crate::error::{Error, Result};
+use crate::instances::copying::Extent;
 use crate::instances::making::Wanted;
 use crate::instances::view::View;
 use crate::instances::{Instance, devices, start, volatile};
@@ -20,10 +21,7 @@ pub(super) enum Source {
     /// An image; what it names is found or fetched by the operation.
     Image(Box<hutch_api::instance::InstanceSource>),
     /// Another instance, or one of its snapshots.
-    Copy {
-        instance: Arc<Instance>,
-        snapshot: Option<String>,
-    },
+    Copy { instance: Arc<Instance>, extent: Extent },
     /// Nothing.
     Empty,
 }
@@ -62,10 +60,18 @@ impl Core {
                 post.instance_type
             )));
         }
-        if self.instances.get(project, &post.name).is_ok() {
+        let exists = self.instances.get(project, &post.name).is_ok();
+        if exists && !post.source.refresh {
             return Err(Error::Conflict(format!("Instance {:?} already exists", post.name)));
         }
-        let source = self.source(project, &post)?;
+        let source = match self.source(project, &post)? {
+            // Without a copy to refresh, one is made.
+            Source::Copy { instance, extent } if exists => {
+                return self.instance_refresh(project, &post.name, instance, extent).await;
+            }
+            _ if exists => return Err(Error::Conflict(format!("Instance {:?} already exists", post.name))),
+            source => source,
+        };
         let named = post
             .profiles
             .clone()
@@ -73,9 +79,9 @@ impl Core {
         self.check_instance(project, &post.config, &post.devices, &named)
             .await?;
         let mut record = self.new_record(project, &post);
-        if let Source::Copy { instance, snapshot } = &source {
+        if let Source::Copy { instance, extent } = &source {
             let (view, profiles) = (instance.view(), post.profiles.is_none());
-            inherit(&mut record, &view, snapshot.as_deref(), profiles);
+            inherit(&mut record, &view, extent.snapshot.as_deref(), profiles);
         }
         complete(self, &mut record);
         devices::check_sources(&self.expand(&record).1, &Devices::new()).await?;
@@ -122,16 +128,17 @@ impl Core {
                 } else {
                     &source.project
                 };
-                if source.refresh {
-                    return Err(Error::invalid(
-                        "An existing copy can't be refreshed: delete it and copy again",
-                    ));
-                }
                 let instance = self.instances.get(from, name)?;
                 if let Some(snapshot) = &snapshot {
                     self.snapshot(from, name, snapshot)?;
                 }
-                Ok(Source::Copy { instance, snapshot })
+                let alone = source.instance_only || source.container_only;
+                let extent = Extent {
+                    snapshots: snapshot.is_none() && !alone,
+                    newer: source.refresh_exclude_older,
+                    snapshot,
+                };
+                Ok(Source::Copy { instance, extent })
             }
             "migration" => Err(Error::invalid("Instances can't be received from other servers")),
             other => Err(Error::invalid(format!(

@@ -10,13 +10,14 @@ use hutch_store::Transaction;
 
 use crate::error::{Error, Result};
 use crate::events;
+use crate::instances::copying::{self, Copying, Extent};
 use crate::instances::create::{self, Source};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{self, Instance, devices, snapshots, templates};
+use crate::instances::{self, Instance, devices, templates};
 use crate::journal::{Entry, Open};
 use crate::pools::{OpenPool, instance_volume};
-use crate::records::{InstanceRecord, TemplatesRecord, key};
+use crate::records::{InstanceRecord, SnapshotRecord, TemplatesRecord, key};
 use crate::{Caller, Core, Operation};
 
 /// What an instance is to be filled with.
@@ -114,7 +115,7 @@ impl Owner {
                     let own = record.config.entry(format!("image.{key}"));
                     own.or_insert_with(|| value.clone());
                 }
-                let base = "volatile.base_image".to_owned();
+                let base = BASE_IMAGE.to_owned();
                 record.config.insert(base, image.fingerprint.clone());
                 Some(image.fingerprint.clone())
             }
@@ -172,13 +173,13 @@ impl Owner {
             pool: self.record.pool.clone(),
         };
         let entry = core.journal.begin(operation.id(), entry).await?;
-        let mut filled = self.fill(pool, &content, operation).await;
+        let mut filled = self.fill(pool, &content, &entry, operation).await;
         // What is there already is not this creation's to take back.
         let mut ours = !is_taken(&filled);
         if !ours {
             filled = match self.finish_undo(pool, &entry).await {
                 Ok(true) => {
-                    let again = self.fill(pool, &content, operation).await;
+                    let again = self.fill(pool, &content, &entry, operation).await;
                     ours = !is_taken(&again);
                     again
                 }
@@ -187,12 +188,12 @@ impl Owner {
             };
         }
         let made = async {
-            filled?;
+            let copied = filled?;
             core.journal.step(&entry, "volume");
             if let Some(size) = &content.size {
                 create::set_size(pool, &self.record, Some(size)).await?;
             }
-            self.record_creation(&entry, content.templates.as_ref()).await
+            self.record_creation(&entry, content.templates.as_ref(), &copied).await
         };
         let Err(error) = made.await else { return Ok(()) };
         if ours && let Err(second) = self.undo_create(pool).await {
@@ -210,12 +211,13 @@ impl Owner {
 
     /// Takes back what an instance of this name has left in the pool that was never finished, and whether there was one. `own` is the
     /// entry of the one that is being made.
-    async fn finish_undo(&self, pool: &OpenPool, own: &Open) -> Result<bool> {
+    pub(super) async fn finish_undo(&self, pool: &OpenPool, own: &Open) -> Result<bool> {
         let core = &self.core;
+        let wanted = (&self.record.project, &self.record.name, &pool.record.name);
         let is_left = |entry: &Entry| match entry {
-            Entry::InstanceCreate { project, name, pool } => {
-                (project, name, pool) == (&self.record.project, &self.record.name, &self.record.pool)
-            }
+            Entry::InstanceCreate { project, name, pool }
+            | Entry::InstanceMove { project, name, pool }
+            | Entry::InstanceLeave { project, name, pool } => (project, name, pool) == wanted,
             _ => false,
         };
         let mut left = core.journal.interrupted().await?;
@@ -229,8 +231,14 @@ impl Owner {
         Ok(true)
     }
 
-    /// Writes the record, with what profiles have become meanwhile, and shows that the instance is there.
-    async fn record_creation(&mut self, entry: &Open, templates: Option<&TemplatesRecord>) -> Result<()> {
+    /// Writes the record, with what profiles have become meanwhile, and those of the snapshots that were `copied` with it, and
+    /// shows that the instance is there.
+    async fn record_creation(
+        &mut self,
+        entry: &Open,
+        templates: Option<&TemplatesRecord>,
+        copied: &[Arc<SnapshotRecord>],
+    ) -> Result<()> {
         let core = Arc::clone(&self.core);
         let _guard = core.changes.lock().await;
         let mut record = InstanceRecord::clone(&self.record);
@@ -241,14 +249,28 @@ impl Owner {
         if let Some(templates) = templates {
             change = change.put(key::templates(&record.id), templates)?;
         }
+        let of_copy = |snapshot: &Arc<SnapshotRecord>| Arc::new(copying::of_copy(&core, snapshot, &record));
+        let snapshots: Vec<_> = copied.iter().map(of_copy).collect();
+        for snapshot in &snapshots {
+            let at = key::snapshot(&record.project, &record.name, &snapshot.name);
+            change = change.put(at, snapshot.as_ref())?;
+        }
         core.journal.done(entry.clone(), change).await?;
         self.record = Arc::new(record);
+        self.snapshots = snapshots;
         self.creating = false;
         self.publish();
         Ok(())
     }
 
-    async fn fill(&self, pool: &OpenPool, content: &Content, operation: &Arc<Operation>) -> Result<()> {
+    /// Makes the volume; answers with the source's snapshots that were copied into it.
+    async fn fill(
+        &self,
+        pool: &OpenPool,
+        content: &Content,
+        entry: &Open,
+        operation: &Arc<Operation>,
+    ) -> Result<Vec<Arc<SnapshotRecord>>> {
         let record = &self.record;
         let (call, reference, volume) = (pool.call(Some(operation)), pool.reference(), instance_volume(record));
         let action = format!("creating the volume of instance {}", record.name);
@@ -259,12 +281,18 @@ impl Owner {
                     .create_from_image(&call, &reference, &image, &volume, record.plain)
                     .await
             }
-            (Source::Copy { instance, snapshot }, _) => {
-                return copy_volume(pool, instance, snapshot.clone(), record, operation).await;
+            (Source::Copy { instance, extent }, _) => {
+                let (extent, entry) = (extent.clone(), entry.clone());
+                let (target, operation) = (Arc::clone(record), Arc::clone(operation));
+                return instance
+                    .ask(move |owner| {
+                        Box::pin(async move { owner.copy_to(&target, &extent, &entry, &operation).await })
+                    })
+                    .await;
             }
             _ => pool.driver.create(&call, &reference, &volume).await,
         };
-        made.map_err(Error::driver(action))
+        made.map_err(Error::driver(action)).map(|()| Vec::new())
     }
 
     /// Takes back the volume of an instance that was not finished.
@@ -276,66 +304,35 @@ impl Owner {
             .map_err(Error::driver(action))
     }
 
-    /// Copies the volume for another instance; the owner does it, so that nothing else happens to the source meanwhile.
+    /// Copies the volume for another instance; the owner does it, so that nothing else happens to the source meanwhile. Answers with
+    /// the snapshots that were copied with it.
     async fn copy_to(
         &mut self,
-        target: InstanceRecord,
-        snapshot: Option<String>,
-        operation: Arc<Operation>,
-    ) -> Result<()> {
-        match &snapshot {
-            Some(snapshot) => drop(self.whole_snapshot(snapshot)?),
-            None => self.require_whole("copy it")?,
+        target: &InstanceRecord,
+        extent: &Extent,
+        entry: &Open,
+        operation: &Arc<Operation>,
+    ) -> Result<Vec<Arc<SnapshotRecord>>> {
+        let snapshots = self.check_copy(extent)?;
+        let core = Arc::clone(&self.core);
+        let (from, to) = (
+            core.open_pool(&self.record.pool).await?,
+            core.open_pool(&target.pool).await?,
+        );
+        let record = Arc::clone(&self.record);
+        let copying = Copying::new(&core, (&from, &record), (&to, target), operation);
+        copying.require(!snapshots.is_empty())?;
+        let of = extent.snapshot.as_deref();
+        self.copy_quiet(of, |live| copying.root(of, live)).await?;
+        core.journal.step(entry, "root");
+        for snapshot in &snapshots {
+            copying.snapshot(Some(&snapshot.name), false, &snapshot.name).await?;
         }
-        let pool = self.core.open_pool(&self.record.pool).await?;
-        self.close_files().await;
-        let live = self.keeper.is_some() && snapshot.is_none();
-        let frozen = if live { self.freeze_for_a_moment().await? } else { None };
-        let copied = pool
-            .driver
-            .copy(
-                &pool.call(Some(&operation)),
-                &pool.reference(),
-                &instance_volume(&self.record),
-                snapshot.as_deref(),
-                &instance_volume(&target),
-                live,
-                target.plain,
-            )
-            .await;
-        if let Some(keeper) = frozen {
-            snapshots::thaw_again(&keeper, &self.record.name).await;
-        }
-        copied.map_err(Error::driver(format!(
-            "copying the volume of instance {}",
-            self.record.name
-        )))
+        Ok(snapshots)
     }
 }
 
 /// Whether the driver has a volume of that name already.
-fn is_taken(filled: &Result<()>) -> bool {
+pub(super) fn is_taken<T>(filled: &Result<T>) -> bool {
     matches!(filled, Err(Error::Driver { source, .. }) if source.is("already-exists"))
-}
-
-async fn copy_volume(
-    pool: &OpenPool,
-    source: &Arc<Instance>,
-    snapshot: Option<String>,
-    target: &Arc<InstanceRecord>,
-    operation: &Arc<Operation>,
-) -> Result<()> {
-    let from = source.view().record.pool.clone();
-    if from != target.pool {
-        return Err(Error::invalid(format!(
-            "Instance {:?} is in storage pool {from}, and copies into another pool ({}) are not available",
-            source.name(),
-            target.pool
-        )));
-    }
-    pool.require("clone")?;
-    let (target, operation) = (InstanceRecord::clone(target), Arc::clone(operation));
-    source
-        .ask(move |owner| Box::pin(async move { owner.copy_to(target, snapshot, operation).await }))
-        .await
 }

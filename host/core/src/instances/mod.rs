@@ -11,6 +11,7 @@
 //! ```
 
 pub mod console;
+mod copying;
 pub mod create;
 pub mod devices;
 pub mod exec;
@@ -22,6 +23,8 @@ pub mod metadata;
 pub mod owner;
 mod rebuild;
 mod references;
+mod refresh;
+mod relocate;
 mod remove;
 mod rename;
 mod restore;

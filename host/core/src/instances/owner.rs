@@ -34,6 +34,12 @@ pub struct Owner {
     pub(crate) broken: Option<String>,
     /// What was begun with it and is not over: until then nothing else is.
     pub(crate) unfinished: Option<String>,
+    /// What is done with it from elsewhere: until then nothing else is.
+    pub(crate) busy: Option<String>,
+    /// The pool that it is being moved to.
+    pub(crate) moving_to: Option<String>,
+    /// A refresh that failed when the records said already what it is to become.
+    pub(crate) half_renewed: Option<Open>,
     /// A renaming, to this name, that failed and could not be taken back yet.
     pub(crate) half_renamed: Option<(Open, String)>,
     /// As it was when a profile changed that it could not follow because of these two.
@@ -71,6 +77,9 @@ impl Owner {
             started_at: Timestamp::NEVER,
             broken: None,
             unfinished: None,
+            busy: None,
+            moving_to: None,
+            half_renewed: None,
             half_renamed: None,
             behind: None,
             stops: Vec::new(),
@@ -138,6 +147,7 @@ impl Owner {
         view.started_at = self.started_at;
         view.broken = self.trouble().map(str::to_owned);
         view.creating = self.creating;
+        view.moving_to.clone_from(&self.moving_to);
         self.instance.publish(view);
         if self.snapshots.iter().any(|snapshot| !snapshot.expires_at.is_never()) {
             self.core.expiry.look();

@@ -17,14 +17,25 @@ impl Owner {
             return Err(Error::invalid("Instance is running"));
         }
         self.take_renaming_back().await?;
-        self.require_stopped("delete it")?;
+        if self.half_renewed.is_none() {
+            self.require_stopped("delete it")?;
+        }
         self.close_files().await;
         let pool = self.core.open_pool(&self.record.pool).await?;
         let entry = Entry::InstanceDelete {
             project: self.record.project.clone(),
             name: self.record.name.clone(),
         };
-        let entry = self.core.journal.begin(operation, entry).await?;
+        let entry = match self.half_renewed.clone() {
+            // A refresh that failed half-way is not gone on with any more.
+            Some(refresh) => {
+                let journal = &self.core.journal;
+                journal.turn(refresh, operation, entry, Transaction::new()).await?
+            }
+            None => self.core.journal.begin(operation, entry).await?,
+        };
+        self.half_renewed = None;
+        self.set_unfinished(None);
         self.delete_whole(&pool, entry).await
     }
 

@@ -25,7 +25,7 @@ impl Owner {
 
     /// Refuses work on an instance that may run out of reach, or with which something was begun and is not over.
     pub(crate) fn require_settled(&self, what: &str) -> Result<()> {
-        match self.broken.as_ref().or(self.unfinished.as_ref()) {
+        match self.broken.as_ref().or(self.unfinished.as_ref()).or(self.busy.as_ref()) {
             Some(why) => Err(self.unusable(what, why)),
             None => Ok(()),
         }
@@ -150,6 +150,7 @@ pub(crate) fn interrupted(entry: &Entry) -> Option<(&str, &str, String)> {
             new_name,
         } => (project, name, format!("its renaming to {new_name}")),
         Entry::InstanceRebuild { project, name, .. } => (project, name, "its rebuilding".to_owned()),
+        Entry::InstanceRenew { project, name, .. } => (project, name, "its refreshing".to_owned()),
         Entry::SnapshotDelete {
             project,
             name,

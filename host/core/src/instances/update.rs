@@ -103,7 +103,7 @@ impl Core {
         Ok(())
     }
 
-    /// Renames a stopped instance.
+    /// Renames a stopped instance, or moves it to another storage pool.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Conflict`].
@@ -114,13 +114,17 @@ impl Core {
         post: InstancePost,
     ) -> Result<Arc<Operation>> {
         let instance = self.instances.get(project, name)?;
-        if post.migration
-            || post.target.is_some()
-            || !post.pool.is_empty()
-            || !post.project.is_empty() && post.project != project
-        {
+        if post.target.is_some() || !post.project.is_empty() && post.project != project {
             return Err(Error::invalid(
-                "Instances can only be renamed: moving to other servers, pools or projects is not available",
+                "Instances can be renamed and moved to other storage pools; moving to other servers or projects is not available",
+            ));
+        }
+        if !post.pool.is_empty() {
+            return self.instance_relocate(project, name, post).await;
+        }
+        if post.migration {
+            return Err(Error::invalid(
+                "Instances can't be sent to other servers: without a pool to move to there is nothing to do",
             ));
         }
         names::instance(&post.name)?;

@@ -32,6 +32,8 @@ pub struct View {
     pub started_at: Timestamp,
     /// Why the instance can't be used, if so.
     pub broken: Option<String>,
+    /// The pool that it is being moved to, which stays.
+    pub moving_to: Option<String>,
     /// It is being made: it is shown, and nothing can be done with it yet.
     pub creating: bool,
     /// As the API has it, but for the status.
@@ -73,6 +75,7 @@ impl View {
             probe: None,
             started_at: Timestamp::NEVER,
             broken,
+            moving_to: None,
             creating: false,
             rendered,
         }

@@ -32,17 +32,22 @@ impl OpenPool {
     /// A call on the pool for `operation`, which sees its progress and can cancel it.
     pub(crate) fn call(&self, operation: Option<&Arc<Operation>>) -> Call {
         let mut call = Call::new(crate::DEFAULT_PROJECT, &self.record.name);
-        call.roots = vec![Root {
-            id: ROOT.to_owned(),
-            path: self.root.clone(),
-            writable: true,
-        }];
+        call.roots = vec![self.tree()];
         if let Some(operation) = operation {
             call.operation = operation.id().to_owned();
             call.progress = Arc::clone(operation) as Arc<dyn Progress>;
             call.cancel = operation.cancel_flag();
         }
         call
+    }
+
+    /// The pool's tree, as a driver may work in it.
+    pub(crate) fn tree(&self) -> Root {
+        Root {
+            id: ROOT.to_owned(),
+            path: self.root.clone(),
+            writable: true,
+        }
     }
 
     /// Refuses an ability that the driver does not export.

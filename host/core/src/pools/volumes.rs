@@ -58,6 +58,14 @@ impl Core {
                         volume.snapshots.push(new_name.clone());
                     }
                 }
+                // It is gone on with after the cleaning up: what was copied is there under names of the moment.
+                Entry::InstanceRenew { project, name, renewal } => {
+                    let owner = volume_name(project, name);
+                    let copied = renewal.added.iter().map(|(name, _)| name).chain([&renewal.root]);
+                    for volume in valid.iter_mut().filter(|volume| volume.name == owner) {
+                        volume.snapshots.extend(copied.clone().cloned());
+                    }
+                }
                 _ => {}
             }
         }

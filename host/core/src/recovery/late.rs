@@ -88,8 +88,8 @@ async fn go_on(core: Arc<Core>, instance: Arc<Instance>, interrupted: Interrupte
         // A restart comes when everything else is settled, its own stop among it.
         let is_restart = |entry: &Entry| matches!(entry, Entry::InstanceRestart { .. });
         let (restarts, rest): (Vec<_>, Vec<_>) = interrupted.into_iter().partition(|(_, _, entry)| is_restart(entry));
-        for (open, _, entry) in rest.into_iter().chain(restarts) {
-            report(entry.clone(), object(&core, &open, &entry).await);
+        for (open, operation, entry) in rest.into_iter().chain(restarts) {
+            report(entry.clone(), object(&core, &open, &operation, &entry).await);
         }
     };
     let (claimed, ()) = tokio::join!(claim, finish);

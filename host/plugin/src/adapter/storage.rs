@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hutch_driver::storage::{PoolRef, PoolSpace, StorageDriver, VolumeRef, VolumeState};
+use hutch_driver::storage::{CopySource, PoolRef, PoolSpace, StorageDriver, VolumeRef, VolumeState};
 use hutch_driver::{Call, DriverError, DriverInfo, MountPlan, Options, TreePath};
 
 use super::{answer, pairs, picked};
@@ -360,6 +360,66 @@ impl StorageDriver for StorageAdapter {
         );
         let pick = picked(|e| e.storage()?.clone.as_ref().map(|c| &c.copy));
         self.plugin.call(call, target(pool, to), pick, params, Ok).await
+    }
+
+    async fn replica_copy(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        source: CopySource<'_>,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError> {
+        let params = (
+            pool_ref(pool),
+            volume_ref(source.volume),
+            source.snapshot.map(str::to_owned),
+            volume_ref(volume),
+            name.to_owned(),
+            source.live,
+        );
+        let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.copy));
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+    }
+
+    async fn replica_begin_fill(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<TreePath, DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
+        let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.begin_fill));
+        self.plugin
+            .call(call, target(pool, volume), pick, params, |at| {
+                answer::tree_path(call, at)
+            })
+            .await
+    }
+
+    async fn replica_end_fill(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
+        let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.end_fill));
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+    }
+
+    async fn replica_promote(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        name: &str,
+    ) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
+        let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.promote));
+        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
     }
 
     async fn set_quota(

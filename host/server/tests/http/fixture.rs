@@ -212,12 +212,21 @@ pub(crate) fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-/// A host whose drivers discard nothing in the background.
+/// A host whose drivers discard nothing in the background, and that copies nothing between pools.
 struct KeepsNothing;
 
 #[async_trait::async_trait]
 impl hutch_core::pools::Roots for KeepsNothing {
     async fn release(&self, _root: &std::path::Path) -> Result<(), hutch_driver::DriverError> {
         Ok(())
+    }
+
+    async fn copy(
+        &self,
+        _call: &hutch_driver::Call,
+        _plan: &hutch_driver::MountPlan,
+        _to: &hutch_driver::TreePath,
+    ) -> Result<(), hutch_driver::DriverError> {
+        Err(hutch_driver::DriverError::new("unsupported", "not in this test"))
     }
 }

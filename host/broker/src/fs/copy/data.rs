@@ -9,6 +9,11 @@ use super::{Copier, XATTR_MAX};
 /// Bytes that are copied between two looks at whether the copy is still wanted.
 const CHUNK: usize = 16 << 20;
 
+/// Bytes between two reports of how far a copy is.
+const STEP: u64 = 16 << 20;
+/// What is reported, with its unit.
+const STAGE: &str = "MiB copied";
+
 impl Copier<'_> {
     /// Gives an empty file what another holds.
     pub(super) fn copy_data(
@@ -17,10 +22,11 @@ impl Copier<'_> {
         target: BorrowedFd<'_>,
         stat: &Stat,
     ) -> Result<(), Errno> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
         if self.job.reflink && rustix::fs::ioctl_ficlone(target, source).is_ok() {
+            self.advance(size);
             return Ok(());
         }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
         let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         if allocated >= size {
             return self.copy_range(source, target, 0, size);
@@ -56,7 +62,7 @@ impl Copier<'_> {
             let length = usize::try_from(end - from).unwrap_or(CHUNK).min(CHUNK);
             match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length) {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(copied) => self.advance(copied as u64),
                 // Between file systems, and on those that know nothing of it (copy_file_range(2)).
                 Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
                     return self.copy_plain(source, target, from, end);
@@ -91,7 +97,17 @@ impl Copier<'_> {
                 written += rustix::io::retry_on_intr(|| rustix::io::pwrite(target, rest, at + written as u64))?;
             }
             at += got as u64;
+            self.advance(got as u64);
         }
         Ok(())
+    }
+
+    /// Says how far the copy is, in steps that whoever listens can follow.
+    fn advance(&mut self, bytes: u64) {
+        self.copied += bytes;
+        if self.copied - self.told >= STEP {
+            self.told = self.copied;
+            self.job.progress.report(STAGE, self.copied >> 20, None);
+        }
     }
 }
