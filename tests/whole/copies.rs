@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, creation};
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::rest::Client;
+use hutch_tests::stock::Stock;
 use serde_json::{Value, json};
 
 /// The pools of [`daemon`].
@@ -337,4 +338,34 @@ fn what_is_cancelled_or_does_not_fit_leaves_nothing_and_changes_nothing() -> Res
     client
         .sync("DELETE", "/1.0/storage-pools/small", &Value::Null)
         .map(drop)
+}
+
+#[test]
+fn each_client_refreshes_copies_and_moves_between_pools() -> Result<()> {
+    let daemon = daemon()?;
+    let clients = [Some(Stock::hutch(&daemon)?), Stock::incus(&daemon), Stock::lxc(&daemon)];
+    for client in clients.iter().flatten() {
+        source(&daemon, POOLS[0])?;
+        client.run(&["copy", "c1", "c2", "--storage", POOLS[1]])?;
+        let own = daemon.client().get("/1.0/instances/c2")?["config"].clone();
+        daemon.shell("c1", "echo later > /root/file; sync")?;
+        snapshot(&mut daemon.client(), "c1", "s3")?;
+        client.run(&["copy", "c1", "c2", "--refresh", "--storage", POOLS[1]])?;
+        ensure!(snapshots(&mut daemon.client(), "c2")?.len() == 3);
+        daemon.change("c1", "stop", true)?;
+        client.run(&["move", "c2", "--storage", POOLS[0]])?;
+        client.run(&["move", "c2", "c3", "--storage", POOLS[1]])?;
+        let now = daemon.client().get("/1.0/instances/c3")?;
+        for key in ["volatile.uuid", "volatile.eth0.hwaddr"] {
+            ensure!(now["config"][key] == own[key], "{key} is another: {now}");
+        }
+        ensure!(now["expanded_devices"]["root"]["pool"] == POOLS[1], "{now}");
+        daemon.change("c3", "start", false)?;
+        ensure!(daemon.shell("c3", "cat /root/file")? == "later");
+        looks(&restore(&daemon, "c3", "s1")?, "first\n7 8 2\n/bin/vi")?;
+        for name in ["c1", "c3"] {
+            delete(&daemon, name)?;
+        }
+    }
+    Ok(())
 }

@@ -164,6 +164,7 @@ impl Core {
     fn new_record(&self, project: &str, post: &InstancesPost) -> InstanceRecord {
         let mut config = post.config.clone();
         config.retain(|_, value| !value.is_empty());
+        self.forget_others_identity(None, &mut config);
         volatile::of_request(&mut config);
         let id = uuid::Uuid::new_v4();
         config.insert("volatile.uuid".to_owned(), id.to_string());

@@ -14,7 +14,7 @@ use crate::instances::copying::{self, Copying, Extent};
 use crate::instances::create::{self, Source};
 use crate::instances::owner::Owner;
 use crate::instances::view::View;
-use crate::instances::{self, Instance, devices, templates};
+use crate::instances::{self, Instance, devices, templates, volatile};
 use crate::journal::{Entry, Open};
 use crate::pools::{OpenPool, instance_volume};
 use crate::records::{InstanceRecord, SnapshotRecord, TemplatesRecord, key};
@@ -115,7 +115,7 @@ impl Owner {
                     let own = record.config.entry(format!("image.{key}"));
                     own.or_insert_with(|| value.clone());
                 }
-                let base = BASE_IMAGE.to_owned();
+                let base = volatile::BASE_IMAGE.to_owned();
                 record.config.insert(base, image.fingerprint.clone());
                 Some(image.fingerprint.clone())
             }

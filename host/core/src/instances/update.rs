@@ -157,7 +157,9 @@ impl Owner {
         if !put.architecture.is_empty() && put.architecture != record.architecture {
             return Err(Error::invalid("The architecture of an instance can't be changed"));
         }
-        record.config = settings::pruned(volatile::keep(&record.config, put.config)?);
+        let mut config = put.config;
+        self.core.forget_others_identity(Some(&record.config), &mut config);
+        record.config = settings::pruned(volatile::keep(&record.config, config)?);
         record.devices = put.devices;
         record.description = put.description;
         record.ephemeral = put.ephemeral;

@@ -4,9 +4,13 @@
 //! instance. As LXD does it, keys that it has not are refused. What says who an instance is or what it was last seen doing stays the
 //! daemon's, whatever comes back; a request has its say in what it may choose, such as the address of an interface.
 
+use std::sync::Arc;
+
 use hutch_api::Config;
 
+use crate::Core;
 use crate::error::{Error, Result};
+use crate::instances::Instance;
 use crate::instances::devices::is_hwaddr;
 
 /// What all these keys begin with.
@@ -103,6 +107,18 @@ pub(crate) fn check(key: &str, value: &str) -> Result<()> {
 /// What a request for a new instance says in these keys, without what is the daemon's to say.
 pub(super) fn of_request(config: &mut Config) {
     config.retain(|key, _| !is_volatile(key) || is_chosen(key));
+}
+
+impl Core {
+    /// Takes these keys out of a configuration that a client has read from another instance: stock clients send it as it is when they
+    /// refresh a copy, and the source's address is not the copy's. `own` is the configuration of the instance that it is for.
+    pub(super) fn forget_others_identity(&self, own: Option<&Config>, wanted: &mut Config) {
+        let Some(uuid) = wanted.get(UUID) else { return };
+        let is_others = |instance: Arc<Instance>| instance.view().record.config.get(UUID) == Some(uuid);
+        if own.and_then(|own| own.get(UUID)) != Some(uuid) && self.instances.list(None).into_iter().any(is_others) {
+            wanted.retain(|key, _| !is_volatile(key) || key == BASE_IMAGE);
+        }
+    }
 }
 
 /// The configuration that takes the place of `own`: what a request leaves out of these keys stays, and what is the daemon's does.
