@@ -122,14 +122,7 @@ impl Instance {
         T: Send + 'static,
         J: for<'a> FnOnce(&'a mut Owner) -> Answer<'a, T> + Send + 'static,
     {
-        let (answer, wait) = oneshot::channel();
-        let caller = auth::current();
-        let job: Job = Box::new(move |owner| {
-            Box::pin(async move {
-                // Whoever asked may have gone; the job was done all the same.
-                let _ = answer.send(auth::on_behalf_of(caller, job(owner)).await);
-            })
-        });
+        let (job, wait) = packed(job);
         self.jobs.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Unavailable(format!(
                 "instance {} is busy: {QUEUE} requests are waiting for it",
@@ -138,6 +131,18 @@ impl Instance {
             mpsc::error::TrySendError::Closed(_) => Error::missing("Instance", self.name()),
         })?;
         wait.await.map_err(|_| Error::missing("Instance", self.name()))?
+    }
+
+    /// Has the owner do what ends something that it has begun, however many requests wait for it.
+    pub(crate) async fn insist<T, J>(&self, job: J) -> Result<T>
+    where
+        T: Send + 'static,
+        J: for<'a> FnOnce(&'a mut Owner) -> Answer<'a, T> + Send + 'static,
+    {
+        let (job, wait) = packed(job);
+        let gone = || Error::missing("Instance", self.name());
+        self.jobs.send(job).await.map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?
     }
 
     /// A profile that it uses changed. One that is being made will see that by itself.
@@ -157,6 +162,23 @@ impl Instance {
             other => other,
         }
     }
+}
+
+/// A job for the caller of this moment, and its answer.
+fn packed<T, J>(job: J) -> (Job, oneshot::Receiver<Result<T>>)
+where
+    T: Send + 'static,
+    J: for<'a> FnOnce(&'a mut Owner) -> Answer<'a, T> + Send + 'static,
+{
+    let (answer, wait) = oneshot::channel();
+    let caller = auth::current();
+    let job: Job = Box::new(move |owner| {
+        Box::pin(async move {
+            // Whoever asked may have gone; the job was done all the same.
+            let _ = answer.send(auth::on_behalf_of(caller, job(owner)).await);
+        })
+    });
+    (job, wait)
 }
 
 /// All instances.

@@ -94,7 +94,7 @@ async fn refresh(
     let staged = source
         .ask(move |owner| Box::pin(async move { owner.stage(&begun, &extent, &operation).await }))
         .await;
-    copy.ask(move |owner| Box::pin(async move { owner.end_refresh(&id, entry, staged).await }))
+    copy.insist(move |owner| Box::pin(async move { owner.end_refresh(&id, entry, staged).await }))
         .await
 }
 

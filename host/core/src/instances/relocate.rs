@@ -73,6 +73,7 @@ impl Core {
         let record = destination.applied(&view.record);
         self.check_instance(project, &record.config, &record.devices, &record.profiles)
             .await?;
+        devices::check_sources(&record.devices, &view.record.devices).await?;
         let path = with_project(format!("/1.0/instances/{name}"), project);
         let new = NewOperation::task(project, "Moving instance", "instances", path).cancellable();
         let work = move |operation: Arc<Operation>| async move {
