@@ -86,7 +86,6 @@ fn source(daemon: &Daemon, pool: &str) -> Result<()> {
 #[test]
 fn a_copy_takes_its_snapshots_along_within_and_between_pools() -> Result<()> {
     let daemon = daemon()?;
-    let mut client = daemon.client();
     let before = Leftovers::settled(&daemon)?;
     for from in POOLS {
         for to in POOLS {
