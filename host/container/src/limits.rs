@@ -131,6 +131,23 @@ impl<'de> Deserialize<'de> for CpuSet {
 }
 
 impl Limits {
+    /// The controllers of cgroups that they need (`cgroups(7)`).
+    pub const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+
+    /// Which limits can't be set on this machine, for the operator to read, if there are any.
+    #[must_use]
+    pub fn unavailable() -> Option<String> {
+        let lacking = hutch_sys::cgroup::Hierarchies::find().lacking(&Self::CONTROLLERS);
+        (!lacking.is_empty()).then(|| {
+            format!(
+                "this machine gives its containers no cgroup controllers for {}: limits that need them are refused (`cgroup_disable` on \
+                 the kernel's command line takes them away, and so do processes in /sys/fs/cgroup/cgroup.procs of a container that \
+                 this daemon runs in)",
+                lacking.join(", ")
+            )
+        })
+    }
+
     /// Says which value the kernel would refuse.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::apparmor::{AppArmor, AppArmorSupport};
 use crate::client::Keeper;
 use crate::connection::watched;
 use crate::devices::{DeviceControl, DeviceSupport};
+use crate::limits::Limits;
 use crate::link::Link;
 use crate::protocol::{HELD_FD, LISTEN_FD, SPEC_FD};
 use crate::services::{Service, ServiceSpec};
@@ -29,6 +30,7 @@ pub struct Runtime {
     run_dir: PathBuf,
     devices: DeviceSupport,
     apparmor: AppArmor,
+    unavailable_limits: Option<String>,
 }
 
 /// How long a start of the daemon goes on waiting when no keeper answers. They answer at once, or something is wrong with them.
@@ -128,6 +130,7 @@ impl Runtime {
             devices: DeviceSupport::probe(),
             apparmor: AppArmor::probe(run_dir.join("apparmor")),
             run_dir,
+            unavailable_limits: Limits::unavailable(),
         };
         let failed = |error| Error::io("looking whose is", &this.run_dir, error);
         if place::is_copy(&this.run_dir).map_err(failed)? {
@@ -161,6 +164,12 @@ impl Runtime {
     /// [`Error::Io`] when the profiles can't be given to the kernel, which the start of each container tells as well.
     pub async fn load_profiles(&self) -> Result<(), Error> {
         self.apparmor.prepare().await
+    }
+
+    /// Which limits can't be set on this machine, as it was when the daemon started ([`Limits::unavailable`]).
+    #[must_use]
+    pub fn unavailable_limits(&self) -> Option<&str> {
+        self.unavailable_limits.as_deref()
     }
 
     /// The same runtime, with other means to keep containers from devices: for tests of what this machine does not need.

@@ -134,6 +134,12 @@ impl Core {
                 since: Timestamp::NEVER,
             })
         }));
+        troubles.extend(self.runtime.unavailable_limits().map(|message| Trouble {
+            kind: "Missing cgroup controllers",
+            url: "/1.0".to_owned(),
+            message: message.to_owned(),
+            since: Timestamp::NEVER,
+        }));
         let plugins = self.plugins().into_iter().filter(|plugin| !plugin.reason.is_empty());
         troubles.extend(plugins.map(|plugin| Trouble {
             kind: "Plugin unavailable",

@@ -142,6 +142,9 @@ fn look_at_kernel(runtime: &Runtime) {
     if let Some(reason) = &runtime.device_support().reason {
         tracing::warn!("{reason}");
     }
+    if let Some(reason) = runtime.unavailable_limits() {
+        tracing::warn!("{reason}");
+    }
     match runtime.apparmor_support() {
         AppArmorSupport::Unusable(reason) => tracing::warn!("{reason}"),
         AppArmorSupport::Used => {

@@ -21,15 +21,12 @@ use std::os::unix::fs::{FileExt, chown};
 use std::path::{Path, PathBuf};
 
 use hutch_container::{CGROUP_PARENT, ContainerSpec, DeviceControl, Fault, FaultKind, Limits};
-use hutch_sys::cgroup::{Hierarchies, remove_tree};
+use hutch_sys::cgroup::{Hierarchies, is_occupied, remove_tree};
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::fault::{At, Result};
 use crate::reactor::{Reactor, Source};
-
-/// Controllers that limits need.
-const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
 /// How deep and how many the cgroups of one container may be: systemd in a container in a container takes some ten levels, and a
 /// hundred for each system. Their memory is the host's.
@@ -158,7 +155,7 @@ impl Cgroup {
     }
 
     fn make_legacy(&mut self, spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<()> {
-        for controller in CONTROLLERS {
+        for controller in Limits::CONTROLLERS {
             let Some(root) = hierarchies.legacy(controller) else {
                 continue;
             };
@@ -356,17 +353,23 @@ fn make_directory(path: &Path) -> Result<()> {
 }
 
 /// Lets the cgroups below `dir` have the controllers that are here and not on yet.
+///
+/// All at once: one by one, those that can count threads would be turned on also where processes are in `dir` itself, which makes
+/// it the root of a threaded tree, whose children can hold no processes (the kernel's `admin-guide/cgroup-v2`, "Threads").
 fn turn_on_controllers(dir: &Path) -> Result<()> {
     let read = |file: &str| fs::read_to_string(dir.join(file)).at("reading", dir.join(file));
     let (here, on) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
     let has = |list: &str, name: &str| list.split_whitespace().any(|one| one == name);
-    for controller in CONTROLLERS {
-        if has(&here, controller) && !has(&on, controller) {
-            let path = dir.join("cgroup.subtree_control");
-            fs::write(&path, format!("+{controller}")).at("turning on controllers in", path)?;
-        }
+    let missing = Limits::CONTROLLERS
+        .into_iter()
+        .filter(|name| has(&here, name) && !has(&on, name));
+    let wanted: Vec<String> = missing.map(|name| format!("+{name}")).collect();
+    // Where they can't be had, containers run without limits, and limits are refused.
+    if wanted.is_empty() || is_occupied(dir).at("reading", dir.join("cgroup.procs"))? {
+        return Ok(());
     }
-    Ok(())
+    let path = dir.join("cgroup.subtree_control");
+    fs::write(&path, wanted.join(" ")).at("turning on controllers in", path)
 }
 
 /// A new legacy cpuset is empty and can hold nobody (`cpuset(7)`): it begins with what its parent has.

@@ -100,6 +100,23 @@ impl Hierarchies {
             .map(PathBuf::as_path)
     }
 
+    /// Those of these controllers that cgroups made here can't have: the kernel lacks them or was told not to use them, or
+    /// processes in the root of the unified hierarchy are in the way ([`is_occupied`]).
+    #[must_use]
+    pub fn lacking<'c>(&self, controllers: &[&'c str]) -> Vec<&'c str> {
+        let listed = |file: &str| {
+            let path = self.unified().map(|root| root.join(file));
+            path.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+        };
+        let (here, on) = (listed("cgroup.controllers"), listed("cgroup.subtree_control"));
+        let has = |list: &str, name: &str| list.split_whitespace().any(|one| one == name);
+        let free = self
+            .unified()
+            .is_some_and(|root| is_occupied(root).is_ok_and(|occupied| !occupied));
+        let lacks = |name: &&str| self.legacy(name).is_none() && !has(&on, name) && !(free && has(&here, name));
+        controllers.iter().copied().filter(lacks).collect()
+    }
+
     /// Kills every process in the cgroup `parent/name` of the unified hierarchy (`cgroup.kill`), waits until they are gone, and
     /// removes the cgroups of that name in every hierarchy with those below. What is not there is no error. Blocks as long as
     /// the processes take to die.
@@ -123,6 +140,19 @@ impl Hierarchies {
         }
         Ok(())
     }
+}
+
+/// Whether processes in a cgroup of the unified hierarchy keep controllers from those below it (the kernel's
+/// `admin-guide/cgroup-v2`, "No Internal Process Constraint"). The machine's own root, which has no `cgroup.type`, is exempt; the
+/// root that a container sees is not, and every init but systemd stays in it.
+///
+/// # Errors
+/// What reading `cgroup.procs` says.
+pub fn is_occupied(dir: &Path) -> io::Result<bool> {
+    if !dir.join("cgroup.type").exists() {
+        return Ok(false);
+    }
+    Ok(!fs::read_to_string(dir.join("cgroup.procs"))?.is_empty())
 }
 
 /// Whether an error says that the cgroup was removed, by somebody else perhaps: a file of one that was is `ENODEV` to who
@@ -252,6 +282,28 @@ mod tests {
         remove_tree(&top).unwrap();
         assert!(!top.exists());
         remove_tree(&top).unwrap();
+    }
+
+    #[test]
+    fn controllers_that_nothing_can_have_are_told() {
+        let root = std::env::temp_dir().join(format!("hutch-controllers-{}", std::process::id()));
+        fs::create_dir(&root).unwrap();
+        let write = |file: &str, text: &str| fs::write(root.join(file), text).unwrap();
+        write("cgroup.controllers", "cpuset cpu pids\n");
+        write("cgroup.subtree_control", "cpu\n");
+        write("cgroup.procs", "1\n");
+        let hierarchies = Hierarchies {
+            unified: Some(root.clone()),
+            legacy: vec![(vec!["memory".to_owned()], "/sys/fs/cgroup/memory".into())],
+        };
+        let lacking = || hierarchies.lacking(&["cpu", "memory", "pids", "io"]);
+        assert_eq!(lacking(), ["io"], "the machine's own root may hold processes");
+        write("cgroup.type", "domain\n");
+        assert_eq!(lacking(), ["pids", "io"], "what is on stays on");
+        write("cgroup.procs", "");
+        assert_eq!(lacking(), ["io"]);
+        assert_eq!(Hierarchies::default().lacking(&["cpu"]), ["cpu"]);
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

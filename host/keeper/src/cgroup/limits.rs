@@ -63,6 +63,12 @@ fn apply(dir: &Path, controller: &str, settings: &[&Setting]) -> Result<()> {
             "its memory",
             "more than that is in use",
         )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && dir.is_dir() => Err(Fault::new(
+            FaultKind::Unsupported,
+            "limiting",
+            format!("what the controller `{controller}` counts"),
+            "this machine gives its containers no such controller",
+        )),
         written => written.at("limiting", dir.join(setting.file)),
     };
     if controller == "memory" && settings.iter().try_for_each(write).is_err() {
@@ -90,13 +96,12 @@ fn cpu_settings(limits: &Limits, legacy: bool) -> Vec<Setting> {
 }
 
 fn cpuset_settings(limits: &Limits, legacy: bool) -> Vec<Setting> {
-    // No limit is written as nothing on v2, and as all there are on v1.
+    // No limit is all there are, because a cpuset that holds processes can't be emptied in either version (`validate_change` in
+    // kernel/cgroup/cpuset.c, ENOSPC). Version 2 takes those that are not plugged in yet as well, and uses them once they are.
     let all = || {
-        if legacy {
-            fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default()
-        } else {
-            "\n".to_owned()
-        }
+        let which = if legacy { "online" } else { "possible" };
+        let all = fs::read_to_string(format!("/sys/devices/system/cpu/{which}")).unwrap_or_default();
+        all.trim().to_owned()
     };
     vec![setting(
         "cpuset.cpus",
