@@ -21,6 +21,7 @@ mod making;
 mod malice;
 mod mounts;
 mod network;
+mod nics;
 mod plugins;
 mod pools;
 mod profiles;

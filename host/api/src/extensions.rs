@@ -140,6 +140,10 @@ pub const EXTENSIONS: &[&str] = &[
     "container_syscall_intercept_sysinfo",
     // The machine's load among its resources.
     "resources_load",
+    // `security.ipv4_filtering` and `security.ipv6_filtering` of a nic.
+    "container_nic_ipfilter",
+    // `security.port_isolation` of a nic.
+    "instance_nic_bridged_port_isolation",
     // /1.0/instances/NAME/metadata and its templates.
     "container_edit_metadata",
     // /1.0/instances/NAME/rebuild.

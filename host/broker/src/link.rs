@@ -78,6 +78,12 @@ impl Links {
                 let settings = Settings::read(&options)?;
                 self.on(move |handle| settings.apply(handle, &name)).await.map(unit)
             }
+            Request::LinkLimitSent { name, bits_per_second } => {
+                own(cx, &name)?;
+                self.on(move |handle| handle.limit_sent(&name, bits_per_second))
+                    .await
+                    .map(unit)
+            }
             Request::LinkSubnetsInUse => {
                 let subnets = self.on(|handle| handle.subnets_in_use()).await?;
                 Ok(Response::Strings(subnets.iter().map(ToString::to_string).collect()))

@@ -242,6 +242,13 @@ pub enum Request {
         /// Settings as `wit/host` lists them.
         options: Vec<(String, String)>,
     },
+    /// `link.limit-sent`.
+    LinkLimitSent {
+        /// The interface.
+        name: String,
+        /// The limit; none lifts it.
+        bits_per_second: Option<u64>,
+    },
     /// `link.subnets-in-use`.
     LinkSubnetsInUse,
 
@@ -417,6 +424,7 @@ impl Request {
             Self::LinkSetAddresses { .. } => "link.set-addresses",
             Self::LinkSetUp { .. } => "link.set-up",
             Self::LinkSetOptions { .. } => "link.set-options",
+            Self::LinkLimitSent { .. } => "link.limit-sent",
             Self::LinkSubnetsInUse => "link.subnets-in-use",
             Self::FilterReplaceTable { .. } => "filter.replace-table",
             Self::FilterChangeElements { .. } => "filter.change-elements",

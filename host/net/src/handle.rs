@@ -60,7 +60,7 @@ impl Handle {
         })
     }
 
-    fn socket(&self) -> MutexGuard<'_, Socket> {
+    pub(crate) fn socket(&self) -> MutexGuard<'_, Socket> {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -344,7 +344,7 @@ fn check_mtu(mtu: Option<u32>) -> Result<()> {
     }
 }
 
-fn get(socket: &mut Socket, name: &str) -> Result<Option<Interface>> {
+pub(crate) fn get(socket: &mut Socket, name: &str) -> Result<Option<Interface>> {
     let mut found = None;
     let question = |kind, flags| {
         let mut message = Message::link(kind, flags, AF_UNSPEC, 0, 0, 0);

@@ -13,6 +13,7 @@ mod message;
 pub mod nft;
 mod probe;
 mod rtnl;
+mod shape;
 mod socket;
 pub mod sysctl;
 
@@ -21,3 +22,4 @@ pub use error::{Error, Result};
 pub use handle::{Handle, Veth};
 pub use interface::{Counters, Interface};
 pub use probe::NetnsProbe;
+pub use shape::LEAST_RATE;

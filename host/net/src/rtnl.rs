@@ -1,4 +1,4 @@
-//! Numbers of `linux/netlink.h`, `rtnetlink.h`, `if_link.h`, `if_addr.h`, `if_bridge.h` and `veth.h`.
+//! Numbers of `linux/netlink.h`, `rtnetlink.h`, `if_link.h`, `if_addr.h`, `if_bridge.h`, `veth.h` and `pkt_sched.h`.
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(crate) const NLMSG_DONE: u16 = 3;
@@ -22,6 +22,19 @@ pub(crate) const RTM_DELADDR: u16 = 21;
 pub(crate) const RTM_GETADDR: u16 = 22;
 pub(crate) const RTM_NEWROUTE: u16 = 24;
 pub(crate) const RTM_GETROUTE: u16 = 26;
+
+pub(crate) const RTM_NEWQDISC: u16 = 36;
+pub(crate) const RTM_DELQDISC: u16 = 37;
+pub(crate) const RTM_NEWTCLASS: u16 = 40;
+
+pub(crate) const TCA_KIND: u16 = 1;
+pub(crate) const TCA_OPTIONS: u16 = 2;
+pub(crate) const TCA_HTB_PARMS: u16 = 1;
+pub(crate) const TCA_HTB_INIT: u16 = 2;
+pub(crate) const TCA_HTB_RATE64: u16 = 6;
+pub(crate) const TCA_HTB_CEIL64: u16 = 7;
+pub(crate) const TC_H_ROOT: u32 = u32::MAX;
+pub(crate) const TC_LINKLAYER_ETHERNET: u8 = 1;
 
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;

@@ -198,6 +198,54 @@ fn settings_are_written_and_read_back() {
     });
 }
 
+/// What tc(8) says of the classes of an interface.
+fn classes(name: &str) -> String {
+    let output = std::process::Command::new("tc")
+        .args(["class", "show", "dev", name])
+        .output()
+        .expect("tc");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn what_is_sent_is_limited_and_the_limit_lifted() {
+    in_new_netns(|| {
+        let handle = Handle::open().unwrap();
+        let netns = other_netns();
+        let veth = Veth {
+            name: "veth0",
+            bridge: None,
+            netns: netns.as_fd(),
+            guest_name: "eth0",
+            hwaddr: mac("00:16:3e:00:00:09"),
+            mtu: None,
+        };
+        handle.ensure_veth(&veth).unwrap();
+        handle.limit_sent("veth0", None).unwrap();
+        // The last one is more bytes in a second than 32 bits count.
+        for (rate, shown) in [
+            (1000, "rate 1Kbit"),
+            (16_000_000, "rate 16Mbit"),
+            (80_000_000_000, "rate 80Gbit"),
+        ] {
+            handle.limit_sent("veth0", Some(rate)).unwrap();
+            let classes = classes("veth0");
+            assert!(
+                classes.contains(shown) && classes.lines().count() == 1,
+                "{rate}: {classes}"
+            );
+        }
+        for _ in 0..2 {
+            handle.limit_sent("veth0", None).unwrap();
+            assert_eq!(classes("veth0"), "");
+        }
+        let slow = handle.limit_sent("veth0", Some(999)).unwrap_err();
+        assert!(matches!(slow, hutch_net::Error::Invalid(_)), "{slow}");
+        let missing = handle.limit_sent("veth1", Some(1_000_000)).unwrap_err();
+        assert!(matches!(missing, hutch_net::Error::NotFound { .. }), "{missing}");
+    });
+}
+
 #[test]
 fn tables_are_replaced_as_a_whole() {
     in_new_netns(|| {

@@ -13,6 +13,8 @@ pub(crate) trait Address: Copy + Ord + fmt::Display + std::str::FromStr {
     fn bits(self) -> u128;
     /// The address of a number.
     fn of(bits: u128) -> Self;
+    /// The same address, if it is of this family.
+    fn from_ip(address: IpAddr) -> Option<Self>;
 }
 
 impl Address for Ipv4Addr {
@@ -29,6 +31,13 @@ impl Address for Ipv4Addr {
     fn of(bits: u128) -> Self {
         Self::from_bits(bits as u32)
     }
+
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
 }
 
 impl Address for Ipv6Addr {
@@ -40,6 +49,13 @@ impl Address for Ipv6Addr {
 
     fn of(bits: u128) -> Self {
         Self::from_bits(bits)
+    }
+
+    fn from_ip(address: IpAddr) -> Option<Self> {
+        match address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
     }
 }
 
@@ -149,6 +165,11 @@ impl Mac {
             return Err(wrong());
         }
         Ok(Self(bytes))
+    }
+
+    /// Its bits as a number.
+    pub(crate) fn number(self) -> u128 {
+        self.0.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
     }
 
     /// The address that an interface gives itself in a subnet of 64 bits (RFC 4291, appendix A).

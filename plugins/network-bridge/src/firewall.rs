@@ -12,15 +12,15 @@ use crate::config::{Config, DnsMode, Family};
 /// The table's name, before which the host puts the network's.
 const TABLE: &str = "bridge";
 
-fn matches(left: &Value, op: &str, right: &Value) -> Value {
+pub(crate) fn matches(left: &Value, op: &str, right: &Value) -> Value {
     json!({ "match": { "op": op, "left": left, "right": right } })
 }
 
-fn meta(key: &str) -> Value {
+pub(crate) fn meta(key: &str) -> Value {
     json!({ "meta": { "key": key } })
 }
 
-fn payload(protocol: &str, field: &str) -> Value {
+pub(crate) fn payload(protocol: &str, field: &str) -> Value {
     json!({ "payload": { "protocol": protocol, "field": field } })
 }
 
@@ -28,11 +28,11 @@ fn prefix<A: Address>(subnet: &Cidr<A>) -> Value {
     json!({ "prefix": { "addr": subnet.network().to_string(), "len": subnet.prefix } })
 }
 
-fn rule(chain: &str, expr: Vec<Value>) -> Value {
+pub(crate) fn rule(chain: &str, expr: Vec<Value>) -> Value {
     json!({ "rule": { "chain": chain, "expr": expr } })
 }
 
-fn chain(name: &str, kind: &str, hook: &str, priority: i32) -> Value {
+pub(crate) fn chain(name: &str, kind: &str, hook: &str, priority: i32) -> Value {
     json!({ "chain": { "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept" } })
 }
 

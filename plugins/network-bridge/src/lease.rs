@@ -7,16 +7,17 @@ use hutch_sdk::network::{Lease, LeaseEntry, NetworkRef, NicRef};
 use hutch_sdk::{Host, Options, Result};
 
 use crate::Bridge;
+use crate::address::fixed_addresses;
 use crate::cidr::{Mac, parse_ip};
 use crate::config::Config;
 use crate::dnsmasq::{LEASES, SERVICE};
-use crate::nic::{fixed_addresses, hostname};
+use crate::nic::hostname;
 
 /// A line of dnsmasq's file of leases.
 #[derive(Debug, PartialEq)]
-struct Line {
-    mac: Mac,
-    address: IpAddr,
+pub(crate) struct Line {
+    pub(crate) mac: Mac,
+    pub(crate) address: IpAddr,
     hostname: Option<String>,
 }
 
@@ -35,6 +36,12 @@ fn parse_line(line: &str) -> Option<Line> {
         address: parse_ip(address)?,
         hostname: (name != "*").then(|| name.to_owned()),
     })
+}
+
+/// What dnsmasq has given out.
+pub(crate) fn lines(host: &impl Host) -> Result<Vec<Line>> {
+    let file = host.service_read_file(SERVICE, LEASES)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&file).lines().filter_map(parse_line).collect())
 }
 
 /// The bridge's own addresses.
@@ -70,8 +77,7 @@ fn of_nic(config: &Config, nic: &NicRef, mac: &Mac) -> Result<Vec<(IpAddr, &'sta
 impl Lease for Bridge {
     fn leases(host: &impl Host, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<LeaseEntry>> {
         let config = Config::read(&network.config)?;
-        let file = host.service_read_file(SERVICE, LEASES)?.unwrap_or_default();
-        let lines: Vec<Line> = String::from_utf8_lossy(&file).lines().filter_map(parse_line).collect();
+        let lines = lines(host)?;
         let mut leases = gateways(network, &config);
         let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
         for nic in nics {

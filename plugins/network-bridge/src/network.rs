@@ -8,7 +8,7 @@ use hutch_sdk::{Host, Result};
 
 use crate::config::Config;
 use crate::dnsmasq::{HOSTS, SERVICE};
-use crate::{Bridge, dnsmasq, firewall, nic, validate};
+use crate::{Bridge, address, dnsmasq, firewall, nic, port, validate};
 
 fn pair(key: &str, value: bool) -> (String, String) {
     (key.to_owned(), if value { "1" } else { "0" }.to_owned())
@@ -85,11 +85,13 @@ impl Network for Bridge {
 
     fn stop(host: &impl Host, network: &NetworkRef) -> Result<()> {
         host.service_remove(SERVICE)?;
+        port::reconcile(host, network, &[])?;
+        address::release(host, network, |_| true)?;
         firewall::remove(host)?;
         host.link_delete(&network.name)
     }
 
-    fn reconcile(host: &impl Host, _network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<String>> {
+    fn reconcile(host: &impl Host, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<String>> {
         let known: BTreeSet<String> = nics.iter().map(nic::file_name).collect::<Result<_>>()?;
         let files = host.service_list_files(SERVICE, HOSTS)?;
         let stale: Vec<String> = files
@@ -102,9 +104,13 @@ impl Network for Bridge {
         if !stale.is_empty() {
             nic::reread(host)?;
         }
-        Ok(stale
-            .into_iter()
-            .map(|file| format!("the name and addresses of {file}"))
-            .collect())
+        address::release(host, network, |file| !known.contains(file))?;
+        let mut removed = port::reconcile(host, network, nics)?;
+        removed.extend(
+            stale
+                .into_iter()
+                .map(|file| format!("the name and addresses of {file}")),
+        );
+        Ok(removed)
     }
 }

@@ -1,19 +1,19 @@
 //! Interfaces of instances.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use hutch_sdk::host::Veth;
 use hutch_sdk::network::{NetworkRef, Nic, NicRef};
 use hutch_sdk::paths::check_component;
 use hutch_sdk::{Error, Host, Options, Result};
 
-use crate::Bridge;
-use crate::cidr::{Address, Cidr, Mac};
+use crate::address::{self, Addresses};
+use crate::cidr::Mac;
 use crate::config::Config;
 use crate::dnsmasq::{HOSTS, SERVICE};
+use crate::port::Wanted;
 use crate::validate::is_domain;
+use crate::{Bridge, port, rate};
 
-/// Keys of an interface.
+/// Keys of an interface, beside those of [`port`].
 const KEYS: [&str; 12] = [
     "boot.priority",
     "host_name",
@@ -28,36 +28,6 @@ const KEYS: [&str; 12] = [
     "security.port_isolation",
     "type",
 ];
-
-/// An address that is always given to the interface.
-fn fixed<A: Address>(options: &Options, key: &str, subnet: Option<&Cidr<A>>) -> Result<Option<A>> {
-    let Some(text) = options.get(key) else { return Ok(None) };
-    let wrong = |why: &str| Error::invalid(format!("invalid value for {key:?}: {text:?} {why}")).with("key", key);
-    let address: A = text.parse().map_err(|_| wrong("is not an address"))?;
-    let subnet = subnet.ok_or_else(|| wrong("can't be given out by this network, which has no DHCP for it"))?;
-    if !subnet.contains(address) {
-        return Err(wrong(&format!("is not in the network's subnet {subnet}")));
-    }
-    if address == subnet.address || address == subnet.network() || (A::BITS == 32 && address == subnet.last()) {
-        return Err(wrong("is the network's own"));
-    }
-    Ok(Some(address))
-}
-
-/// The addresses that are always given to an interface.
-pub(crate) fn fixed_addresses(config: &Config, options: &Options) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>)> {
-    let v4 = config
-        .v4
-        .as_ref()
-        .filter(|family| family.dhcp)
-        .map(|family| &family.gateway);
-    let v6 = config
-        .v6
-        .as_ref()
-        .filter(|family| family.dhcp && config.v6_stateful)
-        .map(|family| &family.gateway);
-    Ok((fixed(options, "ipv4.address", v4)?, fixed(options, "ipv6.address", v6)?))
-}
 
 /// The name by which DNS knows an instance: its own, with the project's unless that is the default one. Nothing for what can't be
 /// a name in DNS.
@@ -87,10 +57,10 @@ fn host_line(nic: &NicRef, addresses: &[String]) -> Result<String> {
 }
 
 /// The fields of such a line for the addresses that are always given to the interface.
-fn address_fields(config: &Config, nic: &NicRef) -> Result<Vec<String>> {
-    let (v4, v6) = fixed_addresses(config, &Options::new(&nic.config))?;
-    let v4 = v4.map(|address| address.to_string());
-    Ok(v4.into_iter().chain(v6.map(|address| format!("[{address}]"))).collect())
+fn address_fields(addresses: &Addresses) -> Vec<String> {
+    let v4 = addresses.v4.map(|address| address.to_string());
+    let v6 = addresses.v6.map(|address| format!("[{address}]"));
+    v4.into_iter().chain(v6).collect()
 }
 
 /// Refuses addresses that another connected interface is given: dnsmasq would give them to whoever asks first.
@@ -126,29 +96,49 @@ pub(crate) fn reread(host: &impl Host) -> Result<()> {
     }
 }
 
-/// Writes the interface's file. dnsmasq reads a new one by itself, but adds what a changed one says to what it knows already.
-fn announce(host: &impl Host, config: &Config, nic: &NicRef) -> Result<()> {
+/// Writes the interface's file, and says whether it had one. dnsmasq reads a new one by itself, but adds what a changed one says to
+/// what it knows already.
+fn announce(host: &impl Host, nic: &NicRef, addresses: &Addresses) -> Result<bool> {
     let file = file_name(nic)?;
     let path = format!("{HOSTS}/{file}");
-    let addresses = address_fields(config, nic)?;
+    let addresses = address_fields(addresses);
     let line = host_line(nic, &addresses)?;
     let old = host.service_read_file(SERVICE, &path)?;
     if old.as_deref() == Some(line.as_bytes()) {
-        return Ok(());
+        return Ok(true);
     }
     check_unique(host, &file, &addresses)?;
     host.service_write_file(SERVICE, &path, line.as_bytes())?;
-    old.map_or(Ok(()), |_| reread(host))
+    match old {
+        Some(_) => reread(host).map(|()| true),
+        None => Ok(false),
+    }
 }
 
 fn mtu(config: &Config, options: &Options) -> Result<Option<u32>> {
     Ok(options.number("mtu", 68..=65535)?.or(config.mtu))
 }
 
+/// Removes an interface that has another MTU than it is to have: it is set when the pair is made.
+fn drop_other_mtu(host: &impl Host, network: &NetworkRef, nic: &NicRef, mtu: Option<u32>) -> Result<()> {
+    let Some(link) = host.link_get(&nic.host_name)? else {
+        return Ok(());
+    };
+    let wanted = match mtu {
+        Some(mtu) => Some(mtu),
+        None => host.link_get(&network.name)?.map(|bridge| bridge.mtu),
+    };
+    match wanted {
+        Some(wanted) if wanted != link.mtu => host.link_delete(&nic.host_name),
+        _ => Ok(()),
+    }
+}
+
 impl Nic for Bridge {
     fn validate(_host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
         let options = Options::new(config);
-        options.check_keys(&format!("an interface on network {}", network.name), &KEYS)?;
+        let keys: Vec<&str> = KEYS.into_iter().chain(port::KEYS).collect();
+        options.check_keys(&format!("an interface on network {}", network.name), &keys)?;
         let network = Config::read(&network.config)?;
         if let Some(mac) = options.get("hwaddr") {
             Mac::parse(mac).map_err(|error| error.context("invalid value for \"hwaddr\""))?;
@@ -156,7 +146,9 @@ impl Nic for Bridge {
         mtu(&network, &options)?;
         options.number("boot.priority", 0..=u32::MAX)?;
         options.flag("security.port_isolation", false)?;
-        fixed_addresses(&network, &options)?;
+        rate::of(&options, "limits.ingress")?;
+        rate::of(&options, "limits.egress")?;
+        address::check(&network, &options)?;
         Ok(options.into_pairs())
     }
 
@@ -169,13 +161,20 @@ impl Nic for Bridge {
                 "interface {device} of {instance} has no network namespace to be put into"
             )));
         }
-        // The name and the addresses first, so that they are there when the instance asks.
-        announce(host, &config, nic)?;
+        // The name and the addresses first, so that they are there when the instance asks, and what is filtered before anything can
+        // come from it.
+        let addresses = address::of_nic(host, network, &config, nic, &file_name(nic)?)?;
+        let again = announce(host, nic, &addresses)?;
+        let wanted = Wanted::read(&options)?;
+        port::apply(host, network, nic, &wanted, &addresses.own, again)?;
+        let mtu = mtu(&config, &options)?;
+        if again {
+            drop_other_mtu(host, network, nic, mtu)?;
+        }
         let isolated = options.flag("security.port_isolation", false)?;
-        let settings = if isolated {
-            vec![("bridge.isolated".to_owned(), "1".to_owned())]
-        } else {
-            Vec::new()
+        let settings = match isolated || again {
+            true => vec![("bridge.isolated".to_owned(), u8::from(isolated).to_string())],
+            false => Vec::new(),
         };
         host.link_ensure_veth(&Veth {
             name: &nic.host_name,
@@ -183,21 +182,29 @@ impl Nic for Bridge {
             netns: &nic.netns,
             guest_name: &nic.guest_name,
             hwaddr: &nic.hwaddr,
-            mtu: mtu(&config, &options)?,
+            mtu,
             options: &settings,
-        })
+        })?;
+        let limit = rate::of(&options, "limits.ingress")?;
+        match limit.is_some() || again {
+            true => host.link_limit_sent(&nic.host_name, limit),
+            false => Ok(()),
+        }
     }
 
-    fn detach(host: &impl Host, _network: &NetworkRef, nic: &NicRef) -> Result<()> {
-        let path = format!("{HOSTS}/{}", file_name(nic)?);
+    fn detach(host: &impl Host, network: &NetworkRef, nic: &NicRef) -> Result<()> {
+        // Without a namespace the interface is gone already, and deleting one takes the kernel some 20 ms.
+        if !nic.netns.is_empty() {
+            host.link_delete(&nic.host_name)?;
+        }
+        port::remove(host, network, &nic.host_name)?;
+        let file = file_name(nic)?;
+        address::release(host, network, |owner| owner == file)?;
+        let path = format!("{HOSTS}/{file}");
         if host.service_read_file(SERVICE, &path)?.is_some() {
             host.service_remove_file(SERVICE, &path)?;
             reread(host)?;
         }
-        // Without a namespace the interface is gone already, and deleting one takes the kernel some 20 ms.
-        match nic.netns.is_empty() {
-            true => Ok(()),
-            false => host.link_delete(&nic.host_name),
-        }
+        Ok(())
     }
 }

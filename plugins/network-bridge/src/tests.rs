@@ -436,3 +436,133 @@ impl WriteServiceFile for FakeHost {
             .insert(path.to_owned(), text.into());
     }
 }
+
+const FILTERED: [(&str, &str); 2] = [("security.ipv4_filtering", "true"), ("security.ipv6_filtering", "true")];
+
+fn table(host: &FakeHost, port: &str) -> Option<String> {
+    let at = ("bridge".to_owned(), format!("port.{port}"));
+    host.state().tables.get(&at).cloned()
+}
+
+#[test]
+fn what_is_filtered_knows_its_addresses() {
+    let host = started();
+    let network = network(&CONFIG);
+    let given = |config: &[(&str, &str)], mac: &str, name: &str| {
+        let nic = NicRef {
+            hwaddr: mac.into(),
+            ..nic(name, config)
+        };
+        Bridge::attach(&host, &network, &nic).unwrap();
+        let line = hosts_file(&host, &format!("default_{name}.eth0")).unwrap();
+        line.split(',').nth(1).unwrap().to_owned()
+    };
+    // The same hardware address would come to the same place in the range; the second finds that taken.
+    let first = given(&FILTERED, "00:16:3e:00:00:07", "c1");
+    let second = given(&FILTERED, "00:16:3e:00:00:07", "c2");
+    assert_ne!(first, second);
+    let rules = table(&host, "vethc1").unwrap();
+    for expected in [
+        "00:16:3e:00:00:07",
+        &format!("\"{first}\""),
+        // What it makes itself of the advertised subnet, and its link-local address.
+        "fd42:1:2:3:216:3eff:fe00:7",
+        "fe80::216:3eff:fe00:7",
+        "0xfe8000000000000002163efffe000007",
+    ] {
+        assert!(rules.contains(expected), "{expected}: {rules}");
+    }
+    assert!(!rules.contains("limit"), "{rules}");
+    // A static one is taken as it is; none lets nothing through.
+    let fixed = [("security.ipv4_filtering", "true"), ("ipv4.address", "10.1.2.77")];
+    assert_eq!(given(&fixed, "00:16:3e:00:00:08", "c3"), "10.1.2.77");
+    assert!(table(&host, "vethc3").unwrap().contains("10.1.2.77"));
+    let none = [("security.ipv4_filtering", "true"), ("ipv4.address", "none")];
+    given(&none, "00:16:3e:00:00:09", "c4");
+    assert!(!table(&host, "vethc4").unwrap().contains("saddr ip"));
+
+    // Taken off where it is, and taken away.
+    Bridge::attach(&host, &network, &nic("c3", &[])).unwrap();
+    assert_eq!(table(&host, "vethc3"), None);
+    Bridge::detach(&host, &network, &nic("c1", &FILTERED)).unwrap();
+    assert_eq!(table(&host, "vethc1"), None);
+    let removed = Bridge::reconcile(&host, &network, &[nic("c3", &[])]).unwrap();
+    assert!(removed.iter().any(|what| what.contains("vethc2")), "{removed:?}");
+    assert!(host.state().tables.keys().all(|(family, _)| family != "bridge"));
+    assert!(host.state().kv.is_empty(), "{:?}", host.state().kv);
+}
+
+#[test]
+fn limits_are_set_changed_and_lifted() {
+    let host = started();
+    let network = network(&CONFIG);
+    let limit = |config: &[(&str, &str)]| {
+        Bridge::attach(&host, &network, &nic("c1", config)).unwrap();
+        let sent = host.state().links["vethc1"].limit;
+        (sent, table(&host, "vethc1"))
+    };
+    assert_eq!(limit(&[]), (None, None));
+    let (sent, rules) = limit(&[("limits.max", "8Mbit")]);
+    assert_eq!(sent, Some(8_000_000));
+    assert!(rules.unwrap().contains("\"rate\":1000000"));
+    assert_eq!(limit(&[("limits.ingress", "1Mbit")]), (Some(1_000_000), None));
+    assert_eq!(limit(&[]), (None, None));
+}
+
+#[test]
+fn a_filter_that_could_know_no_address_is_refused() {
+    let host = started();
+    let check = |network_config: &[(&str, &str)], config: &[(&str, &str)]| {
+        let network = network(network_config);
+        <Bridge as Nic>::validate(&host, &network, &pairs(config)).map_err(|error| error.message)
+    };
+    let silent = [
+        ("ipv4.address", "10.1.2.1/24"),
+        ("ipv4.dhcp", "false"),
+        ("ipv6.address", "none"),
+    ];
+    let error = check(&silent, &FILTERED).unwrap_err();
+    assert!(error.contains("set ipv4.address"), "{error}");
+    let mut fixed = FILTERED.to_vec();
+    fixed.push(("ipv4.address", "10.1.2.9"));
+    check(&silent, &fixed).unwrap();
+    let error = check(&silent, &[("ipv4.address", "10.1.2.9")]).unwrap_err();
+    assert!(error.contains("no DHCP"), "{error}");
+    let error = check(&CONFIG, &[("ipv4.address", "none")]).unwrap_err();
+    assert!(error.contains("filtered"), "{error}");
+    for (key, value) in [("limits.egress", "fast"), ("security.mac_filtering", "perhaps")] {
+        let error = check(&CONFIG, &[(key, value)]).unwrap_err();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
+fn a_filter_is_there_after_a_repetition_whenever_it_was_interrupted() {
+    let (network, nic) = (network(&CONFIG), nic("c1", &FILTERED));
+    for_every_crash(
+        &started(),
+        |host| Bridge::attach(host, &network, &nic),
+        |host, crash| {
+            Bridge::attach(host, &network, &nic).unwrap_or_else(|error| panic!("{crash:?}: {error}"));
+            assert!(table(host, "vethc1").is_some(), "{crash:?}");
+            Bridge::detach(host, &network, &nic).unwrap();
+            assert!(
+                table(host, "vethc1").is_none() && host.state().kv.is_empty(),
+                "{crash:?}"
+            );
+        },
+    );
+    let host = started();
+    Bridge::attach(&host, &network, &nic).unwrap();
+    for_every_crash(
+        &host,
+        |host| Bridge::detach(host, &network, &nic),
+        |host, crash| {
+            Bridge::detach(host, &network, &nic).unwrap_or_else(|error| panic!("{crash:?}: {error}"));
+            assert!(
+                table(host, "vethc1").is_none() && host.state().kv.is_empty(),
+                "{crash:?}"
+            );
+        },
+    );
+}

@@ -101,6 +101,8 @@ pub trait Host {
     fn link_set_up(&self, name: &str, up: bool) -> Result<()>;
     /// Settings such as `ipv4.forwarding`; see the WIT package for all.
     fn link_set_options(&self, name: &str, options: &[(String, String)]) -> Result<()>;
+    /// Limits what the host sends by an interface, in bits per second, or lifts the limit.
+    fn link_limit_sent(&self, name: &str, bits_per_second: Option<u64>) -> Result<()>;
     /// Subnets that the machine's addresses and routes use.
     fn link_subnets_in_use(&self) -> Result<Vec<String>>;
     /// Replaces a packet filter table in one transaction; `ruleset` as in libnftables-json(5).
@@ -290,6 +292,10 @@ impl Host for Imports {
 
     fn link_set_options(&self, name: &str, options: &[(String, String)]) -> Result<()> {
         Ok(wire::link::set_options(name, options)?)
+    }
+
+    fn link_limit_sent(&self, name: &str, bits_per_second: Option<u64>) -> Result<()> {
+        Ok(wire::link::limit_sent(name, bits_per_second)?)
     }
 
     fn link_subnets_in_use(&self) -> Result<Vec<String>> {

@@ -53,9 +53,10 @@ impl Owner {
         }
         core.journal.step(entry, "disks");
         let (old, new) = (nics(before), nics(after));
-        for nic in missing_in(&old, &new) {
+        for nic in gone_from(&old, &new) {
             self.detach_nic(nic, Some(keeper)).await?;
         }
+        // Those that stay take their new configuration where they are.
         for nic in missing_in(&new, &old) {
             self.attach_nic(keeper, nic.clone()).await?;
         }
@@ -67,7 +68,7 @@ impl Owner {
     /// be taken back is logged.
     pub(crate) async fn take_back_live(&self, before: &View, tried: &View) {
         if let Some(keeper) = &self.keeper {
-            for nic in missing_in(&nics(tried), &nics(before)) {
+            for nic in gone_from(&nics(tried), &nics(before)) {
                 if let Err(error) = self.detach_nic(nic, Some(keeper)).await {
                     self.warn(&error);
                 }
@@ -118,7 +119,7 @@ impl Owner {
         devices::complete_volatile(&mut record.config, &expanded);
         if let (Some(keeper), Some(tried)) = (&self.keeper, tried) {
             let wanted = devices::nics(&record, &expanded);
-            for nic in missing_in(&devices::nics(&tried.record, &tried.devices), &wanted) {
+            for nic in gone_from(&devices::nics(&tried.record, &tried.devices), &wanted) {
                 self.detach_nic(nic, Some(keeper)).await?;
             }
         }
@@ -146,17 +147,25 @@ fn nics(view: &View) -> Vec<devices::Nic> {
     devices::nics(&view.record, &view.devices)
 }
 
+/// Whether these are one interface, however its driver is to have it.
+fn is_same(a: &devices::Nic, b: &devices::Nic) -> bool {
+    let (x, y) = (&a.reference, &b.reference);
+    a.network == b.network
+        && x.device == y.device
+        && x.host_name == y.host_name
+        && x.hwaddr == y.hwaddr
+        && x.guest_name == y.guest_name
+}
+
+/// Interfaces of the first list that the second has not.
+fn gone_from<'a>(these: &'a [devices::Nic], those: &[devices::Nic]) -> Vec<&'a devices::Nic> {
+    let stays = |nic: &devices::Nic| those.iter().any(|other| is_same(nic, other));
+    these.iter().filter(|nic| !stays(nic)).collect()
+}
+
 /// Interfaces of the first list that the second has not, as they are.
 fn missing_in<'a>(these: &'a [devices::Nic], those: &[devices::Nic]) -> Vec<&'a devices::Nic> {
-    let same = |a: &devices::Nic, b: &devices::Nic| {
-        let (x, y) = (&a.reference, &b.reference);
-        a.network == b.network
-            && x.device == y.device
-            && x.host_name == y.host_name
-            && x.hwaddr == y.hwaddr
-            && x.guest_name == y.guest_name
-            && x.config == y.config
-    };
+    let same = |a: &devices::Nic, b: &devices::Nic| is_same(a, b) && a.reference.config == b.reference.config;
     these
         .iter()
         .filter(|nic| !those.iter().any(|other| same(nic, other)))

@@ -65,6 +65,10 @@ impl link::Host for CallState {
         self.unit(Request::LinkSetOptions { name, options }).await
     }
 
+    async fn limit_sent(&mut self, name: String, bits_per_second: Option<u64>) -> Answer<()> {
+        self.unit(Request::LinkLimitSent { name, bits_per_second }).await
+    }
+
     async fn subnets_in_use(&mut self) -> Answer<Vec<String>> {
         self.strings(Request::LinkSubnetsInUse).await
     }

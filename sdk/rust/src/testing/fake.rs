@@ -224,6 +224,7 @@ impl Host for FakeHost {
                 addresses: Vec::new(),
                 options: map(veth.options),
                 guest: Some((veth.netns.to_owned(), veth.guest_name.to_owned())),
+                limit: state.links.get(veth.name).and_then(|link| link.limit),
             };
             state.links.insert(veth.name.to_owned(), link);
             Ok(())
@@ -266,6 +267,10 @@ impl Host for FakeHost {
             });
         }
         self.change_link("set-options", name, |link| link.options.extend(map(options)))
+    }
+
+    fn link_limit_sent(&self, name: &str, bits_per_second: Option<u64>) -> Result<()> {
+        self.change_link("limit-sent", name, |link| link.limit = bits_per_second)
     }
 
     fn link_subnets_in_use(&self) -> Result<Vec<String>> {

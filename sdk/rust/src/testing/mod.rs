@@ -35,6 +35,8 @@ pub struct FakeLink {
     pub options: BTreeMap<String, String>,
     /// Of a veth pair: the namespace's id and the name of the other end.
     pub guest: Option<(String, String)>,
+    /// What was set with `link.limit-sent`, in bits per second.
+    pub limit: Option<u64>,
 }
 
 /// A service of [`FakeHost`].
