@@ -15,4 +15,5 @@ pub mod rest;
 pub mod sample;
 pub mod sandbox;
 pub mod stock;
+pub mod variant;
 pub mod web;

@@ -15,6 +15,7 @@ mod files;
 mod habits;
 mod hostile;
 mod inputs;
+mod installed;
 mod lifecycle;
 mod limits;
 mod making;

@@ -20,7 +20,9 @@ wire! {
         pub digest: String,
         /// The WIT world that it is written against.
         pub world: String,
-        /// `loading`, `enabled`, `failed`, `quarantined`.
+        /// One line for people.
+        pub description: String,
+        /// `loading`, `enabled`, `failed`, `quarantined`, `disabled`.
         pub state: String,
         /// Why it can't be called, or which of its names others have taken; empty where there is nothing to say.
         pub reason: String,
@@ -28,6 +30,16 @@ wire! {
         pub provides: BTreeMap<String, Vec<String>>,
         /// The optional interfaces that it exports.
         pub abilities: Vec<String>,
+        /// Who brought it, and so where it is changed: `configuration`, `bundled`, `installed`.
+        pub origin: String,
+        /// Where its file came from: a file's name, an address.
+        pub source: String,
+        /// Who answers for its file.
+        pub signature: PluginSignature,
+        /// The version that a rollback goes back to; null where there is none.
+        pub previous: Option<PluginVersion>,
+        /// A version that waits for a grant; null where there is none.
+        pub held: Option<PluginVersion>,
         /// What its manifest asks for, and what the operator granted of it.
         pub permissions: PluginPermissions,
         /// Its limits as they are in force.
@@ -38,6 +50,8 @@ wire! {
         pub options_schema: Value,
         /// What it has done since the daemon started.
         pub metrics: PluginMetrics,
+        /// When it was installed by command; never where it was not.
+        pub installed_at: Timestamp,
         /// When its code was last brought into memory.
         pub loaded_at: Timestamp,
         /// Since when it is in quarantine; never where it is not.
@@ -46,16 +60,116 @@ wire! {
 
     /// `PUT /1.0/plugins/ID/state`.
     pub struct PluginStatePut {
-        /// `enable`: out of quarantine, and loaded again where that failed.
+        /// `enable` (also out of quarantine, and loaded again where that failed) or `disable`.
         pub action: String,
     }
 
-    /// Permissions in the shape of the manifest.
+    /// Who answers for a plugin's file.
+    pub struct PluginSignature {
+        /// `signed`, `dev` (a local file without a signature), `unsigned` (the operator let it pass), `bundled` (it came with
+        /// the daemon), `configured` (the configuration names it).
+        pub kind: String,
+        /// The publisher's name in the trust file; empty unless signed.
+        pub publisher: String,
+        /// The id of the key; empty unless signed.
+        pub key: String,
+    }
+
+    /// Another version of a plugin.
+    pub struct PluginVersion {
+        /// Its version.
+        pub version: String,
+        /// SHA-256 of its file.
+        pub digest: String,
+        /// Where its file came from.
+        pub source: String,
+        /// Who answers for its file.
+        pub signature: PluginSignature,
+        /// What it waits for, one by one; nothing for one that does not wait.
+        pub missing: Vec<PluginPermission>,
+    }
+
+    /// Permissions in the shape of the manifest, and one by one.
     pub struct PluginPermissions {
         /// Asked for.
         pub requested: Value,
         /// Granted.
         pub granted: Value,
+        /// What is asked for, one by one.
+        pub list: Vec<PluginPermission>,
+    }
+
+    /// One thing that a plugin may be allowed.
+    pub struct PluginPermission {
+        /// The name under which it is granted and revoked: `link`, `service=dnsmasq`.
+        pub name: String,
+        /// What it lets the plugin do: a clause that goes on from "it may".
+        pub meaning: String,
+        /// Whether all of it is granted.
+        pub granted: bool,
+    }
+
+    /// `POST /1.0/plugins` and `POST /1.0/plugins/ID/upgrade`: as JSON, or as the part `request` of a form whose part
+    /// `plugin` is the file, and whose part `signature`, which may be missing, is a minisign signature of it.
+    pub struct PluginsPost {
+        /// Where the file is.
+        pub source: PluginSource,
+        /// Only take the file in and say what it is; `POST` its digest to decide about it.
+        pub examine: bool,
+        /// What is granted, by names; `all` that is requested, `none`. Null says nothing: a new plugin is refused then, and an
+        /// upgrade that asks for more is held.
+        pub grants: Option<Vec<String>>,
+        /// The operator's settings for it; null leaves them as they are.
+        pub config: Option<BTreeMap<String, String>>,
+        /// Let it pass without a signature.
+        pub allow_unsigned: bool,
+    }
+
+    /// Where a plugin's file is.
+    pub struct PluginSource {
+        /// `upload` (the form's file, made here), `archive` (the form's file, carried from elsewhere), `url`, `stored` (one
+        /// that was examined in the last minutes).
+        pub kind: String,
+        /// What a file is called, for people.
+        pub name: String,
+        /// The address of `url`: https, or http on the machine itself.
+        pub url: String,
+        /// The address of its signature; empty where that is the file's with `.minisig` behind it.
+        pub signature_url: String,
+        /// What its digest has to be; empty where nothing is said. Of `stored`: which one.
+        pub digest: String,
+    }
+
+    /// What is in a file that was offered: `plugin` in the metadata of the operation.
+    pub struct PluginOffer {
+        /// Its id.
+        pub id: String,
+        /// Its version.
+        pub version: String,
+        /// SHA-256 of the file.
+        pub digest: String,
+        /// One line for people.
+        pub description: String,
+        /// Its licence.
+        pub license: String,
+        /// The names it provides, by family.
+        pub provides: BTreeMap<String, Vec<String>>,
+        /// Who answers for the file.
+        pub signature: PluginSignature,
+        /// The version of it that is there already; empty where there is none.
+        pub present: String,
+        /// What it asks for, one by one.
+        pub permissions: Vec<PluginPermission>,
+        /// What of that is new: the present version neither asks for it nor was granted it.
+        pub more: Vec<PluginPermission>,
+    }
+
+    /// `PUT /1.0/plugins/ID/grants`.
+    pub struct PluginGrantsPut {
+        /// `grant` or `revoke`.
+        pub action: String,
+        /// Names of permissions; `all`. To grant `none` takes a held version into use as it is.
+        pub permissions: Vec<String>,
     }
 
     /// The limits of a plugin.

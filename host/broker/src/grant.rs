@@ -1,28 +1,57 @@
 //! The one place that says whether a plugin may do something: what its manifest requests and the operator granted.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hutch_driver::DriverError;
 
 use crate::Subject;
-use crate::permission::{CommandPermission, FixedPath, Permissions};
+use crate::permission::Permissions;
+
+/// What the operator gave a plugin. It is shared by all calls, so that what is taken away counts from the next host function on,
+/// also in a call that goes on.
+#[derive(Clone, Debug, Default)]
+pub struct Granted(Arc<ArcSwap<Permissions>>);
+
+impl Granted {
+    /// What is given at first.
+    pub fn new(permissions: Permissions) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(permissions)))
+    }
+
+    /// What is given at this moment.
+    pub fn get(&self) -> Arc<Permissions> {
+        self.0.load_full()
+    }
+
+    /// Replaces what is given, for everybody who asks from now on.
+    pub fn set(&self, permissions: Permissions) {
+        self.0.store(Arc::new(permissions));
+    }
+}
 
 /// Two sets of powers, of which their intersection counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Grants {
     /// What the manifest asks for.
     pub requested: Permissions,
     /// What the operator gave.
-    pub granted: Permissions,
+    pub granted: Granted,
 }
 
 impl Grants {
+    /// What is asked for, and what is given of it at first.
+    pub fn new(requested: Permissions, granted: Permissions) -> Self {
+        Self {
+            requested,
+            granted: Granted::new(granted),
+        }
+    }
+
     /// The grants of a plugin whose operator gave it what it asks for.
     pub fn as_requested(requested: Permissions) -> Self {
-        Self {
-            granted: requested.clone(),
-            requested,
-        }
+        Self::new(requested.clone(), requested)
     }
 }
 
@@ -40,7 +69,7 @@ pub struct CommandGrant {
 }
 
 /// Seconds that a command may take where neither request nor grant says.
-const DEFAULT_COMMAND_SECONDS: u64 = 600;
+pub(crate) const DEFAULT_COMMAND_SECONDS: u64 = 600;
 
 impl<'a> Granter<'a> {
     /// A granter for `subject`.
@@ -93,15 +122,15 @@ impl<'a> Granter<'a> {
     /// # Errors
     /// `not-requested` where the manifest asks for no tree at all; `not-found` where it knows no such id; `not-granted` where the operator did not give its path.
     pub fn fs_path(&self, id: &str) -> Result<(&'a Path, bool), DriverError> {
-        let find = |paths: &'a [FixedPath], want: &dyn Fn(&FixedPath) -> bool| paths.iter().find(|p| want(p));
         let fs = &self.subject.grants.requested.fs;
-        let Some(requested) = find(&fs.paths, &|p| p.id == id) else {
+        let Some(requested) = fs.paths.iter().find(|place| place.id == id) else {
             if !fs.roots && fs.paths.is_empty() {
                 return Err(self.not_requested("fs"));
             }
             return Err(DriverError::new("not-found", format!("this call has no root {id:?}")));
         };
-        let Some(granted) = find(&self.subject.grants.granted.fs.paths, &|p| p.path == requested.path) else {
+        let all = self.subject.grants.granted.get();
+        let Some(granted) = all.fs.paths.iter().find(|place| place.path == requested.path) else {
             return Err(self.not_granted(&format!("fs.paths={}", requested.path.display())));
         };
         Ok((&requested.path, requested.writable && granted.writable))
@@ -142,10 +171,14 @@ impl<'a> Granter<'a> {
                 .collect::<Vec<_>>()
                 .join(" ")
         );
-        let find = |list: &'a [CommandPermission]| list.iter().find(|p| p.allows(program, args, env));
-        let requested = find(&self.subject.grants.requested.command).ok_or_else(|| self.not_requested(&what))?;
-        let granted = find(&self.subject.grants.granted.command).ok_or_else(|| self.not_granted(&what))?;
-        let seconds = [requested.timeout, granted.timeout]
+        let timeout = |permissions: &Permissions| {
+            let mut list = permissions.command.iter();
+            list.find(|p| p.allows(program, args, env)).map(|p| p.timeout)
+        };
+        let grants = &self.subject.grants;
+        let requested = timeout(&grants.requested).ok_or_else(|| self.not_requested(&what))?;
+        let granted = timeout(&grants.granted.get()).ok_or_else(|| self.not_granted(&what))?;
+        let seconds = [requested, granted]
             .into_iter()
             .flatten()
             .min()
@@ -173,7 +206,7 @@ impl<'a> Granter<'a> {
         if !has(&self.subject.grants.requested) {
             return Err(self.not_requested(what));
         }
-        if !has(&self.subject.grants.granted) {
+        if !has(&self.subject.grants.granted.get()) {
             return Err(self.not_granted(what));
         }
         Ok(())
@@ -188,10 +221,14 @@ impl<'a> Granter<'a> {
 
     fn not_granted(&self, what: &str) -> DriverError {
         let plugin = &self.subject.plugin;
-        self.refusal("not-granted", what, format!(
-            "{plugin} requests the permission {what}, which was not granted: an operator can give it in the daemon's \
-             configuration or with `hutch plugin grant {plugin} '{what}'`"
-        ))
+        self.refusal(
+            "not-granted",
+            what,
+            format!(
+                "{plugin} requests the permission {what}, which was not granted: an operator can give it \
+             with `hutch plugin grant {plugin} '{what}'`, or in the configuration that lists it"
+            ),
+        )
     }
 
     fn refusal(&self, code: &str, what: &str, message: String) -> DriverError {

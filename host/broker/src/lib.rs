@@ -20,6 +20,7 @@ mod http;
 mod kv;
 mod link;
 pub mod permission;
+pub mod powers;
 pub mod request;
 pub mod response;
 mod service;
@@ -28,7 +29,7 @@ mod watch;
 
 pub use context::{CallContext, DiscardMetrics, LogSink, MetricSink, Subject, SubjectLimits, TracingLog};
 pub use download::{DownloadRequest, Downloaded, download};
-pub use grant::{Granter, Grants};
+pub use grant::{Granted, Granter, Grants};
 pub use host::{HostBroker, HostBrokerConfig, state_id};
 pub use permission::{CommandPermission, FixedPath, FsPermission, Permissions};
 pub use request::{LogLevel, Request};

@@ -214,6 +214,36 @@ impl<'a> UrlPattern<'a> {
     }
 }
 
+/// Whether every address that `narrow` names is among those that `wide` names. A pattern that can't be read is within none.
+pub(crate) fn url_pattern_covers(wide: &str, narrow: &str) -> bool {
+    match (UrlPattern::parse(wide), UrlPattern::parse(narrow)) {
+        (Ok(UrlPattern::Origin), Ok(UrlPattern::Origin)) => true,
+        (
+            Ok(UrlPattern::Fixed {
+                scheme,
+                host,
+                port,
+                prefix,
+            }),
+            Ok(UrlPattern::Fixed {
+                scheme: narrow_scheme,
+                host: narrow_host,
+                port: narrow_port,
+                prefix: narrow_prefix,
+            }),
+        ) => {
+            let (host, narrow_host) = (host.to_ascii_lowercase(), narrow_host.to_ascii_lowercase());
+            let below = host.strip_prefix('*').filter(|tail| !tail.is_empty());
+            let default = Some(if scheme == "http" { 80 } else { 443 });
+            scheme == narrow_scheme
+                && (host == "*" || host == narrow_host || below.is_some_and(|tail| narrow_host.ends_with(tail)))
+                && port.or(default) == narrow_port.or(default)
+                && narrow_prefix.starts_with(prefix)
+        }
+        _ => false,
+    }
+}
+
 /// Whether `url` is among the addresses that `pattern` names. `origin` is the server that the caller named.
 pub(crate) fn url_matches(pattern: &str, url: &reqwest::Url, origin: Option<&reqwest::Url>) -> bool {
     if url.scheme() != "http" && url.scheme() != "https" {

@@ -350,7 +350,7 @@ fn powers_are_those_requested_and_granted() {
             mode: 0o600,
         };
         let with =
-            |requested: Permissions, granted: Permissions| host.context(Grants { requested, granted }, call.clone());
+            |requested: Permissions, granted: Permissions| host.context(Grants::new(requested, granted), call.clone());
 
         let none = with(Permissions::default(), everything());
         let error = host.call(&none, read("pool")).await.unwrap_err();

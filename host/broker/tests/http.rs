@@ -189,13 +189,13 @@ fn downloads_come_from_granted_servers_only() {
             ask(&["origin", &other.url("")], Some(&origin), "/away").await,
             "fetched"
         );
-        let subject = common::subject(Grants {
-            requested: Permissions {
+        let subject = common::subject(Grants::new(
+            Permissions {
                 http: vec!["origin".to_owned()],
                 ..everything()
             },
-            granted: everything(),
-        });
+            everything(),
+        ));
         let asker = Asker {
             subject: &subject,
             origin: Some(&origin),

@@ -109,7 +109,7 @@ pub(crate) enum Command {
     Operation(OperationCommand),
     /// Print events as they happen
     Monitor(monitor::MonitorArgs),
-    /// Show the plugins that provide storage, networks and images
+    /// Manage the plugins that provide storage, networks and images
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Manage daemons and image servers

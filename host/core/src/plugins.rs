@@ -1,24 +1,148 @@
-//! The plugins, for listings.
+//! Plugins: listings, and the changes that the core has a say in because pools, networks and images depend on them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hutch_api::plugin::{Plugin, PluginLogLine};
-use hutch_driver::DriverError;
+use hutch_api::plugin::{Plugin, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
+use hutch_driver::{Cancel, DriverError, Progress};
+use serde_json::{Value, json};
 
-use crate::Core;
 use crate::error::{Error, Result};
+use crate::journal::Entry;
+use crate::operations::NewOperation;
 use crate::pools::Readiness;
+use crate::profiles::with_project;
+use crate::{Core, DEFAULT_PROJECT, Operation};
 
-/// Where the core learns of plugins; the plugin host implements it.
+/// A file that a client sent to be a plugin.
+#[derive(Debug)]
+pub struct PluginFile {
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// A minisign signature of it, where one came along.
+    pub signature: Option<Vec<u8>>,
+}
+
+/// Where the core learns of plugins and has them changed; the plugin host implements it. Errors have the codes that
+/// [`hutch_driver::DriverError`] lists.
 #[async_trait]
 pub trait PluginDirectory: Send + Sync {
-    /// All plugins that are configured, with their state.
+    /// All plugins that there are, with their state.
     fn plugins(&self) -> Vec<Plugin>;
     /// The last lines that a plugin logged; `None` for an unknown one.
     fn logs(&self, id: &str) -> Option<Vec<PluginLogLine>>;
-    /// Takes a plugin out of quarantine, and loads one again that could not be loaded.
+    /// The family of a plugin, and those of its drivers' names that nobody would provide without it.
+    fn lost_with(&self, id: &str) -> (String, Vec<String>);
+    /// The file of a plugin and its signature.
+    async fn file(&self, id: &str) -> Result<PluginFile, DriverError>;
+    /// Takes a file in, from the caller or from where `post` says, and finds out what it is. Nothing is decided by that.
+    async fn examine(
+        &self,
+        post: &PluginsPost,
+        file: Option<PluginFile>,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<PluginOffer, DriverError>;
+    /// Makes an examined file a plugin, or another version of the plugin `upgrade`, which has to provide the names `needed`.
+    /// Answers with what it waits for, if it does.
+    async fn take_in(
+        &self,
+        digest: &str,
+        post: &PluginsPost,
+        upgrade: Option<&str>,
+        needed: Vec<String>,
+    ) -> Result<Vec<PluginPermission>, DriverError>;
+    /// Takes a plugin into service, also out of quarantine, and loads one again that could not be loaded.
     async fn enable(&self, id: &str) -> Result<(), DriverError>;
+    /// Takes a plugin out of service.
+    async fn disable(&self, id: &str) -> Result<(), DriverError>;
+    /// Gives a plugin more; answers with what a held version still waits for.
+    async fn grant(
+        &self,
+        id: &str,
+        names: &[String],
+        needed: Vec<String>,
+    ) -> Result<Vec<PluginPermission>, DriverError>;
+    /// Takes away what a plugin was granted.
+    async fn revoke(&self, id: &str, names: &[String]) -> Result<(), DriverError>;
+    /// Goes back to the version before, which has to provide the names `needed`.
+    async fn rollback(&self, id: &str, needed: Vec<String>) -> Result<(), DriverError>;
+    /// Removes an installed plugin. Whether it is in use was asked before.
+    async fn remove(&self, id: &str) -> Result<(), DriverError>;
+}
+
+/// A daemon that has no plugins and takes none, for what runs a core with drivers of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoPlugins;
+
+impl NoPlugins {
+    fn none<T>() -> Result<T, DriverError> {
+        Err(DriverError::new("not-found", "this daemon has no plugins"))
+    }
+}
+
+#[async_trait]
+impl PluginDirectory for NoPlugins {
+    fn plugins(&self) -> Vec<Plugin> {
+        Vec::new()
+    }
+
+    fn logs(&self, _: &str) -> Option<Vec<PluginLogLine>> {
+        None
+    }
+
+    fn lost_with(&self, _: &str) -> (String, Vec<String>) {
+        Default::default()
+    }
+
+    async fn file(&self, _: &str) -> Result<PluginFile, DriverError> {
+        Self::none()
+    }
+
+    async fn examine(
+        &self,
+        _: &PluginsPost,
+        _: Option<PluginFile>,
+        _: &dyn Progress,
+        _: &Cancel,
+    ) -> Result<PluginOffer, DriverError> {
+        Self::none()
+    }
+
+    async fn take_in(
+        &self,
+        _: &str,
+        _: &PluginsPost,
+        _: Option<&str>,
+        _: Vec<String>,
+    ) -> Result<Vec<PluginPermission>, DriverError> {
+        Self::none()
+    }
+
+    async fn enable(&self, _: &str) -> Result<(), DriverError> {
+        Self::none()
+    }
+
+    async fn disable(&self, _: &str) -> Result<(), DriverError> {
+        Self::none()
+    }
+
+    async fn grant(&self, _: &str, _: &[String], _: Vec<String>) -> Result<Vec<PluginPermission>, DriverError> {
+        Self::none()
+    }
+
+    async fn revoke(&self, _: &str, _: &[String]) -> Result<(), DriverError> {
+        Self::none()
+    }
+
+    async fn rollback(&self, _: &str, _: Vec<String>) -> Result<(), DriverError> {
+        Self::none()
+    }
+
+    async fn remove(&self, _: &str) -> Result<(), DriverError> {
+        Self::none()
+    }
 }
 
 impl Core {
@@ -48,7 +172,98 @@ impl Core {
             .ok_or_else(|| Error::missing("Plugin", id))
     }
 
-    /// Takes a plugin back into service, and brings up those of its pools and networks that could not be brought up without it.
+    /// The file of a plugin, with its signature.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and when it can't be read.
+    pub async fn plugin_file(&self, id: &str) -> Result<PluginFile> {
+        self.plugin(id)?;
+        let file = self.plugin_directory.file(id).await;
+        file.map_err(Error::driver(format!("reading plugin {id}")))
+    }
+
+    /// Takes a plugin in, or another version of the plugin `upgrade`. The operation's metadata has `plugin`, what was found in the
+    /// file, and after an upgrade `held`, whether it waits for a grant.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for the plugin to be upgraded, [`Error::Invalid`] for a source that can't be; what is wrong with the
+    /// file is found out by the operation.
+    pub async fn plugin_take_in(
+        self: &Arc<Self>,
+        post: PluginsPost,
+        file: Option<PluginFile>,
+        upgrade: Option<String>,
+    ) -> Result<Arc<Operation>> {
+        let uploads = matches!(post.source.kind.as_str(), "upload" | "archive");
+        if uploads != file.is_some() || !(uploads || matches!(post.source.kind.as_str(), "url" | "stored")) {
+            return Err(Error::invalid(
+                "source.kind is \"upload\" or \"archive\" with a file, or \"url\" or \"stored\" without one",
+            ));
+        }
+        let (what, path) = match &upgrade {
+            Some(id) => {
+                self.plugin(id)?;
+                ("Upgrading plugin", format!("/1.0/plugins/{id}"))
+            }
+            None => ("Installing plugin", "/1.0/plugins".to_owned()),
+        };
+        let about = NewOperation::task(DEFAULT_PROJECT, what, "plugins", path).cancellable();
+        let core = Arc::clone(self);
+        self.operations
+            .begin(about, move |operation| async move {
+                core.take_plugin_in(&post, file, upgrade.as_deref(), &operation).await
+            })
+            .await
+    }
+
+    async fn take_plugin_in(
+        self: &Arc<Self>,
+        post: &PluginsPost,
+        file: Option<PluginFile>,
+        upgrade: Option<&str>,
+        operation: &Arc<Operation>,
+    ) -> Result<()> {
+        let action = || match upgrade {
+            Some(id) => format!("upgrading plugin {id}"),
+            None => "installing a plugin".to_owned(),
+        };
+        let digest = if post.source.kind == "stored" {
+            post.source.digest.clone()
+        } else {
+            let offer = self
+                .plugin_directory
+                .examine(post, file, operation.as_ref(), &operation.cancel_flag())
+                .await
+                .map_err(Error::driver(action()))?;
+            let digest = offer.digest.clone();
+            operation.add_resource("plugins", format!("/1.0/plugins/{}", offer.id));
+            operation.set_metadata("plugin", json!(offer));
+            digest
+        };
+        if post.examine {
+            return Ok(());
+        }
+        let needed = upgrade.map_or_else(Vec::new, |id| self.needed_of(id));
+        let missing = self
+            .plugin_directory
+            .take_in(&digest, post, upgrade, needed)
+            .await
+            .map_err(Error::driver(action()))?;
+        operation.set_metadata("held", Value::Bool(!missing.is_empty()));
+        operation.set_metadata("missing", json!(missing));
+        match upgrade {
+            Some(id) => self.plugin_changed("plugin-upgraded", id).await,
+            None => {
+                let found = self.plugins().into_iter().find(|plugin| plugin.digest == digest);
+                match found {
+                    Some(plugin) => self.plugin_changed("plugin-installed", &plugin.id).await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Takes a plugin into service, and brings up those of its pools and networks that could not be brought up without it.
     /// Returns when that is decided, one way or the other.
     ///
     /// # Errors
@@ -59,6 +274,142 @@ impl Core {
             .enable(id)
             .await
             .map_err(Error::driver(format!("enabling plugin {id}")))?;
+        self.plugin_changed("plugin-enabled", id).await
+    }
+
+    /// Takes a plugin out of service. What uses it is shown unavailable until it is enabled; containers run on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and when it is not to be changed by command or can't be recorded.
+    pub async fn plugin_disable(self: &Arc<Self>, id: &str) -> Result<()> {
+        self.plugin(id)?;
+        self.plugin_directory
+            .disable(id)
+            .await
+            .map_err(Error::driver(format!("disabling plugin {id}")))?;
+        self.tell_of_plugin("plugin-disabled", id);
+        Ok(())
+    }
+
+    /// Gives a plugin more of what it requests. Answers with what a version that is held still waits for.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and for what it does not request.
+    pub async fn plugin_grant(self: &Arc<Self>, id: &str, names: &[String]) -> Result<Vec<PluginPermission>> {
+        self.plugin(id)?;
+        let missing = self
+            .plugin_directory
+            .grant(id, names, self.needed_of(id))
+            .await
+            .map_err(Error::driver(format!("granting to plugin {id}")))?;
+        self.plugin_changed("plugin-granted", id).await?;
+        Ok(missing)
+    }
+
+    /// Takes away what a plugin was granted.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and for what it was not granted.
+    pub async fn plugin_revoke(self: &Arc<Self>, id: &str, names: &[String]) -> Result<()> {
+        self.plugin(id)?;
+        self.plugin_directory
+            .revoke(id, names)
+            .await
+            .map_err(Error::driver(format!("revoking from plugin {id}")))?;
+        self.tell_of_plugin("plugin-revoked", id);
+        Ok(())
+    }
+
+    /// Goes back to the version of a plugin before the present one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and when there is none or it lacks what is in use.
+    pub async fn plugin_rollback(self: &Arc<Self>, id: &str) -> Result<()> {
+        self.plugin(id)?;
+        self.plugin_directory
+            .rollback(id, self.needed_of(id))
+            .await
+            .map_err(Error::driver(format!("rolling plugin {id} back")))?;
+        self.plugin_changed("plugin-rolled-back", id).await
+    }
+
+    /// Removes an installed plugin.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Conflict`] with the names of the pools, networks and images that need it.
+    pub async fn plugin_remove(self: &Arc<Self>, id: &str) -> Result<()> {
+        self.plugin(id)?;
+        let _changes = self.changes.lock().await;
+        let (family, names) = self.plugin_directory.lost_with(id);
+        let mut users = self.users_of(&family, &names);
+        for (_, _, entry) in self.journal.interrupted().await? {
+            match entry {
+                Entry::PoolCreate { name, driver, .. } if family == "storage" && names.contains(&driver) => {
+                    users.push((driver, format!("/1.0/storage-pools/{name}")));
+                }
+                Entry::NetworkCreate {
+                    project, name, driver, ..
+                } if family == "network" && names.contains(&driver) => {
+                    users.push((driver, with_project(format!("/1.0/networks/{name}"), &project)));
+                }
+                _ => {}
+            }
+        }
+        if !users.is_empty() {
+            let urls: BTreeSet<String> = users.into_iter().map(|(_, url)| url).collect();
+            let urls: Vec<String> = urls.into_iter().collect();
+            return Err(Error::Conflict(format!(
+                "plugin {id} is in use by {}: remove these first",
+                urls.join(", ")
+            )));
+        }
+        self.plugin_directory
+            .remove(id)
+            .await
+            .map_err(Error::driver(format!("removing plugin {id}")))?;
+        self.tell_of_plugin("plugin-removed", id);
+        Ok(())
+    }
+
+    /// The names of a plugin's drivers that are in use.
+    fn needed_of(&self, id: &str) -> Vec<String> {
+        let Ok(plugin) = self.plugin(id) else { return Vec::new() };
+        let mut needed = BTreeSet::new();
+        for (family, names) in &plugin.provides {
+            needed.extend(self.users_of(family, names).into_iter().map(|(name, _)| name));
+        }
+        needed.into_iter().collect()
+    }
+
+    /// What uses the drivers `names` of a family, each with the driver's name.
+    fn users_of(&self, family: &str, names: &[String]) -> Vec<(String, String)> {
+        let uses = |name: &String| names.contains(name);
+        let mut users = Vec::new();
+        match family {
+            "storage" => {
+                let pools = self.pools.list().into_iter().map(|pool| pool.record());
+                users.extend(
+                    pools
+                        .filter(|pool| uses(&pool.driver))
+                        .map(|pool| (pool.driver.clone(), format!("/1.0/storage-pools/{}", pool.name))),
+                );
+            }
+            "network" => {
+                let networks = self.networks.list().into_iter().map(|network| network.record());
+                users.extend(networks.filter(|network| uses(&network.driver)).map(|network| {
+                    let path = with_project(format!("/1.0/networks/{}", network.name), &network.project);
+                    (network.driver.clone(), path)
+                }));
+            }
+            "image" => users.extend(self.images.refreshed_from(names)),
+            _ => {}
+        }
+        users
+    }
+
+    /// Tells of a change, and brings up what may be usable by it.
+    async fn plugin_changed(self: &Arc<Self>, action: &str, id: &str) -> Result<()> {
+        self.tell_of_plugin(action, id);
         let provides = |family: &str, name: &str| {
             let drivers = self.drivers.list(family);
             drivers.iter().any(|info| info.plugin == id && info.name == name)
@@ -75,5 +426,11 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    fn tell_of_plugin(&self, action: &str, id: &str) {
+        let path = format!("/1.0/plugins/{id}");
+        self.events
+            .lifecycle(DEFAULT_PROJECT, action, &path, serde_json::Map::new());
     }
 }

@@ -19,7 +19,6 @@ use hutch_api::image::{
     Image, ImageAlias, ImageAliasesEntry, ImageAliasesEntryPost, ImagePatch, ImagesPost, ImagesPostSource,
 };
 use hutch_api::instance::{InstanceSource, InstancesPost};
-use hutch_api::plugin::{Plugin, PluginLogLine};
 use hutch_api::storage::StoragePoolsPost;
 use hutch_core::images::{Downloader, ImageUpload};
 use hutch_core::{Caller, Core, Error, Operation, Options};
@@ -361,21 +360,6 @@ impl Drivers for Provided {
     }
 }
 
-struct NoPlugins;
-
-#[async_trait]
-impl hutch_core::plugins::PluginDirectory for NoPlugins {
-    fn plugins(&self) -> Vec<Plugin> {
-        Vec::new()
-    }
-    fn logs(&self, _: &str) -> Option<Vec<PluginLogLine>> {
-        None
-    }
-    async fn enable(&self, id: &str) -> Result<(), DriverError> {
-        Err(DriverError::new("not-found", id))
-    }
-}
-
 /// A state directory and what the drivers know, for one or several lives of a daemon.
 struct Place {
     dir: tempfile::TempDir,
@@ -481,7 +465,7 @@ async fn open(dir: &Path, world: &Arc<World>) -> Arc<Core> {
         runtime,
         id_ranges: dir.join("id-ranges"),
         drivers: Arc::new(Provided(Arc::clone(world))),
-        plugins: Arc::new(NoPlugins),
+        plugins: Arc::new(hutch_core::plugins::NoPlugins),
         roots: Arc::new(KeepsNothing),
         downloader: Arc::new(Source(Arc::clone(world))),
         store: Arc::new(store),

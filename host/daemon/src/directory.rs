@@ -1,16 +1,17 @@
-//! What the core is given of the plugin host and the broker: listings, and the end of a pool's root.
+//! What the core is given of the plugin host and the broker: listings and changes of plugins, and the end of a pool's root.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hutch_api::Timestamp;
-use hutch_api::plugin::{Plugin, PluginLimits, PluginLogLine, PluginMetrics, PluginPermissions};
+use hutch_api::plugin::{Plugin, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
 use hutch_broker::HostBroker;
-use hutch_core::plugins::PluginDirectory;
+use hutch_core::plugins::{PluginDirectory, PluginFile};
 use hutch_core::pools::Roots;
-use hutch_driver::{Call, DriverError, MountPlan, TreePath};
-use hutch_plugin::{PluginHost, PluginStatus};
+use hutch_driver::{Call, Cancel, DriverError, MountPlan, Progress, TreePath};
+use hutch_plugin::{ChangeError, Intake, Offer, OfferKind, PluginHost};
+
+use crate::render;
 
 /// Has the broker let go of roots, and copy between them.
 pub(crate) struct PoolRoots(pub(crate) Arc<HostBroker>);
@@ -26,110 +27,114 @@ impl Roots for PoolRoots {
     }
 }
 
-/// Lists what the plugin host has.
-pub(crate) struct Directory(pub(crate) Arc<PluginHost>);
+/// Lists what the plugin host has, and has it changed.
+pub(crate) struct Directory {
+    /// The plugin host.
+    pub(crate) host: Arc<PluginHost>,
+}
 
 #[async_trait]
 impl PluginDirectory for Directory {
     fn plugins(&self) -> Vec<Plugin> {
-        self.0.plugins().iter().map(render).collect()
-    }
-
-    async fn enable(&self, id: &str) -> Result<(), DriverError> {
-        self.0.enable(id).await
+        self.host.plugins().iter().map(render::plugin).collect()
     }
 
     fn logs(&self, id: &str) -> Option<Vec<PluginLogLine>> {
-        let lines = self.0.logs(id)?;
-        Some(
-            lines
-                .into_iter()
-                .map(|line| PluginLogLine {
-                    timestamp: line.time.into(),
-                    level: format!("{:?}", line.level).to_lowercase(),
-                    message: if line.object.is_empty() {
-                        line.text
-                    } else {
-                        format!("{}: {}", line.object, line.text)
-                    },
-                })
-                .collect(),
-        )
+        Some(self.host.logs(id)?.into_iter().map(render::log_line).collect())
+    }
+
+    fn lost_with(&self, id: &str) -> (String, Vec<String>) {
+        self.host.lost_with(id)
+    }
+
+    async fn file(&self, id: &str) -> Result<PluginFile, DriverError> {
+        let bytes = self.host.file(id).await.map_err(failed)?;
+        Ok(PluginFile { bytes, signature: None })
+    }
+
+    async fn examine(
+        &self,
+        post: &PluginsPost,
+        file: Option<PluginFile>,
+        _progress: &dyn Progress,
+        _cancel: &Cancel,
+    ) -> Result<PluginOffer, DriverError> {
+        let source = &post.source;
+        let file = file.ok_or_else(|| DriverError::new("invalid", "there is no file"))?;
+        let offer = Offer {
+            bytes: file.bytes,
+            source: source.name.clone(),
+            kind: if source.kind == "upload" {
+                OfferKind::Upload
+            } else {
+                OfferKind::Foreign
+            },
+            digest: Some(source.digest.clone()).filter(|digest| !digest.is_empty()),
+            allow_unsigned: post.allow_unsigned,
+        };
+        let examined = self.host.examine(offer).await.map_err(failed)?;
+        Ok(render::offer(examined))
+    }
+
+    async fn take_in(
+        &self,
+        digest: &str,
+        post: &PluginsPost,
+        upgrade: Option<&str>,
+        needed: Vec<String>,
+    ) -> Result<Vec<PluginPermission>, DriverError> {
+        let intake = Intake {
+            upgrade: upgrade.map(str::to_owned),
+            grants: post.grants.clone(),
+            config: post.config.clone(),
+            needed,
+        };
+        let outcome = self.host.take_in(digest, intake).await.map_err(failed)?;
+        Ok(render::outcome(&outcome))
+    }
+
+    async fn enable(&self, id: &str) -> Result<(), DriverError> {
+        self.host.enable(id).await.map_err(failed)
+    }
+
+    async fn disable(&self, id: &str) -> Result<(), DriverError> {
+        self.host.disable(id).await.map_err(failed)
+    }
+
+    async fn grant(
+        &self,
+        id: &str,
+        names: &[String],
+        needed: Vec<String>,
+    ) -> Result<Vec<PluginPermission>, DriverError> {
+        let outcome = self.host.grant(id, names, &needed).await.map_err(failed)?;
+        Ok(render::outcome(&outcome))
+    }
+
+    async fn revoke(&self, id: &str, names: &[String]) -> Result<(), DriverError> {
+        self.host.revoke(id, names).await.map_err(failed)
+    }
+
+    async fn rollback(&self, id: &str, needed: Vec<String>) -> Result<(), DriverError> {
+        self.host.rollback(id, &needed).await.map_err(failed)
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), DriverError> {
+        self.host.remove(id).await.map_err(failed)
     }
 }
 
-fn render(status: &PluginStatus) -> Plugin {
-    let json = |value: serde_json::Result<serde_json::Value>| value.unwrap_or(serde_json::Value::Null);
-    Plugin {
-        id: status.id.clone(),
-        version: status.version.clone(),
-        license: status.license.clone(),
-        digest: status.digest.clone(),
-        world: format!("hutch:{}", status.family),
-        state: json(serde_json::to_value(status.state))
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
-        reason: status.reason.clone(),
-        provides: [(status.family.clone(), status.provides.clone())].into(),
-        abilities: status.abilities.clone(),
-        permissions: PluginPermissions {
-            requested: json(serde_json::to_value(&status.requested)),
-            granted: json(serde_json::to_value(&status.granted)),
-        },
-        limits: PluginLimits {
-            memory: status.limits.memory.0,
-            call_timeout_ms: u64::try_from(status.limits.call_timeout.0.as_millis()).unwrap_or(u64::MAX),
-            concurrency: u64::from(status.limits.concurrency),
-            kv_bytes: status.limits.kv_bytes.0,
-        },
-        config_schema: json(serde_json::to_value(&status.config.schema)),
-        options_schema: json(serde_json::to_value(&status.options.schema)),
-        metrics: metrics(&status.metrics),
-        loaded_at: status.loaded_at.map_or(Timestamp::NEVER, Into::into),
-        quarantined_at: status.quarantined_at.map_or(Timestamp::NEVER, Into::into),
-    }
-}
-
-fn metrics(metrics: &hutch_plugin::PluginMetrics) -> PluginMetrics {
-    PluginMetrics {
-        calls: metrics.calls,
-        errors: metrics.errors.clone().into_iter().collect(),
-        traps: metrics.traps,
-        timeouts: metrics.timeouts,
-        denials: metrics.denials,
-        p50_us: quantile(&metrics.latency, 50),
-        p99_us: quantile(&metrics.latency, 99),
-    }
-}
-
-/// The upper bound of the bucket in which this per cent of the calls lie; the last bucket has none, and its lower one stands
-/// for it.
-fn quantile(buckets: &[u64], percent: u64) -> u64 {
-    let total: u64 = buckets.iter().sum();
-    let mut seen = 0;
-    for (bucket, count) in buckets.iter().enumerate() {
-        seen += count;
-        if total > 0 && seen * 100 >= total * percent {
-            let bounds = hutch_plugin::LATENCY_BOUNDS_US;
-            return bounds.get(bucket).or(bounds.last()).copied().unwrap_or(0);
+/// A refused or failed change in the core's terms, with its causes.
+fn failed(error: ChangeError) -> DriverError {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // A transparent error repeats its source; each is said once.
+        if !message.ends_with(&text) {
+            message.push_str(&format!(": {text}"));
         }
+        cause = error.source();
     }
-    0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_bounds_of_buckets() {
-        let bounds = hutch_plugin::LATENCY_BOUNDS_US;
-        let mut buckets = vec![0; bounds.len() + 1];
-        assert_eq!(quantile(&buckets, 50), 0);
-        buckets[0] = 99;
-        buckets[2] = 1;
-        assert_eq!(quantile(&buckets, 50), bounds[0]);
-        assert_eq!(quantile(&buckets, 100), bounds[2]);
-    }
+    DriverError::new(error.code(), message)
 }

@@ -4,6 +4,7 @@ mod config;
 mod directory;
 mod download;
 mod logging;
+mod render;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -125,7 +126,9 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
         id_ranges: PathBuf::from(ID_RANGES),
         drivers: Arc::clone(&plugins) as Arc<dyn Drivers>,
         roots: Arc::new(directory::PoolRoots(broker)),
-        plugins: Arc::new(directory::Directory(Arc::clone(&plugins))),
+        plugins: Arc::new(directory::Directory {
+            host: Arc::clone(&plugins),
+        }),
         downloader: Arc::new(download::Fetcher(Arc::clone(&plugins))),
         store,
     })

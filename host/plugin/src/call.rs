@@ -71,7 +71,7 @@ impl Plugin {
         T: ComponentType + Lift + Send + Sync + 'static,
     {
         let started = std::time::Instant::now();
-        let log = Arc::new(CallLog::new(Arc::clone(&self.log), &call.object));
+        let log = Arc::new(CallLog::new(Arc::clone(&self.standing.log), &call.object));
         let span = tracing::debug_span!(
             "plugin call",
             plugin = self.id(),
@@ -88,7 +88,7 @@ impl Plugin {
             Ok(answer) => Ok(answer),
             Err(failure) => Err(self.blame(failure, &log).await),
         };
-        self.counters.call(started.elapsed(), outcome.as_ref().err());
+        self.standing.counters.call(started.elapsed(), outcome.as_ref().err());
         outcome
     }
 
@@ -135,7 +135,7 @@ impl Plugin {
             .ticking(&clock, Box::pin(guest(&ready, export, &mut store, params)));
         let outcome = tokio::time::timeout_at(deadline + GRACE, guest).await;
         drop(cancel);
-        self.counters.denied(store.data().denials);
+        self.standing.counters.denied(store.data().denials);
         match outcome {
             Ok(Ok((Ok(answer),))) => check(answer).map_err(|reason| {
                 let message = format!("{} gave an invalid answer: {reason}", export.name);
@@ -162,7 +162,7 @@ impl Plugin {
             subject: Arc::clone(&self.subject),
             call,
             log: Arc::clone(log) as _,
-            metrics: Arc::clone(&self.counters) as _,
+            metrics: Arc::clone(&self.standing.counters) as _,
         }
     }
 

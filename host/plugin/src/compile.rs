@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -145,7 +146,14 @@ impl Cache {
         let input = std::fs::File::open(wasm).map_err(at(wasm))?;
         let size = input.metadata().map_err(at(wasm))?.len();
         let target = self.file(digest);
-        let temporary = Temporary(self.directory.join(format!(".{digest}-{}.tmp", std::process::id())));
+        // Two may compile the same at once.
+        static TURN: AtomicU64 = AtomicU64::new(0);
+        let name = format!(
+            ".{digest}-{}-{}.tmp",
+            std::process::id(),
+            TURN.fetch_add(1, Ordering::Relaxed)
+        );
+        let temporary = Temporary(self.directory.join(name));
         let output = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -204,6 +212,14 @@ impl Cache {
             return Err(CompileError::Failed { status, complaint });
         }
         Ok(())
+    }
+
+    /// Removes the code for `digest`. Where it is in use, it goes with its last user.
+    pub(crate) fn remove(&self, digest: &str) -> std::io::Result<()> {
+        match std::fs::remove_file(self.file(digest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Removes code that was made by another version of the compiler, and files that a killed daemon left half-written. To

@@ -8,6 +8,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -109,15 +110,19 @@ impl FileStore {
 
     /// Takes in the file at `path`, unless it is stored already.
     pub(crate) fn add(&self, path: &Path) -> Result<Stored, FileError> {
-        let bytes = read(path)?;
-        let digest = hex::encode(Sha256::digest(&bytes));
+        self.add_bytes(path, &read(path)?)
+    }
+
+    /// Takes in a file that is in memory, unless it is stored already. `path` is what errors call it.
+    pub(crate) fn add_bytes(&self, path: &Path, bytes: &[u8]) -> Result<Stored, FileError> {
+        let digest = digest_of(bytes);
         match self.get(&digest) {
             Ok(stored) => return Ok(stored),
             Err(FileError::Unknown(_)) => {}
             Err(error) => return Err(error),
         }
-        let inspected = inspect(path, &bytes)?;
-        self.put(&digest, &bytes, &inspected)?;
+        let inspected = inspect(path, bytes)?;
+        self.put(&digest, bytes, &inspected)?;
         Ok(Stored {
             digest,
             manifest: inspected.manifest,
@@ -127,7 +132,7 @@ impl FileStore {
 
     /// Finds the plugin of `digest`.
     pub(crate) fn get(&self, digest: &str) -> Result<Stored, FileError> {
-        if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if !is_digest(digest) {
             return Err(FileError::Digest(digest.to_owned()));
         }
         let path = self.directory.join(digest).join(RECORD);
@@ -165,12 +170,7 @@ impl FileStore {
 
     /// Whether the stored file is what its name says. Asked before it is compiled.
     pub(crate) fn verify(&self, digest: &str) -> Result<(), FileError> {
-        let bytes = read(&self.wasm(digest))?;
-        if hex::encode(Sha256::digest(&bytes)) == digest {
-            Ok(())
-        } else {
-            Err(FileError::Changed(digest.to_owned()))
-        }
+        self.read(digest).map(drop)
     }
 
     /// Whether an earlier run of the daemon left the plugin of `digest` in quarantine.
@@ -211,7 +211,7 @@ impl FileStore {
             }
             other => other?,
         };
-        if hex::encode(Sha256::digest(&bytes)) != digest {
+        if digest_of(&bytes) != digest {
             return Err(FileError::Changed(digest.to_owned()));
         }
         let inspected = inspect(&path, &bytes)?;
@@ -226,8 +226,10 @@ impl FileStore {
 
     /// Stores a file: in a directory that appears complete under its digest or not at all.
     fn put(&self, digest: &str, bytes: &[u8], inspected: &Inspected) -> Result<(), FileError> {
-        let temporary = self.directory.join(format!(".{digest}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&temporary);
+        // Two may take in the same file at once.
+        static TURN: AtomicU64 = AtomicU64::new(0);
+        let turn = TURN.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.directory.join(format!(".{digest}-{}-{turn}", std::process::id()));
         DirBuilder::new()
             .mode(0o700)
             .create(&temporary)
@@ -243,8 +245,45 @@ impl FileStore {
         if put.is_err() {
             // The error that is told is the first one.
             let _ = std::fs::remove_dir_all(&temporary);
+            if self.wasm(digest).exists() {
+                // Somebody was quicker, and what lies there is complete.
+                return Ok(());
+            }
         }
         put
+    }
+
+    /// The digests of all that is stored.
+    pub(crate) fn digests(&self) -> Result<Vec<String>, FileError> {
+        let entries = std::fs::read_dir(&self.directory).map_err(io(&self.directory))?;
+        let names = entries.flatten().map(|entry| entry.file_name());
+        Ok(names
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| is_digest(name))
+            .collect())
+    }
+
+    /// Removes the plugin of `digest` with all that was recorded of it: whole, or not at all.
+    pub(crate) fn remove(&self, digest: &str) -> Result<(), FileError> {
+        let (path, gone) = (
+            self.directory.join(digest),
+            self.directory.join(format!(".{digest}-gone")),
+        );
+        match std::fs::rename(&path, &gone) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(io(&path))?,
+        }
+        std::fs::remove_dir_all(&gone).map_err(io(&gone))
+    }
+
+    /// The file of `digest`, once its content was found to be what its name says.
+    pub(crate) fn read(&self, digest: &str) -> Result<Vec<u8>, FileError> {
+        let bytes = read(&self.wasm(digest))?;
+        if digest_of(&bytes) == digest {
+            Ok(bytes)
+        } else {
+            Err(FileError::Changed(digest.to_owned()))
+        }
     }
 
     /// Removes what a killed daemon left half-written.
@@ -260,6 +299,15 @@ impl FileStore {
             }
         }
     }
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn record_text(size: usize, inspected: &Inspected) -> Vec<u8> {

@@ -1,9 +1,9 @@
 //! The plugin host: which plugins there are, how they get into service, and where the core finds their drivers.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hutch_broker::{Broker, Permissions, Subject};
 use hutch_driver::image::ImageDriver;
 use hutch_driver::network::NetworkDriver;
@@ -16,10 +16,13 @@ use crate::compile::{Cache, CompileError};
 use crate::config::PluginHostOptions;
 use crate::engine::{MAX_INSTANCES, Runtime};
 use crate::files::{FileError, FileStore};
-use crate::load::{Candidate, Loader, candidates, linker, make_plugin};
+use crate::load::{Candidate, Loader, candidates, linker};
 use crate::log::LogLine;
-use crate::plugin::{Phase, Plugin, Shared};
+use crate::plugin::{Phase, Plugin, Shared, Slot};
+use crate::registry::{Record, Registry, RegistryError};
+use crate::staged::Staged;
 use crate::status::{PluginState, PluginStatus};
+use crate::table::{Entry, Refused, Sources, Table};
 
 /// Compiling children at once. Each uses several processors.
 const COMPILERS: usize = 2;
@@ -33,31 +36,27 @@ pub enum HostError {
     /// The store of plugins can't be used.
     #[error("can't use the store of plugins")]
     Store(#[source] FileError),
+    /// The registry can't be used. Without it nobody knows what was granted.
+    #[error("can't use the registry of plugins")]
+    Registry(#[source] RegistryError),
     /// The cache of compiled code can't be used.
     #[error("can't use the cache of compiled plugins")]
     Cache(#[source] CompileError),
 }
 
-/// A file or digest of the configuration that did not become a plugin.
-struct Refused {
-    source: PathBuf,
-    reason: String,
-}
-
-/// A plugin and where it came from.
-struct Entry {
-    plugin: Arc<Plugin>,
-    source: PathBuf,
-    /// Names of its manifest under which it is found. Others were taken.
-    names: Vec<String>,
-}
-
 /// See the module's documentation.
 pub struct PluginHost {
-    entries: Vec<Entry>,
-    refused: Vec<Refused>,
+    /// What there is now.
+    pub(crate) table: ArcSwap<Table>,
+    /// What was decided by command. Whoever changes anything holds it: one change at a time.
+    pub(crate) registry: Arc<tokio::sync::Mutex<Registry>>,
+    /// What the configuration or the bundled directory gives, in order.
+    pub(crate) bases: Vec<Candidate>,
+    /// Files that are being taken in.
+    pub(crate) staged: Arc<Staged>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) loader: Arc<Loader>,
     events: broadcast::Sender<DriverEvent>,
-    loader: Arc<Loader>,
 }
 
 impl PluginHost {
@@ -66,7 +65,7 @@ impl PluginHost {
     /// Must be called within a tokio runtime. `events` is the channel on which the broker reports what `watch` tells it.
     ///
     /// # Errors
-    /// Only where no plugin could be loaded at all: the engine, the store or the cache can't be used.
+    /// Only where no plugin could be loaded at all: the engine, the store, the registry or the cache can't be used.
     pub fn start(
         options: PluginHostOptions,
         broker: Arc<dyn Broker>,
@@ -75,6 +74,7 @@ impl PluginHost {
         let runtime = Runtime::new().map_err(HostError::Engine)?;
         let files = FileStore::open(options.state_dir.join("plugins/sha256")).map_err(HostError::Store)?;
         let files = Arc::new(files);
+        let registry = Registry::open(&options.state_dir.join("plugins")).map_err(HostError::Registry)?;
         let cache = Cache::open(
             options.state_dir.join("cache/plugins"),
             options.compiler.clone(),
@@ -91,88 +91,51 @@ impl PluginHost {
             instances: Semaphore::new(MAX_INSTANCES as usize),
             quarantine: options.quarantine,
         });
-        let loader = Arc::new(Loader {
-            files,
-            cache,
-            linker,
-            compilers: Semaphore::new(COMPILERS),
-        });
-        let mut host = Self {
-            entries: Vec::new(),
-            refused: Vec::new(),
+        let (bases, records) = (candidates(&options, &files), registry.records().to_vec());
+        let host = Arc::new(Self {
+            table: ArcSwap::default(),
+            registry: Arc::new(tokio::sync::Mutex::new(registry)),
+            bases,
+            staged: Arc::default(),
+            shared,
+            loader: Arc::new(Loader {
+                files,
+                cache,
+                linker,
+                compilers: Semaphore::new(COMPILERS),
+            }),
             events,
-            loader,
-        };
-        for candidate in candidates(&options, &host.loader.files) {
-            host.take(candidate, &shared);
-        }
-        for entry in &host.entries {
-            tokio::spawn(Arc::clone(&host.loader).load(Arc::clone(&entry.plugin)));
-        }
-        Ok(Arc::new(host))
-    }
-
-    /// Makes a plugin of a candidate, or remembers why not.
-    fn take(&mut self, candidate: Candidate, shared: &Arc<Shared>) {
-        let source = candidate.source;
-        let made = candidate.found.and_then(|stored| {
-            let id = &stored.manifest.id;
-            if let Some(other) = self.entries.iter().find(|entry| entry.plugin.id() == id) {
-                let version = &other.plugin.manifest.version;
-                return Err(format!(
-                    "a plugin with the id {id} is loaded already (version {version})"
-                ));
-            }
-            make_plugin(stored, candidate.grants, candidate.config, shared)
         });
-        match made {
-            Ok(plugin) => {
-                let names = self.free_names(&plugin);
-                self.entries.push(Entry {
-                    plugin: Arc::new(plugin),
-                    source,
-                    names,
-                });
-            }
-            Err(reason) => {
-                tracing::error!(source = %source.display(), "plugin not loaded: {reason}");
-                self.refused.push(Refused { source, reason });
-            }
-        }
+        host.arrange(&records, &[]);
+        let sweeping = Arc::clone(&host);
+        tokio::spawn(async move { sweeping.sweep_all().await });
+        Ok(host)
     }
 
-    /// The names of a plugin that nobody before it provides.
-    fn free_names(&self, plugin: &Plugin) -> Vec<String> {
-        let family = plugin.manifest.family();
-        let (free, taken): (Vec<_>, Vec<_>) = plugin
-            .manifest
-            .names()
-            .iter()
-            .cloned()
-            .partition(|name| self.find(family, name).is_none());
-        for name in taken {
-            tracing::warn!(
-                plugin = plugin.id(),
-                family,
-                name,
-                "the name is provided by an earlier plugin"
-            );
+    /// Makes the table of what was decided, and has it hold. `prepared` are plugins whose code is in memory already.
+    pub(crate) fn arrange(&self, records: &[Record], prepared: &[Arc<Plugin>]) {
+        let before = self.table.load();
+        let (table, fresh) = Sources {
+            bases: &self.bases,
+            records,
+            before: &before,
+            prepared,
+            files: &self.loader.files,
+            shared: &self.shared,
         }
-        free
-    }
-
-    fn find(&self, family: &str, name: &str) -> Option<&Entry> {
-        self.entries
-            .iter()
-            .find(|entry| entry.plugin.manifest.family() == family && entry.names.iter().any(|own| own == name))
+        .arrange();
+        self.table.store(Arc::new(table));
+        for plugin in fresh {
+            tokio::spawn(Arc::clone(&self.loader).load(plugin));
+        }
     }
 
     /// The plugin that provides `name`, or an error that says what there is instead.
-    fn resolve(&self, family: &str, name: &str) -> Result<Arc<Plugin>, DriverError> {
-        if let Some(entry) = self.find(family, name) {
-            let plugin = &entry.plugin;
-            plugin.in_service()?;
-            return Ok(Arc::clone(plugin));
+    fn resolve(&self, family: &str, name: &str) -> Result<Arc<Slot>, DriverError> {
+        let table = self.table.load();
+        if let Some(entry) = table.find(family, name) {
+            entry.slot.current().in_service()?;
+            return Ok(Arc::clone(&entry.slot));
         }
         let known: Vec<_> = self.list(family).into_iter().map(|info| info.name).collect();
         let mut message = match known.as_slice() {
@@ -182,28 +145,22 @@ impl PluginHost {
                 names.join(", ")
             ),
         };
-        for refused in &self.refused {
-            message.push_str(&format!(
-                "; {} was not loaded: {}",
-                refused.source.display(),
-                refused.reason
-            ));
+        for refused in &table.refused {
+            message.push_str(&format!("; {} was not loaded: {}", refused.source, refused.reason));
         }
         Err(DriverError::new("not-found", message))
     }
 
-    /// All plugins in the order of the configuration, then the files that could not be loaded.
+    /// All plugins in the order in which they are preferred, then those that could not be loaded.
     pub fn plugins(&self) -> Vec<PluginStatus> {
-        self.entries
-            .iter()
-            .map(status)
-            .chain(self.refused.iter().map(refused_status))
-            .collect()
+        let table = self.table.load();
+        let refused = table.refused.iter().map(refused_status);
+        table.entries.iter().map(status).chain(refused).collect()
     }
 
     /// The plugin with this id.
     pub fn plugin(&self, id: &str) -> Option<PluginStatus> {
-        self.entries.iter().find(|entry| entry.plugin.id() == id).map(status)
+        self.table.load().entry(id).map(status)
     }
 
     /// The plugin with this id as the broker sees it, for what the host does on its behalf.
@@ -211,52 +168,26 @@ impl PluginHost {
     /// # Errors
     /// `not-found`.
     pub fn subject(&self, id: &str) -> Result<Arc<Subject>, DriverError> {
-        let entry = self.entries.iter().find(|entry| entry.plugin.id() == id);
+        let table = self.table.load();
+        let entry = table.entry(id);
         entry
-            .map(|entry| Arc::clone(&entry.plugin.subject))
+            .map(|entry| Arc::clone(&entry.slot.current().subject))
             .ok_or_else(|| DriverError::new("not-found", format!("there is no plugin {id}")))
     }
 
     /// The last lines that the plugin logged, oldest first.
     pub fn logs(&self, id: &str) -> Option<Vec<LogLine>> {
-        self.entries
-            .iter()
-            .find(|entry| entry.plugin.id() == id)
-            .map(|entry| entry.plugin.log.lines())
-    }
-
-    /// Takes a plugin out of quarantine, and loads one again whose code could not be compiled or mapped (a full disk, a
-    /// machine without memory). Returns before the code is there; calls wait for it.
-    ///
-    /// # Errors
-    /// `not-found`, where there is no such plugin, and `io`, where its quarantine can't be struck off the disk: it is back in
-    /// service then, and would be in quarantine again after the next start.
-    pub async fn enable(&self, id: &str) -> Result<(), DriverError> {
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| entry.plugin.id() == id)
-            .ok_or_else(|| DriverError::new("not-found", format!("there is no plugin {id:?}")))?;
-        let plugin = &entry.plugin;
-        plugin.health.lift();
-        let again = plugin.phase.send_if_modified(|phase| {
-            let failed = matches!(phase, Phase::Failed(_));
-            if failed {
-                *phase = Phase::Loading;
-            }
-            failed
-        });
-        if again {
-            tokio::spawn(Arc::clone(&self.loader).load(Arc::clone(plugin)));
-        }
-        plugin.keep_health().await
+        let table = self.table.load();
+        table.entry(id).map(|entry| entry.slot.standing.log.lines())
     }
 
     /// Waits until every plugin can be called or has failed. Calls need not: they wait for their own plugin.
     pub async fn settled(&self) {
-        for entry in &self.entries {
-            let mut phase = entry.plugin.phase.subscribe();
-            // The sender lives in the plugin, which lives in the entry.
+        let table = self.table.load_full();
+        for entry in &table.entries {
+            let plugin = entry.slot.current();
+            let mut phase = plugin.phase.subscribe();
+            // The sender lives in the plugin, which lives as long as this.
             let _ = phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await;
         }
     }
@@ -276,11 +207,15 @@ impl Drivers for PluginHost {
     }
 
     fn list(&self, family: &str) -> Vec<DriverInfo> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.plugin.manifest.family() == family)
-            .flat_map(|entry| entry.names.iter().map(|name| entry.plugin.info(name)))
-            .collect()
+        let table = self.table.load();
+        let mut list = Vec::new();
+        for entry in table.entries.iter().filter(|entry| entry.slot.standing.enabled()) {
+            let plugin = entry.slot.current();
+            if plugin.manifest.family() == family {
+                list.extend(entry.names.iter().map(|name| plugin.info(name)));
+            }
+        }
+        list
     }
 
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
@@ -313,14 +248,15 @@ impl EventStream for Events {
 }
 
 fn status(entry: &Entry) -> PluginStatus {
-    let plugin = &entry.plugin;
+    let plugin = entry.slot.current();
     let manifest = &plugin.manifest;
     let quarantined = plugin.health.quarantined();
     let (state, reason) = match (&*plugin.phase.borrow(), &quarantined) {
+        _ if !entry.slot.standing.enabled() => (PluginState::Disabled, String::new()),
         (Phase::Failed(reason), _) => (PluginState::Failed, reason.to_string()),
         (_, Some(quarantine)) => (PluginState::Quarantined, quarantine.reason.clone()),
         (Phase::Loading, None) => (PluginState::Loading, String::new()),
-        (Phase::Ready(_), None) => (PluginState::Enabled, taken_names(entry)),
+        (Phase::Ready(_), None) => (PluginState::Enabled, taken_names(entry, manifest.names())),
     };
     PluginStatus {
         id: manifest.id.clone(),
@@ -329,27 +265,26 @@ fn status(entry: &Entry) -> PluginStatus {
         description: manifest.description.clone(),
         digest: plugin.digest.clone(),
         source: entry.source.clone(),
+        origin: entry.origin,
+        record: entry.record.clone(),
         state,
         reason,
         family: manifest.family().to_owned(),
         provides: manifest.names().to_vec(),
         abilities: plugin.abilities.clone(),
         requested: plugin.subject.grants.requested.clone(),
-        granted: plugin.subject.grants.granted.clone(),
+        granted: Permissions::clone(&entry.slot.standing.granted.get()),
         limits: manifest.limits.clone(),
         config: manifest.config.clone(),
         options: manifest.options.clone(),
-        metrics: plugin.counters.snapshot(),
+        metrics: entry.slot.standing.counters.snapshot(),
         loaded_at: *plugin.loaded.lock(),
         quarantined_at: quarantined.map(|quarantine| quarantine.since),
     }
 }
 
-fn taken_names(entry: &Entry) -> String {
-    let taken: Vec<_> = entry
-        .plugin
-        .manifest
-        .names()
+fn taken_names(entry: &Entry, names: &[String]) -> String {
+    let taken: Vec<_> = names
         .iter()
         .filter(|name| !entry.names.contains(name))
         .map(String::as_str)
@@ -363,12 +298,14 @@ fn taken_names(entry: &Entry) -> String {
 
 fn refused_status(refused: &Refused) -> PluginStatus {
     PluginStatus {
-        id: String::new(),
+        id: refused.id.clone(),
         version: String::new(),
         license: String::new(),
         description: String::new(),
         digest: String::new(),
         source: refused.source.clone(),
+        origin: refused.origin,
+        record: None,
         state: PluginState::Failed,
         reason: refused.reason.clone(),
         family: String::new(),

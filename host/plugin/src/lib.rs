@@ -4,6 +4,10 @@
 //! files that the configuration lists, compiles what is new in a confined child, and implements [`hutch_driver::Drivers`]:
 //! the core finds a driver by its name and never learns that WebAssembly is behind it.
 //!
+//! Plugins are also installed, upgraded and removed while the daemon runs (`change.rs`): what was decided is in one file
+//! (`registry.rs`), what there is at a moment in one table (`table.rs`), and every driver that the core holds reaches the version
+//! that is in use when it is called (`plugin.rs`).
+//!
 //! What holds, and where:
 //! - every call has an instance of its own, bounded in memory, running time and time altogether (`call.rs`, `state.rs`,
 //!   `engine.rs`); parallel calls, crashes and upgrades need no further care;
@@ -18,10 +22,12 @@ mod adapter;
 pub mod binary;
 mod bindings;
 mod call;
+mod change;
 mod compile;
 mod config;
 mod engine;
 mod export;
+mod fault;
 mod files;
 mod functions;
 mod health;
@@ -33,17 +39,22 @@ pub mod manifest;
 mod mapped;
 mod plugin;
 mod quarantine;
+mod registry;
 pub mod schema;
+mod staged;
 mod state;
 mod status;
 mod stdio;
 mod sync;
+mod table;
 pub mod units;
 
+pub use change::{ChangeError, Examined, Intake, Offer, OfferKind, Outcome};
 pub use compile::{CompileError, Compiler, SUBCOMMAND, compile_child_main};
 pub use config::{PluginConfig, PluginHostOptions, bundled_directory};
 pub use files::FileError;
 pub use health::{LATENCY_BOUNDS_US, PluginMetrics, QuarantinePolicy};
 pub use host::{HostError, PluginHost};
 pub use log::{KEPT_LINES, LogLine};
-pub use status::{PluginState, PluginStatus};
+pub use registry::{Held, Provenance, Record, RegistryError, Version};
+pub use status::{Origin, PluginState, PluginStatus};

@@ -14,10 +14,10 @@ use crate::compile::Cache;
 use crate::config::{PluginConfig, PluginHostOptions};
 use crate::export::Exports;
 use crate::files::{FileStore, Stored};
-use crate::health::{Counters, Health};
-use crate::log::PluginLog;
-use crate::plugin::{Phase, Plugin, Ready, Shared};
+use crate::health::Health;
+use crate::plugin::{Phase, Plugin, Ready, Shared, Standing};
 use crate::state::CallState;
+use crate::status::Origin;
 use crate::sync::Mutex;
 
 /// A plugin to be loaded, before anything is known of it.
@@ -30,6 +30,8 @@ pub(crate) struct Candidate {
     pub(crate) grants: Option<Permissions>,
     /// The operator's settings.
     pub(crate) config: Options,
+    /// Who lists it.
+    pub(crate) origin: Origin,
 }
 
 /// What is to be loaded, in order.
@@ -37,7 +39,7 @@ pub(crate) fn candidates(options: &PluginHostOptions, files: &FileStore) -> Vec<
     if let Some(list) = &options.plugins {
         return list
             .iter()
-            .map(|config| configured(config, options.bundled.as_deref(), files))
+            .map(|config| configured(config, Origin::Configuration, options.bundled.as_deref(), files))
             .collect();
     }
     let Some(directory) = &options.bundled else {
@@ -63,6 +65,7 @@ pub(crate) fn candidates(options: &PluginHostOptions, files: &FileStore) -> Vec<
                     path: Some(path),
                     ..PluginConfig::default()
                 },
+                Origin::Bundled,
                 Some(directory),
                 files,
             )
@@ -79,7 +82,7 @@ fn is_wasm(path: &Path) -> bool {
 }
 
 /// Finds one plugin of the configuration.
-fn configured(config: &PluginConfig, bundled: Option<&Path>, files: &FileStore) -> Candidate {
+fn configured(config: &PluginConfig, origin: Origin, bundled: Option<&Path>, files: &FileStore) -> Candidate {
     let wanted = config
         .digest
         .as_deref()
@@ -116,6 +119,7 @@ fn configured(config: &PluginConfig, bundled: Option<&Path>, files: &FileStore) 
         found,
         grants,
         config: config.config.clone(),
+        origin,
     }
 }
 
@@ -133,7 +137,7 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 /// Makes a plugin of what was found, or says why the configuration does not fit it.
 pub(crate) fn make_plugin(
     stored: Stored,
-    grants: Option<Permissions>,
+    standing: Arc<Standing>,
     config: Options,
     shared: &Arc<Shared>,
 ) -> Result<Plugin, String> {
@@ -149,10 +153,6 @@ pub(crate) fn make_plugin(
         None if config.is_empty() => {}
         None => return Err("the configuration has settings for it, and it takes none".to_owned()),
     }
-    let granted = grants.unwrap_or_default();
-    granted
-        .validate()
-        .map_err(|reason| format!("its grants are not valid: {reason}"))?;
     let subject = Subject {
         plugin: manifest.id.clone(),
         version: manifest.version.clone(),
@@ -160,7 +160,7 @@ pub(crate) fn make_plugin(
         family: manifest.family().to_owned(),
         grants: Grants {
             requested: manifest.permissions.clone(),
-            granted,
+            granted: standing.granted.clone(),
         },
         limits: SubjectLimits {
             kv_bytes: manifest.limits.kv_bytes.0,
@@ -176,12 +176,11 @@ pub(crate) fn make_plugin(
     }
     Ok(Plugin {
         shared: Arc::clone(shared),
-        log: Arc::new(PluginLog::new(&manifest.id)),
+        standing,
         turns: Semaphore::new(manifest.limits.concurrency as usize),
         digest,
         abilities,
         subject: Arc::new(subject),
-        counters: Arc::new(Counters::default()),
         health: Arc::new(Health::new(quarantined)),
         phase: watch::Sender::new(Phase::Loading),
         loaded: Mutex::new(None),
@@ -209,17 +208,18 @@ pub(crate) struct Loader {
 impl Loader {
     /// Loads a plugin and tells those who wait for it.
     pub(crate) async fn load(self: Arc<Self>, plugin: Arc<Plugin>) {
-        let phase = match self.code(&plugin).await {
-            Ok(ready) => {
-                *plugin.loaded.lock() = Some(SystemTime::now());
-                Phase::Ready(Arc::new(ready))
-            }
-            Err(reason) => {
-                tracing::error!(plugin = plugin.id(), "plugin can't be used: {reason}");
-                Phase::Failed(reason.into())
-            }
-        };
-        plugin.phase.send_replace(phase);
+        if let Err(reason) = self.bring_in(&plugin).await {
+            tracing::error!(plugin = plugin.id(), "plugin can't be used: {reason}");
+            plugin.phase.send_replace(Phase::Failed(reason.into()));
+        }
+    }
+
+    /// Brings a plugin's code into memory, or says why that can't be done.
+    pub(crate) async fn bring_in(&self, plugin: &Plugin) -> Result<(), String> {
+        let ready = self.code(plugin).await?;
+        *plugin.loaded.lock() = Some(SystemTime::now());
+        plugin.phase.send_replace(Phase::Ready(Arc::new(ready)));
+        Ok(())
     }
 
     async fn code(&self, plugin: &Plugin) -> Result<Ready, String> {

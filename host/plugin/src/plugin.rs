@@ -1,9 +1,11 @@
-//! A plugin that is part of the running daemon.
+//! A plugin that is part of the running daemon: one version of it, and what lasts through its versions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use hutch_broker::{Broker, Subject};
+use arc_swap::ArcSwap;
+use hutch_broker::{Broker, Granted, Permissions, Subject};
 use hutch_driver::{DriverError, DriverInfo};
 use tokio::sync::{Semaphore, watch};
 use wasmtime::component::InstancePre;
@@ -47,15 +49,71 @@ pub(crate) enum Phase {
     Failed(Arc<str>),
 }
 
-/// See the module's documentation.
+/// What is one plugin's, whichever version of it is in use. A call that goes on in the version before sees it, too.
+pub(crate) struct Standing {
+    pub(crate) log: Arc<PluginLog>,
+    pub(crate) counters: Arc<Counters>,
+    /// What it may do.
+    pub(crate) granted: Granted,
+    enabled: AtomicBool,
+}
+
+impl Standing {
+    pub(crate) fn new(id: &str) -> Self {
+        Self {
+            log: Arc::new(PluginLog::new(id)),
+            counters: Arc::default(),
+            granted: Granted::default(),
+            enabled: AtomicBool::new(true),
+        }
+    }
+
+    /// Whether the operator wants it in service.
+    pub(crate) fn enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
+    /// Has what was decided hold from the next call and the next host function on.
+    pub(crate) fn decide(&self, enabled: bool, granted: &Permissions) {
+        self.granted.set(granted.clone());
+        self.enabled.store(enabled, Ordering::Release);
+    }
+}
+
+/// A plugin's place in the daemon. Whoever has it reaches the version that is in use at that moment, so that an upgrade happens
+/// between two calls: what runs ends in the version that it began in, which goes with the last of its calls.
+pub(crate) struct Slot {
+    pub(crate) standing: Arc<Standing>,
+    current: ArcSwap<Plugin>,
+}
+
+impl Slot {
+    pub(crate) fn new(plugin: Arc<Plugin>) -> Self {
+        Self {
+            standing: Arc::clone(&plugin.standing),
+            current: ArcSwap::new(plugin),
+        }
+    }
+
+    /// The version that is in use now.
+    pub(crate) fn current(&self) -> Arc<Plugin> {
+        self.current.load_full()
+    }
+
+    /// Has all calls from now on go to `plugin`.
+    pub(crate) fn switch(&self, plugin: Arc<Plugin>) {
+        self.current.store(plugin);
+    }
+}
+
+/// One version of a plugin.
 pub(crate) struct Plugin {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) manifest: Manifest,
     pub(crate) digest: String,
     pub(crate) abilities: Vec<String>,
     pub(crate) subject: Arc<Subject>,
-    pub(crate) log: Arc<PluginLog>,
-    pub(crate) counters: Arc<Counters>,
     pub(crate) health: Arc<Health>,
     /// Calls at once, as its manifest limits them.
     pub(crate) turns: Semaphore,
@@ -94,6 +152,12 @@ impl Plugin {
 
     /// Why the plugin can't be called, as far as that is known now: one that is being loaded may turn out either way.
     pub(crate) fn in_service(&self) -> Result<(), DriverError> {
+        if !self.standing.enabled() {
+            return Err(self.unavailable(&format!(
+                "it is disabled; `hutch plugin enable {}` takes it into service",
+                self.id()
+            )));
+        }
         if let Some(quarantine) = self.health.quarantined() {
             return Err(self.unavailable(&format!(
                 "it is in quarantine ({}); `hutch plugin enable {}` takes it back into service",

@@ -1,6 +1,5 @@
 //! What an operator sees of the plugins.
 
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use hutch_broker::Permissions;
@@ -8,6 +7,7 @@ use serde::Serialize;
 
 use crate::health::PluginMetrics;
 use crate::manifest::{Limits, Section};
+use crate::registry::Record;
 
 /// What a plugin is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +21,20 @@ pub enum PluginState {
     Failed,
     /// It was taken out of service after a series of faults.
     Quarantined,
+    /// The operator took it out of service.
+    Disabled,
+}
+
+/// Who brought a plugin to the daemon, and so who may change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The daemon's configuration lists it, and is the place where it is changed.
+    Configuration,
+    /// It came with the daemon. It can be disabled, given less, and upgraded.
+    Bundled,
+    /// It was installed by command.
+    Installed,
 }
 
 /// One plugin, as a listing shows it. Everything but `source`, `state` and `reason` is empty for a file whose manifest
@@ -37,8 +51,12 @@ pub struct PluginStatus {
     pub description: String,
     /// SHA-256 of its file, in lower-case hexadecimal.
     pub digest: String,
-    /// The file that it was taken from, or empty where the configuration names its digest.
-    pub source: PathBuf,
+    /// Where it was taken from: a file or an address; empty where the configuration names its digest.
+    pub source: String,
+    /// Who brought it.
+    pub origin: Origin,
+    /// What was decided about it by command: versions, grants, whether it is enabled.
+    pub record: Option<Record>,
     /// What it is doing.
     pub state: PluginState,
     /// Why it can't be used, where it can't; or which of its names others have taken.

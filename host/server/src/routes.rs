@@ -9,6 +9,7 @@ mod logs;
 mod metadata;
 mod networks;
 mod operations;
+mod plugin_upload;
 mod plugins;
 mod profiles;
 mod projects;

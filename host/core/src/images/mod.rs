@@ -156,6 +156,19 @@ impl Images {
             .collect()
     }
 
+    /// Paths of the images that are kept up to date by one of the image drivers `names`, each with its driver's name.
+    pub(crate) fn refreshed_from(&self, names: &[String]) -> Vec<(String, String)> {
+        let records = self.records.list().into_iter().filter(|record| record.auto_update);
+        let with_driver = records.filter_map(|record| Some((record.origin.as_ref()?.driver.clone(), record)));
+        with_driver
+            .filter(|(driver, _)| names.contains(driver))
+            .map(|(driver, record)| {
+                let path = format!("/1.0/images/{}", record.fingerprint);
+                (driver, crate::profiles::with_project(path, &record.project))
+            })
+            .collect()
+    }
+
     /// Paths of a project's images.
     pub(crate) fn paths(&self, project: &str) -> Vec<String> {
         let records = self.records.list();

@@ -13,7 +13,7 @@ use crate::bindings::host::types::TreePath as WitTreePath;
 use crate::bindings::image::types as wit;
 use crate::export::{Exports, ImageExports};
 use crate::log::CallLog;
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, Slot};
 
 /// Images in one listing.
 const MAX_IMAGES: usize = 50_000;
@@ -27,40 +27,40 @@ const MAX_PLACED_BYTES: usize = 64 << 10;
 
 /// An image source that a plugin provides under one name.
 pub(crate) struct ImageAdapter {
-    plugin: Arc<Plugin>,
+    slot: Arc<Slot>,
     name: String,
 }
 
 impl ImageAdapter {
-    pub(crate) fn new(plugin: Arc<Plugin>, name: &str) -> Self {
+    pub(crate) fn new(slot: Arc<Slot>, name: &str) -> Self {
         Self {
-            plugin,
+            slot,
             name: name.to_owned(),
         }
     }
+}
 
-    /// What the plugin may do in this call.
-    fn view(&self, call: &Call) -> CallContext {
-        let log = Arc::new(CallLog::new(Arc::clone(&self.plugin.log), &call.object));
-        self.plugin.context(call, &log)
-    }
+/// What the plugin may do in this call.
+fn view(plugin: &Plugin, call: &Call) -> CallContext {
+    let log = Arc::new(CallLog::new(Arc::clone(&plugin.standing.log), &call.object));
+    plugin.context(call, &log)
+}
 
-    /// An image that the host may fetch: its files are where the plugin itself might have looked. What a plugin may not
-    /// fetch, it may not have fetched.
-    fn image(&self, view: &CallContext, image: wit::Image) -> Result<SourceImage, String> {
-        let image = checked_image(image)?;
-        for file in &image.files {
-            let url = Url::parse(&file.url).map_err(|error| format!("the address {:?}: {error}", file.url))?;
-            let granter = view.subject.granter();
-            granter
-                .http(view.call.origin.as_deref(), &url)
-                .map_err(|error| format!("the address {url}: {}", error.message))?;
-        }
-        if image.files.is_empty() && !self.plugin.abilities.iter().any(|ability| ability == "build") {
-            return Err("an image to be built, though it can't build".to_owned());
-        }
-        Ok(image)
+/// An image that the host may fetch: its files are where the plugin itself might have looked. What a plugin may not
+/// fetch, it may not have fetched.
+fn fetchable(plugin: &Plugin, view: &CallContext, image: wit::Image) -> Result<SourceImage, String> {
+    let image = checked_image(image)?;
+    for file in &image.files {
+        let url = Url::parse(&file.url).map_err(|error| format!("the address {:?}: {error}", file.url))?;
+        let granter = view.subject.granter();
+        granter
+            .http(view.call.origin.as_deref(), &url)
+            .map_err(|error| format!("the address {url}: {}", error.message))?;
     }
+    if image.files.is_empty() && !plugin.abilities.iter().any(|ability| ability == "build") {
+        return Err("an image to be built, though it can't build".to_owned());
+    }
+    Ok(image)
 }
 
 impl Exports {
@@ -89,42 +89,46 @@ fn target(request: &ImageRequest) -> String {
 #[async_trait]
 impl ImageDriver for ImageAdapter {
     fn info(&self) -> DriverInfo {
-        self.plugin.info(&self.name)
+        self.slot.current().info(&self.name)
     }
 
     async fn resolve(&self, call: &Call, asked: &ImageRequest) -> Result<SourceImage, DriverError> {
-        self.plugin.check_options(&asked.options)?;
+        let plugin = self.slot.current();
+        plugin.check_options(&asked.options)?;
         let pick = picked(|e| e.image().map(|i| &i.source.resolve));
-        self.plugin
+        plugin
             .call(call, target(asked), pick, (request(asked),), |image| {
-                self.image(&self.view(call), image)
+                fetchable(&plugin, &view(&plugin, call), image)
             })
             .await
     }
 
     async fn list(&self, call: &Call, asked: &ImageRequest) -> Result<Vec<SourceImage>, DriverError> {
-        self.plugin.check_options(&asked.options)?;
+        let plugin = self.slot.current();
+        plugin.check_options(&asked.options)?;
         let pick = picked(|e| e.image().map(|i| &i.source.list));
         let check = |images: Vec<wit::Image>| {
             if images.len() > MAX_IMAGES {
                 return Err(format!("{} images, and {MAX_IMAGES} are allowed", images.len()));
             }
-            let view = self.view(call);
-            images.into_iter().map(|image| self.image(&view, image)).collect()
+            let view = view(&plugin, call);
+            images
+                .into_iter()
+                .map(|image| fetchable(&plugin, &view, image))
+                .collect()
         };
-        self.plugin
-            .call(call, target(asked), pick, (request(asked),), check)
-            .await
+        plugin.call(call, target(asked), pick, (request(asked),), check).await
     }
 
     async fn build(&self, call: &Call, asked: &ImageRequest, scratch: &TreePath) -> Result<BuiltImage, DriverError> {
-        self.plugin.check_options(&asked.options)?;
+        let plugin = self.slot.current();
+        plugin.check_options(&asked.options)?;
         let pick = picked(|e| e.image()?.build.as_ref().map(|b| &b.build));
         let at = WitTreePath {
             root: scratch.root.clone(),
             path: scratch.path.clone(),
         };
-        self.plugin
+        plugin
             .call(call, target(asked), pick, (request(asked), at), |built| {
                 checked_built(call, scratch, built)
             })

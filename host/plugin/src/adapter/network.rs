@@ -10,7 +10,7 @@ use hutch_driver::{Call, DriverError, DriverInfo, Options};
 use super::{answer, pairs, picked};
 use crate::bindings::network::types as wit;
 use crate::export::{Exports, NetworkExports};
-use crate::plugin::Plugin;
+use crate::plugin::Slot;
 
 /// Addresses that one network may have given out.
 const MAX_LEASES: usize = 65_536;
@@ -19,14 +19,14 @@ const MAX_HOSTNAME: usize = 255;
 
 /// A network driver that a plugin provides under one name.
 pub(crate) struct NetworkAdapter {
-    plugin: Arc<Plugin>,
+    slot: Arc<Slot>,
     name: String,
 }
 
 impl NetworkAdapter {
-    pub(crate) fn new(plugin: Arc<Plugin>, name: &str) -> Self {
+    pub(crate) fn new(slot: Arc<Slot>, name: &str) -> Self {
         Self {
-            plugin,
+            slot,
             name: name.to_owned(),
         }
     }
@@ -84,7 +84,7 @@ fn reading(network: &NetworkRef) -> String {
 #[async_trait]
 impl NetworkDriver for NetworkAdapter {
     fn info(&self) -> DriverInfo {
-        self.plugin.info(&self.name)
+        self.slot.current().info(&self.name)
     }
 
     async fn validate(
@@ -93,38 +93,43 @@ impl NetworkDriver for NetworkAdapter {
         network: &NetworkRef,
         current: Option<&Options>,
     ) -> Result<Options, DriverError> {
-        self.plugin.check_options(&network.config)?;
+        self.slot.current().check_options(&network.config)?;
         let params = (network_ref(network), current.map(pairs));
         let pick = picked(|e| e.network().map(|n| &n.network.validate));
-        self.plugin
+        self.slot
+            .current()
             .call(call, reading(network), pick, params, answer::options)
             .await
     }
 
     async fn start(&self, call: &Call, network: &NetworkRef) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.start));
-        self.plugin
+        self.slot
+            .current()
             .call(call, target(network), pick, (network_ref(network),), Ok)
             .await
     }
 
     async fn update(&self, call: &Call, network: &NetworkRef, old: &Options) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.update));
-        self.plugin
+        self.slot
+            .current()
             .call(call, target(network), pick, (network_ref(network), pairs(old)), Ok)
             .await
     }
 
     async fn stop(&self, call: &Call, network: &NetworkRef) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.stop));
-        self.plugin
+        self.slot
+            .current()
             .call(call, target(network), pick, (network_ref(network),), Ok)
             .await
     }
 
     async fn reconcile(&self, call: &Call, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<String>, DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.network.reconcile));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(network),
@@ -137,7 +142,8 @@ impl NetworkDriver for NetworkAdapter {
 
     async fn validate_nic(&self, call: &Call, network: &NetworkRef, config: &Options) -> Result<Options, DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.nic.validate));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 reading(network),
@@ -150,7 +156,8 @@ impl NetworkDriver for NetworkAdapter {
 
     async fn attach(&self, call: &Call, network: &NetworkRef, nic: &NicRef) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.nic.attach));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 nic_target(network, nic),
@@ -163,7 +170,8 @@ impl NetworkDriver for NetworkAdapter {
 
     async fn detach(&self, call: &Call, network: &NetworkRef, nic: &NicRef) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.nic.detach));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 nic_target(network, nic),
@@ -176,7 +184,8 @@ impl NetworkDriver for NetworkAdapter {
 
     async fn leases(&self, call: &Call, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<Lease>, DriverError> {
         let pick = picked(|e| e.network()?.lease.as_ref().map(|l| &l.leases));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 reading(network),

@@ -9,18 +9,18 @@ use hutch_driver::{Call, DriverError, DriverInfo, MountPlan, Options, TreePath};
 use super::{answer, pairs, picked};
 use crate::bindings::storage::types as wit;
 use crate::export::{Exports, StorageExports};
-use crate::plugin::Plugin;
+use crate::plugin::Slot;
 
 /// A storage driver that a plugin provides under one name.
 pub(crate) struct StorageAdapter {
-    plugin: Arc<Plugin>,
+    slot: Arc<Slot>,
     name: String,
 }
 
 impl StorageAdapter {
-    pub(crate) fn new(plugin: Arc<Plugin>, name: &str) -> Self {
+    pub(crate) fn new(slot: Arc<Slot>, name: &str) -> Self {
         Self {
-            plugin,
+            slot,
             name: name.to_owned(),
         }
     }
@@ -79,13 +79,14 @@ fn target(pool: &PoolRef, volume: &VolumeRef) -> String {
 #[async_trait]
 impl StorageDriver for StorageAdapter {
     fn info(&self) -> DriverInfo {
-        self.plugin.info(&self.name)
+        self.slot.current().info(&self.name)
     }
 
     async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
-        self.plugin.check_options(config)?;
+        self.slot.current().check_options(config)?;
         let target = format!("storage/{}", call.object);
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target,
@@ -97,7 +98,8 @@ impl StorageDriver for StorageAdapter {
     }
 
     async fn create_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 pool_target(pool),
@@ -109,7 +111,8 @@ impl StorageDriver for StorageAdapter {
     }
 
     async fn open_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 pool_target(pool),
@@ -121,7 +124,8 @@ impl StorageDriver for StorageAdapter {
     }
 
     async fn delete_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError> {
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 pool_target(pool),
@@ -136,7 +140,8 @@ impl StorageDriver for StorageAdapter {
         // Reading how full a pool is must not wait for what is being written to it.
         let target = format!("storage-space/{}", pool.name);
         let pick = picked(|e| e.storage().map(|s| &s.pool.space));
-        self.plugin
+        self.slot
+            .current()
             .call(call, target, pick, (pool_ref(pool),), checked_space)
             .await
     }
@@ -151,7 +156,8 @@ impl StorageDriver for StorageAdapter {
             })
             .collect();
         let params = (pool_ref(pool), valid);
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 pool_target(pool),
@@ -164,7 +170,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn create(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -177,7 +184,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn begin_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -190,7 +198,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -210,7 +219,8 @@ impl StorageDriver for StorageAdapter {
         plain: bool,
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(image), volume_ref(volume), plain);
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -223,7 +233,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn delete(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -236,7 +247,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn rename(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, new_name: &str) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), new_name.to_owned());
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -249,7 +261,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn mount(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<MountPlan, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -262,7 +275,8 @@ impl StorageDriver for StorageAdapter {
 
     async fn usage(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<Option<u64>, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume));
-        self.plugin
+        self.slot
+            .current()
             .call(
                 call,
                 target(pool, volume),
@@ -283,7 +297,10 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned(), live);
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.create));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn snapshot_delete(
@@ -295,7 +312,10 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.delete));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn snapshot_rename(
@@ -308,7 +328,10 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned(), new_name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.rename));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn snapshot_restore(
@@ -320,7 +343,10 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.restore));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn snapshot_mount(
@@ -332,7 +358,8 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<MountPlan, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.snapshot.as_ref().map(|s| &s.mount));
-        self.plugin
+        self.slot
+            .current()
             .call(call, target(pool, volume), pick, params, |plan| {
                 answer::mount_plan(call, plan)
             })
@@ -359,7 +386,7 @@ impl StorageDriver for StorageAdapter {
             plain,
         );
         let pick = picked(|e| e.storage()?.clone.as_ref().map(|c| &c.copy));
-        self.plugin.call(call, target(pool, to), pick, params, Ok).await
+        self.slot.current().call(call, target(pool, to), pick, params, Ok).await
     }
 
     async fn replica_copy(
@@ -431,6 +458,9 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), bytes);
         let pick = picked(|e| e.storage()?.quota.as_ref().map(|q| &q.set));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 }

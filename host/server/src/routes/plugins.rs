@@ -1,12 +1,17 @@
-//! Plugins, which are Hutch's own.
+//! Plugins, which are Hutch's own: `docs/plugins-api.yaml` describes what is here.
 
 use axum::Router;
-use axum::extract::{Path, State};
-use axum::routing::{get, put};
-use hutch_api::plugin::PluginStatePut;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use hutch_api::plugin::{PluginGrantsPut, PluginStatePut, PluginsPost};
 use hutch_core::Error;
+use hutch_core::plugins::PluginFile;
+use serde_json::json;
 
 use super::path;
+use super::plugin_upload::receive;
 use crate::App;
 use crate::reply::{self, Failure, Result};
 use crate::request::{Json, Params};
@@ -14,11 +19,17 @@ use crate::request::{Json, Params};
 const ALL: &str = "/1.0/plugins";
 
 pub(super) fn routes() -> Router<App> {
+    let any_size = DefaultBodyLimit::disable;
     Router::new()
-        .route(ALL, get(list))
-        .route("/1.0/plugins/{id}", get(show))
+        .route(ALL, get(list).post(install).layer(any_size()))
+        .route("/1.0/plugins/{id}", get(show).delete(remove))
+        .route("/1.0/plugins/{id}/file", get(file))
+        .route("/1.0/plugins/{id}/grants", put(grants))
         .route("/1.0/plugins/{id}/logs", get(logs))
+        .route("/1.0/plugins/{id}/rollback", post(rollback))
+        .route("/1.0/plugins/{id}/signature", get(signature))
         .route("/1.0/plugins/{id}/state", put(change))
+        .route("/1.0/plugins/{id}/upgrade", post(upgrade).layer(any_size()))
 }
 
 async fn list(State(app): State<App>, params: Params) -> Result {
@@ -36,14 +47,76 @@ async fn show(State(app): State<App>, Path(id): Path<String>) -> Result {
     Ok(reply::sync(&app.core.plugin(&id)?))
 }
 
+async fn install(State(app): State<App>, request: Request) -> Result {
+    take_in(&app, request, None).await
+}
+
+async fn upgrade(State(app): State<App>, Path(id): Path<String>, request: Request) -> Result {
+    take_in(&app, request, Some(id)).await
+}
+
+async fn take_in(app: &App, request: Request, upgrade: Option<String>) -> Result {
+    let (post, file): (PluginsPost, Option<PluginFile>) = receive(app, request).await?;
+    let operation = app.core.plugin_take_in(post, file, upgrade).await?;
+    Ok(reply::operation(&operation))
+}
+
+async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result {
+    app.core.plugin_remove(&id).await?;
+    Ok(reply::done())
+}
+
+async fn rollback(State(app): State<App>, Path(id): Path<String>) -> Result {
+    app.core.plugin_rollback(&id).await?;
+    Ok(reply::done())
+}
+
 async fn change(State(app): State<App>, Path(id): Path<String>, Json(put): Json<PluginStatePut>) -> Result {
     match put.action.as_str() {
         "enable" => app.core.plugin_enable(&id).await?,
-        other => return Err(Error::invalid(format!("Unknown plugin action {other:?}: there is \"enable\"")).into()),
+        "disable" => app.core.plugin_disable(&id).await?,
+        other => {
+            return Err(Error::invalid(format!(
+                "Unknown plugin action {other:?}: there are \"enable\" and \"disable\""
+            ))
+            .into());
+        }
     }
     Ok(reply::done())
 }
 
+async fn grants(State(app): State<App>, Path(id): Path<String>, Json(put): Json<PluginGrantsPut>) -> Result {
+    let missing = match put.action.as_str() {
+        "grant" => app.core.plugin_grant(&id, &put.permissions).await?,
+        "revoke" => {
+            app.core.plugin_revoke(&id, &put.permissions).await?;
+            Vec::new()
+        }
+        other => {
+            return Err(Error::invalid(format!("Unknown action {other:?}: there are \"grant\" and \"revoke\"")).into());
+        }
+    };
+    Ok(reply::sync(&json!({ "missing": missing })))
+}
+
 async fn logs(State(app): State<App>, Path(id): Path<String>) -> Result {
     Ok(reply::sync(&app.core.plugin_logs(&id)?))
+}
+
+async fn file(State(app): State<App>, Path(id): Path<String>) -> Result {
+    Ok(bytes("application/wasm", app.core.plugin_file(&id).await?.bytes))
+}
+
+async fn signature(State(app): State<App>, Path(id): Path<String>) -> Result {
+    match app.core.plugin_file(&id).await?.signature {
+        Some(signature) => Ok(bytes("text/plain", signature)),
+        None => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("the file of plugin {id} has no signature"),
+        )),
+    }
+}
+
+fn bytes(kind: &'static str, content: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, kind)], content).into_response()
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use http_body_util::{BodyExt, Full};
 use hutch_core::Core;
 use hutch_core::images::Downloader;
-use hutch_core::plugins::PluginDirectory;
+use hutch_core::plugins::NoPlugins;
 use hutch_driver::image::{ImageDriver, ImageFile};
 use hutch_driver::network::NetworkDriver;
 use hutch_driver::storage::StorageDriver;
@@ -63,21 +63,6 @@ impl EventStream for Nothing {
 }
 
 #[async_trait]
-impl PluginDirectory for Nothing {
-    fn plugins(&self) -> Vec<hutch_api::plugin::Plugin> {
-        Vec::new()
-    }
-
-    fn logs(&self, _: &str) -> Option<Vec<hutch_api::plugin::PluginLogLine>> {
-        None
-    }
-
-    async fn enable(&self, id: &str) -> Result<(), DriverError> {
-        Err(none(id))
-    }
-}
-
-#[async_trait]
 impl Downloader for Nothing {
     async fn download(&self, _: &ImageFile, _: &Path, _: &str, _: &Call) -> Result<PathBuf, DriverError> {
         Err(none("downloads"))
@@ -113,7 +98,7 @@ impl Daemon {
             runtime: hutch_container::Runtime::new("/nonexistent/hutch-keeper", dir.join("run")).unwrap(),
             id_ranges: dir.join("id-ranges"),
             drivers: Arc::new(Nothing),
-            plugins: Arc::new(Nothing),
+            plugins: Arc::new(NoPlugins),
             roots: Arc::new(KeepsNothing),
             downloader: Arc::new(Nothing),
             store: Arc::new(hutch_store::SqliteStore::open(&dir.join("state.db")).unwrap()),

@@ -1,0 +1,292 @@
+//! `plugin install` and `plugin upgrade`: the file goes to the daemon, which says what is in it; what it asks for is shown and
+//! granted; then the daemon is told to use it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hutch_api::plugin::{PluginOffer, PluginPermission, PluginSignature, PluginSource, PluginsPost};
+use hyper::Method;
+use hyper::header::CONTENT_TYPE;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::find;
+use crate::client::{ApiPath, whole_body};
+use crate::context::{Context, Target};
+use crate::edit;
+use crate::error::{Error, Result};
+use crate::keyvalue;
+use crate::terminal;
+
+/// Bytes of the largest plugin that a daemon takes.
+const LARGEST: u64 = 32 << 20;
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    /// The plugin's file
+    #[arg(value_name = "FILE")]
+    source: PathBuf,
+    /// The daemon
+    #[arg(value_name = "REMOTE:")]
+    remote: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// The plugin
+    #[arg(value_name = "[REMOTE:]PLUGIN")]
+    plugin: String,
+    /// The new version's file
+    #[arg(value_name = "FILE")]
+    source: PathBuf,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+/// What is said about a file beforehand.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Grant this of what it asks for (link, service=dnsmasq, http, all, none); may be given several times
+    #[arg(short, long = "grant", value_name = "PERMISSION")]
+    grants: Vec<String>,
+    /// Grant all that it asks for, without asking
+    #[arg(short, long, conflicts_with = "grants")]
+    yes: bool,
+    /// What the file's SHA-256 has to be
+    #[arg(long, value_name = "sha256:DIGEST")]
+    digest: Option<String>,
+    /// A setting of the plugin's own; may be given several times
+    #[arg(short, long = "config", value_name = "KEY=VALUE")]
+    config: Vec<String>,
+}
+
+impl Choice {
+    /// The grants, if they were said beforehand.
+    fn grants(&self) -> Option<Vec<String>> {
+        match (self.yes, self.grants.is_empty()) {
+            (true, _) => Some(vec!["all".to_owned()]),
+            (false, false) => Some(self.grants.clone()),
+            (false, true) => None,
+        }
+    }
+
+    fn config(&self) -> Result<Option<std::collections::BTreeMap<String, String>>> {
+        if self.config.is_empty() {
+            return Ok(None);
+        }
+        keyvalue::pairs(&self.config).map(Some)
+    }
+}
+
+/// `hutch plugin install FILE`.
+pub(crate) async fn install(ctx: &Context, args: InstallArgs) -> Result<()> {
+    let target = ctx.daemon(args.remote.as_deref())?;
+    let path = ApiPath::new(["plugins"]);
+    let offer = examine(ctx, &target, path.clone(), &args.source, &args.choice).await?;
+    if !offer.present.is_empty() && offer.present != offer.version {
+        return Err(Error::usage(format!(
+            "{} {} is there already; `hutch plugin upgrade {} {}` brings this version of it",
+            offer.id,
+            offer.present,
+            offer.id,
+            args.source.display()
+        )));
+    }
+    let again = format!("hutch plugin install {}", args.source.display());
+    let grants = match args.choice.grants() {
+        Some(grants) => grants,
+        None if offer.permissions.is_empty() => vec!["none".to_owned()],
+        None => ask(&offer, &offer.permissions, &again)?.ok_or_else(|| Error::usage("nothing was installed"))?,
+    };
+    decide(ctx, &target, path, &offer, Some(grants), args.choice.config()?).await?;
+    ctx.say(&format!(
+        "{} {} is installed ({})",
+        offer.id,
+        offer.version,
+        signature(&offer.signature)
+    ))
+}
+
+/// `hutch plugin upgrade PLUGIN FILE`.
+pub(crate) async fn upgrade(ctx: &Context, args: UpgradeArgs) -> Result<()> {
+    let (target, id) = find(ctx, &args.plugin).await?;
+    let path = ApiPath::new(["plugins", &id, "upgrade"]);
+    let offer = examine(ctx, &target, path.clone(), &args.source, &args.choice).await?;
+    let grants = match args.choice.grants() {
+        Some(grants) => Some(grants),
+        None if offer.more.is_empty() || !terminal::stdin_is_terminal() => None,
+        None => ask(&offer, &offer.more, "")?,
+    };
+    let missing = decide(ctx, &target, path, &offer, grants, args.choice.config()?).await?;
+    if missing.is_empty() {
+        return ctx.say(&format!("{id} is version {} now", offer.version));
+    }
+    ctx.say(&format!("{id} {} is stored and waits for a grant", offer.version))?;
+    tell_held(ctx, &id, &missing)
+}
+
+/// Sends the file, and returns what the daemon found in it.
+async fn examine(ctx: &Context, target: &Target, path: ApiPath, file: &Path, choice: &Choice) -> Result<PluginOffer> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let post = PluginsPost {
+        source: PluginSource {
+            kind: "upload".to_owned(),
+            name: name.clone(),
+            digest: choice.digest.clone().unwrap_or_default(),
+            ..PluginSource::default()
+        },
+        examine: true,
+        ..PluginsPost::default()
+    };
+    let request = serde_json::to_vec(&post).map_err(|source| Error::Json {
+        what: "the request".to_owned(),
+        source,
+    })?;
+    let (body, kind) = form(&[("request", request), ("plugin", read(file)?)]);
+    let headers = [(CONTENT_TYPE.as_str(), kind)];
+    let answer = target
+        .client
+        .send_body(Method::POST, path, &headers, whole_body(body))
+        .await?;
+    let progress = ctx.progress(&format!("Examining {name}"));
+    let metadata = target.client.finish(answer, &progress).await?;
+    field(&metadata, "plugin")
+}
+
+/// Has the daemon use a file that it has examined, and returns what it still waits for.
+async fn decide(
+    ctx: &Context,
+    target: &Target,
+    path: ApiPath,
+    offer: &PluginOffer,
+    grants: Option<Vec<String>>,
+    config: Option<std::collections::BTreeMap<String, String>>,
+) -> Result<Vec<PluginPermission>> {
+    let post = PluginsPost {
+        source: PluginSource {
+            kind: "stored".to_owned(),
+            digest: offer.digest.clone(),
+            ..PluginSource::default()
+        },
+        grants,
+        config,
+        ..PluginsPost::default()
+    };
+    let progress = ctx.progress(&format!("Installing {}", offer.id));
+    let metadata = target.client.change(Method::POST, path, &post, &progress).await?;
+    field(&metadata, "missing")
+}
+
+fn field<T: DeserializeOwned>(metadata: &Value, name: &str) -> Result<T> {
+    serde_json::from_value(metadata[name].clone()).map_err(|source| Error::Json {
+        what: format!("{name} in the daemon's answer"),
+        source,
+    })
+}
+
+/// Shows what is asked for and asks whether it is granted; `None` is a no. `again` is what to type instead where nobody can
+/// answer.
+fn ask(offer: &PluginOffer, wanted: &[PluginPermission], again: &str) -> Result<Option<Vec<String>>> {
+    let list = listed(wanted);
+    if !terminal::stdin_is_terminal() {
+        return Err(Error::usage(format!(
+            "{} {} asks to be allowed to\n{list}Nobody is there to answer: add --yes to grant all of it, or --grant \
+             PERMISSION for each part, or --grant none:\n  {again} --yes",
+            offer.id, offer.version
+        )));
+    }
+    eprintln!("{} {}: {}", offer.id, offer.version, offer.description);
+    eprintln!("Signature: {}", signature(&offer.signature));
+    eprintln!("Digest: sha256:{}", offer.digest);
+    eprint!("It asks to be allowed to\n{list}");
+    let granted = edit::confirm("Grant all of this?")?;
+    Ok(granted.then(|| wanted.iter().map(|permission| permission.name.clone()).collect()))
+}
+
+/// Permissions with their meanings, a line each.
+fn listed(permissions: &[PluginPermission]) -> String {
+    let width = permissions.iter().map(|p| p.name.chars().count()).max().unwrap_or(0);
+    permissions
+        .iter()
+        .map(|permission| format!("  {:width$}  {}\n", permission.name, permission.meaning))
+        .collect()
+}
+
+/// Says what a held version waits for, and what to type.
+pub(super) fn tell_held(ctx: &Context, id: &str, missing: &[PluginPermission]) -> Result<()> {
+    ctx.say(&format!(
+        "It asks for more than was granted, to be allowed to\n{}`hutch plugin grant {id} all` grants it and takes the version \
+         into use; `hutch plugin grant {id} none` takes it into use without",
+        listed(missing)
+    ))
+}
+
+/// Who answers for a file, in one word or two.
+pub(super) fn signature(signature: &PluginSignature) -> String {
+    match signature.kind.as_str() {
+        "signed" => format!("signed by {}", signature.publisher),
+        other => other.to_owned(),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let failed = |error| Error::file("cannot read", path, error);
+    let size = std::fs::metadata(path).map_err(failed)?.len();
+    if size > LARGEST {
+        return Err(Error::usage(format!(
+            "{} has {size} bytes, and a plugin has at most {LARGEST}",
+            path.display()
+        )));
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+/// A body of several parts as RFC 7578 says, and its content type. The boundary is one that is in none of them.
+fn form(parts: &[(&str, Vec<u8>)]) -> (Vec<u8>, String) {
+    let mut number = 0_u64;
+    let contains = |content: &[u8], text: &[u8]| content.windows(text.len()).any(|window| window == text);
+    let boundary = loop {
+        let boundary = format!("hutch-{number:016x}");
+        if !parts.iter().any(|(_, content)| contains(content, boundary.as_bytes())) {
+            break boundary;
+        }
+        number += 1;
+    };
+    let mut body = Vec::new();
+    for (name, content) in parts {
+        let head = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    (body, format!("multipart/form-data; boundary={boundary}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boundary_is_in_no_part() {
+        let (body, kind) = form(&[("a", b"hutch-0000000000000000".to_vec()), ("b", b"x".to_vec())]);
+        assert_eq!(kind, "multipart/form-data; boundary=hutch-0000000000000001");
+        let text = String::from_utf8(body).unwrap();
+        assert!(text.ends_with("\r\n\r\nx\r\n--hutch-0000000000000001--\r\n"), "{text}");
+    }
+
+    #[test]
+    fn permissions_are_listed_one_below_the_other() {
+        let permission = |name: &str, meaning: &str| PluginPermission {
+            name: name.to_owned(),
+            meaning: meaning.to_owned(),
+            granted: false,
+        };
+        assert_eq!(
+            listed(&[permission("link", "do this"), permission("service=d", "do that")]),
+            "  link       do this\n  service=d  do that\n"
+        );
+    }
+}

@@ -1,0 +1,631 @@
+//! Changes of which plugins there are and what they may do, while the daemon runs.
+//!
+//! Each is made in the same order: files first (the store, compiled code), then one write of the registry, then the switch in
+//! memory. A daemon that is killed in between has the old state or the new one after its next start, and files that nobody
+//! refers to are removed then. Changes wait for each other; calls of plugins wait for none of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hutch_broker::Permissions;
+use hutch_driver::Options;
+use tokio::sync::OwnedMutexGuard;
+
+use crate::fault;
+use crate::files::{FileError, Stored, digest_of};
+use crate::host::PluginHost;
+use crate::load::{make_plugin, with_causes};
+use crate::manifest::Manifest;
+use crate::plugin::{Phase, Plugin, Slot, Standing};
+use crate::registry::{Held, Provenance, Record, Registry, RegistryError, Version, now};
+use crate::status::Origin;
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// There is no such plugin.
+    #[error("there is no plugin {0:?}")]
+    Unknown(String),
+    /// The configuration decides about it.
+    #[error("{0} is listed in the daemon's configuration: change it there, and start the daemon again")]
+    Declared(String),
+    /// It can't be done with this plugin or these arguments.
+    #[error("{0}")]
+    Invalid(String),
+    /// Something else is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// Nobody whom the operator trusts answers for the file.
+    #[error("{0}")]
+    Untrusted(String),
+    /// The file can't be taken in.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The change can't be recorded.
+    #[error("can't record the change")]
+    Registry(#[from] RegistryError),
+    /// A fault of the daemon's own.
+    #[error("the daemon's own fault")]
+    Own(#[from] tokio::task::JoinError),
+}
+
+impl ChangeError {
+    /// The code of a driver's error that says the same: `not-found`, `invalid`, `in-use`, `not-granted`, `io`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) | Self::File(FileError::Unknown(_)) => "not-found",
+            Self::Conflict(_) | Self::Declared(_) => "in-use",
+            Self::Untrusted(_) => "not-granted",
+            Self::Invalid(_) | Self::File(FileError::NotAPlugin { .. } | FileError::Digest(_)) => "invalid",
+            Self::File(_) | Self::Registry(_) => "io",
+            Self::Own(_) => "internal",
+        }
+    }
+}
+
+/// The results of changes.
+type Result<T, E = ChangeError> = std::result::Result<T, E>;
+
+/// How a file came to the daemon, which says what it takes to believe it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfferKind {
+    /// Somebody who may do everything here sent it. Without a signature it is a developer's.
+    Upload,
+    /// It was fetched, or carried from elsewhere. It has to be signed, unless the operator waives that.
+    Foreign,
+}
+
+/// A file that somebody wants to have as a plugin.
+#[derive(Debug)]
+pub struct Offer {
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// Where it came from, for people.
+    pub source: String,
+    /// How it came.
+    pub kind: OfferKind,
+    /// What its digest has to be, in lower-case hexadecimal, with or without `sha256:` before it.
+    pub digest: Option<String>,
+    /// Whether it may have no signature.
+    pub allow_unsigned: bool,
+}
+
+/// What was found out about an offered file, which waits for a decision.
+#[derive(Debug)]
+pub struct Examined {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The optional interfaces that it exports.
+    pub abilities: Vec<String>,
+    /// The file with who answers for it.
+    pub version: Version,
+    /// The version of the same plugin that there is already.
+    pub present: Option<String>,
+    /// What it requests that the present version neither requests nor was granted; everything where there is none.
+    pub more: Permissions,
+}
+
+/// How an examined file is taken in.
+#[derive(Clone, Debug, Default)]
+pub struct Intake {
+    /// The plugin that it has to be another version of; none for a new one.
+    pub upgrade: Option<String>,
+    /// What is granted of that which it requests, by the names of [`hutch_broker::powers::Power`]; `all`, `none`. Without it a
+    /// new plugin is refused, and an upgrade that requests more is held.
+    pub grants: Option<Vec<String>>,
+    /// The operator's settings for it; none leaves them as they are.
+    pub config: Option<Options>,
+    /// The names of its drivers that are in use and that it has to provide.
+    pub needed: Vec<String>,
+}
+
+/// What became of an upgrade.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in use.
+    Active,
+    /// It waits until this is granted.
+    Held(Permissions),
+}
+
+/// The turn of one change.
+type Turn = OwnedMutexGuard<Registry>;
+
+impl PluginHost {
+    /// Takes a file into the store, says what it is, and compiles it. Nothing is decided yet: whoever decides names its digest
+    /// within some minutes.
+    ///
+    /// # Errors
+    /// When it is no plugin of this host, can't be compiled, is not what it was said to be, or nobody answers for it.
+    pub async fn examine(&self, offer: Offer) -> Result<Examined> {
+        let digest = digest_of(&offer.bytes);
+        if let Some(wanted) = &offer.digest
+            && wanted.strip_prefix("sha256:").unwrap_or(wanted) != digest
+        {
+            return Err(ChangeError::Invalid(format!(
+                "{}: its digest is sha256:{digest}, and not {wanted}",
+                offer.source
+            )));
+        }
+        let provenance = match (offer.kind, offer.allow_unsigned) {
+            (OfferKind::Upload, _) => Provenance::Dev,
+            (OfferKind::Foreign, true) => Provenance::Unsigned,
+            (OfferKind::Foreign, false) => {
+                return Err(ChangeError::Untrusted(format!(
+                    "{} has no signature, and what comes from elsewhere needs one; --allow-unsigned waives it",
+                    offer.source
+                )));
+            }
+        };
+        let pin = self.staged.pin(&digest);
+        let (files, source) = (Arc::clone(&self.loader.files), PathBuf::from(&offer.source));
+        let stored = tokio::task::spawn_blocking(move || files.add_bytes(&source, &offer.bytes)).await??;
+        fault::point("plugin-install", "stored");
+        let version = Version {
+            digest,
+            version: stored.manifest.version.clone(),
+            source: offer.source,
+            provenance,
+            config: Options::new(),
+            taken_in: now(),
+        };
+        // Its own settings come with the decision; the code is the same.
+        let mut trial = stored.clone();
+        trial.manifest.config.schema = None;
+        let standing = Arc::new(Standing::new(&stored.manifest.id));
+        self.prepare(trial, standing, Options::new()).await?;
+        fault::point("plugin-install", "compiled");
+        pin.examined(version.clone());
+        let table = self.table.load();
+        let present = table.entry(&stored.manifest.id).map(|entry| entry.slot.current());
+        Ok(Examined {
+            more: beyond(&stored.manifest, present.as_deref()),
+            present: present.map(|plugin| plugin.manifest.version.clone()),
+            manifest: stored.manifest,
+            abilities: stored.abilities,
+            version,
+        })
+    }
+
+    /// Makes an examined file a plugin of this daemon, or another version of one.
+    ///
+    /// # Errors
+    /// When it was not examined lately, or does not fit what there is or what is wanted; nothing has changed then.
+    pub async fn take_in(&self, digest: &str, intake: Intake) -> Result<Outcome> {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let pin = self.staged.pin(digest);
+        let Some(mut version) = self.staged.version(digest) else {
+            return Err(ChangeError::Invalid(format!(
+                "sha256:{digest} was not offered in the last minutes: send it again"
+            )));
+        };
+        let stored = self.loader.files.get(digest)?;
+        version.config = match (&intake.config, &intake.upgrade) {
+            (Some(config), _) => config.clone(),
+            (None, Some(id)) => self.slot(id)?.current().subject.config.clone(),
+            (None, None) => Options::new(),
+        };
+        let outcome = match &intake.upgrade {
+            None => self.install(turn, stored, version, &intake).await?,
+            Some(id) => self.upgrade(turn, id, stored, version, &intake).await?,
+        };
+        pin.decided();
+        drop(pin);
+        self.sweep_all().await;
+        Ok(outcome)
+    }
+
+    async fn install(&self, turn: Turn, stored: Stored, version: Version, intake: &Intake) -> Result<Outcome> {
+        let manifest = &stored.manifest;
+        let table = self.table.load_full();
+        if let Some(entry) = table.entry(&manifest.id) {
+            let plugin = entry.slot.current();
+            if plugin.digest == version.digest {
+                // Somebody else was quicker with the same file.
+                return Ok(Outcome::Active);
+            }
+            return Err(ChangeError::Conflict(format!(
+                "{} {} is there already: `hutch plugin upgrade` brings another version of it",
+                manifest.id, plugin.manifest.version
+            )));
+        }
+        for name in manifest.names() {
+            if let Some(entry) = table.find(manifest.family(), name) {
+                return Err(ChangeError::Conflict(format!(
+                    "the {} driver {name:?}, which {} provides, is provided by {} already",
+                    manifest.family(),
+                    manifest.id,
+                    entry.id()
+                )));
+            }
+        }
+        let Some(grants) = &intake.grants else {
+            return Err(ChangeError::Invalid(format!(
+                "nothing was said about what {} may do: name what it is granted, `all` that it requests, or `none`",
+                manifest.id
+            )));
+        };
+        let granted = chosen(&manifest.permissions, grants)?;
+        let standing = Arc::new(Standing::new(&manifest.id));
+        let config = version.config.clone();
+        let record = Record {
+            active: Some(version),
+            grants: Some(granted),
+            ..Record::new(&manifest.id)
+        };
+        let prepared = self.prepare(stored, standing, config).await?;
+        self.commit(turn, "plugin-install", record, &[prepared]).await?;
+        Ok(Outcome::Active)
+    }
+
+    async fn upgrade(
+        &self,
+        turn: Turn,
+        id: &str,
+        stored: Stored,
+        version: Version,
+        intake: &Intake,
+    ) -> Result<Outcome> {
+        if stored.manifest.id != id {
+            return Err(ChangeError::Invalid(format!(
+                "the file is {} and not another version of {id}",
+                stored.manifest.id
+            )));
+        }
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let present = slot.current();
+        if present.digest == version.digest && present.subject.config == version.config {
+            return Ok(Outcome::Active);
+        }
+        check_names(&stored.manifest, &intake.needed)?;
+        let more = beyond(&stored.manifest, Some(&present));
+        let mut granted = Permissions::clone(&slot.standing.granted.get());
+        match &intake.grants {
+            Some(grants) => granted = granted.with(&chosen(&stored.manifest.permissions, grants)?),
+            None if !more.is_nothing() => {
+                record.held = Some(Held {
+                    version,
+                    more: more.clone(),
+                });
+                self.commit(turn, "plugin-upgrade", record, &[]).await?;
+                return Ok(Outcome::Held(more));
+            }
+            None => {}
+        }
+        self.switch(turn, record, &slot, stored, version, granted).await?;
+        Ok(Outcome::Active)
+    }
+
+    /// Has another version of a plugin take the place of the one that is in use.
+    async fn switch(
+        &self,
+        turn: Turn,
+        mut record: Record,
+        slot: &Slot,
+        stored: Stored,
+        version: Version,
+        granted: Permissions,
+    ) -> Result<()> {
+        let config = version.config.clone();
+        let prepared = self.prepare(stored, Arc::clone(&slot.standing), config).await?;
+        // The same file with other settings leaves the version before as it is.
+        let same = record
+            .active
+            .as_ref()
+            .is_some_and(|active| active.digest == version.digest);
+        let before = record.active.replace(version);
+        if !same {
+            record.previous = before;
+        }
+        record.held = None;
+        record.grants = Some(granted);
+        self.commit(turn, "plugin-upgrade", record, &[prepared]).await
+    }
+
+    /// Goes back to the version before; the one that was in use becomes the one before. What it may do stays as it is.
+    ///
+    /// # Errors
+    /// When there is none, or it does not provide what is in use (`needed`).
+    pub async fn rollback(&self, id: &str, needed: &[String]) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let bundled = self.bundled(id);
+        let stored = match (&record.previous, bundled) {
+            (Some(version), _) => self.loader.files.get(&version.digest)?,
+            (None, Some(stored)) if record.active.is_some() => stored,
+            _ => {
+                return Err(ChangeError::Invalid(format!(
+                    "{id} has no version before the one in use"
+                )));
+            }
+        };
+        check_names(&stored.manifest, needed)?;
+        let config = record.previous.as_ref().map(|version| version.config.clone());
+        let prepared = self
+            .prepare(stored, Arc::clone(&slot.standing), config.unwrap_or_default())
+            .await?;
+        std::mem::swap(&mut record.active, &mut record.previous);
+        self.commit(turn, "plugin-rollback", record, &[prepared]).await?;
+        self.sweep_all().await;
+        Ok(())
+    }
+
+    /// Gives a plugin more of what it requests. Where that is all that a held version waits for, it comes into use; `none`
+    /// takes it into use with what is granted now.
+    ///
+    /// # Errors
+    /// For a name that it requests nothing under, and one of a plugin that the configuration lists.
+    pub async fn grant(&self, id: &str, names: &[String], needed: &[String]) -> Result<Outcome> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let present = slot.current();
+        let mut requested = present.manifest.permissions.clone();
+        let held = match &record.held {
+            Some(held) => Some((held.clone(), self.loader.files.get(&held.version.digest)?)),
+            None => None,
+        };
+        if let Some((_, stored)) = &held {
+            requested = requested.with(&stored.manifest.permissions);
+        }
+        let granted = slot.standing.granted.get().with(&chosen(&requested, names)?);
+        let Some((held, stored)) = held else {
+            record.grants = Some(granted);
+            self.commit(turn, "plugin-grant", record, &[]).await?;
+            return Ok(Outcome::Active);
+        };
+        let missing = held.more.beyond(&granted);
+        if missing.is_nothing() || names.iter().all(|name| name == "none") {
+            check_names(&stored.manifest, needed)?;
+            self.switch(turn, record, &slot, stored, held.version, granted).await?;
+            self.sweep_all().await;
+            return Ok(Outcome::Active);
+        }
+        record.grants = Some(granted);
+        self.commit(turn, "plugin-grant", record, &[]).await?;
+        Ok(Outcome::Held(missing))
+    }
+
+    /// Takes away what a plugin was granted, for every host function from now on.
+    ///
+    /// # Errors
+    /// For a name that it was granted nothing under, and one of a plugin that the configuration lists.
+    pub async fn revoke(&self, id: &str, names: &[String]) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let granted = slot.standing.granted.get();
+        let mut left = granted.powers();
+        for power in chosen(&granted, names)?.powers() {
+            let before = left.len();
+            left.retain(|other| *other != power);
+            if left.len() == before {
+                return Err(ChangeError::Invalid(format!(
+                    "{power} is a part of what was granted as one: revoke that, and grant the rest of it"
+                )));
+            }
+        }
+        record.grants = Some(Permissions::of(left));
+        self.commit(turn, "plugin-revoke", record, &[]).await
+    }
+
+    /// Takes a plugin into service: one that was disabled, one in quarantine, and one whose code could not be compiled or mapped
+    /// (a full disk, a machine without memory). Returns before the code is there; calls wait for it.
+    ///
+    /// # Errors
+    /// When there is no such plugin, and when its quarantine can't be struck off the disk: it is back in service then, and would
+    /// be in quarantine again after the next start.
+    pub async fn enable(&self, id: &str) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let slot = self.slot(id)?;
+        let plugin = slot.current();
+        plugin.health.lift();
+        let again = plugin.phase.send_if_modified(|phase| {
+            let failed = matches!(phase, Phase::Failed(_));
+            if failed {
+                *phase = Phase::Loading;
+            }
+            failed
+        });
+        if again {
+            tokio::spawn(Arc::clone(&self.loader).load(Arc::clone(&plugin)));
+        }
+        plugin.keep_health().await.map_err(|error| {
+            ChangeError::File(FileError::Io {
+                path: self.loader.files.wasm(&plugin.digest),
+                source: std::io::Error::other(error.message),
+            })
+        })?;
+        if slot.standing.enabled() {
+            return Ok(());
+        }
+        let (mut record, _) = self.changeable(&turn, id)?;
+        record.enabled = true;
+        self.commit(turn, "plugin-enable", record, &[]).await
+    }
+
+    /// Takes a plugin out of service. Calls that run end; what it provides is unavailable until it is enabled.
+    ///
+    /// # Errors
+    /// When there is no such plugin, or the configuration lists it.
+    pub async fn disable(&self, id: &str) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, _) = self.changeable(&turn, id)?;
+        record.enabled = false;
+        self.commit(turn, "plugin-disable", record, &[]).await
+    }
+
+    /// Removes an installed plugin. One that came with the daemon under the same id is used again. Whether what it provides is in
+    /// use is asked before.
+    ///
+    /// # Errors
+    /// When there is no such plugin, or it was not installed by command.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let mut turn = Arc::clone(&self.registry).lock_owned().await;
+        if !turn.get(id).is_some_and(|record| record.active.is_some()) {
+            self.changeable(&turn, id)?;
+            return Err(ChangeError::Invalid(format!(
+                "{id} came with the daemon and can't be removed: `hutch plugin disable` takes it out of service"
+            )));
+        }
+        let slot = self.slot(id).ok();
+        let name = id.to_owned();
+        let turn = tokio::task::spawn_blocking(move || turn.remove("plugin-remove", &name).map(|()| turn)).await??;
+        self.arrange(turn.records(), &[]);
+        if let Some(slot) = slot.filter(|_| self.slot(id).is_err()) {
+            // For whoever still has it.
+            slot.standing.decide(false, &Permissions::default());
+        }
+        fault::point("plugin-remove", "switched");
+        drop(turn);
+        self.sweep_all().await;
+        Ok(())
+    }
+
+    /// The names that would no longer be provided if the plugin were removed, by family; empty where one that came with the
+    /// daemon provides them, too.
+    pub fn lost_with(&self, id: &str) -> (String, Vec<String>) {
+        let table = self.table.load();
+        let Some(entry) = table.entry(id) else {
+            return Default::default();
+        };
+        let bundled = self.bundled(id);
+        let stays = |name: &String| bundled.as_ref().is_some_and(|b| b.manifest.names().contains(name));
+        let names = entry.names.iter().filter(|name| !stays(name)).cloned().collect();
+        (entry.slot.current().manifest.family().to_owned(), names)
+    }
+
+    /// The file of a plugin that is in use, for `save`.
+    ///
+    /// # Errors
+    /// When there is no such plugin, or its file was changed.
+    pub async fn file(&self, id: &str) -> Result<Vec<u8>> {
+        let digest = self.slot(id)?.current().digest.clone();
+        let files = Arc::clone(&self.loader.files);
+        Ok(tokio::task::spawn_blocking(move || files.read(&digest)).await??)
+    }
+
+    fn slot(&self, id: &str) -> Result<Arc<Slot>> {
+        let table = self.table.load();
+        let entry = table.entry(id).ok_or_else(|| ChangeError::Unknown(id.to_owned()))?;
+        Ok(Arc::clone(&entry.slot))
+    }
+
+    /// A plugin that may be changed by command, with what was decided about it so far.
+    fn changeable(&self, registry: &Registry, id: &str) -> Result<(Record, Arc<Slot>)> {
+        let table = self.table.load();
+        let entry = table.entry(id).ok_or_else(|| ChangeError::Unknown(id.to_owned()))?;
+        if entry.origin == Origin::Configuration {
+            return Err(ChangeError::Declared(id.to_owned()));
+        }
+        let record = registry.get(id).cloned().unwrap_or_else(|| Record::new(id));
+        Ok((record, Arc::clone(&entry.slot)))
+    }
+
+    /// The plugin of this id that came with the daemon.
+    fn bundled(&self, id: &str) -> Option<Stored> {
+        let mut bundled = self.bases.iter().filter(|base| base.origin == Origin::Bundled);
+        bundled.find_map(|base| {
+            base.found
+                .as_ref()
+                .ok()
+                .filter(|stored| stored.manifest.id == id)
+                .cloned()
+        })
+    }
+
+    /// A plugin whose code is in memory.
+    async fn prepare(&self, stored: Stored, standing: Arc<Standing>, config: Options) -> Result<Arc<Plugin>> {
+        let id = stored.manifest.id.clone();
+        let plugin = make_plugin(stored, standing, config, &self.shared).map_err(ChangeError::Invalid)?;
+        let plugin = Arc::new(plugin);
+        match self.loader.bring_in(&plugin).await {
+            Ok(()) => Ok(plugin),
+            Err(reason) => Err(ChangeError::Invalid(format!("{id} can't be used: {reason}"))),
+        }
+    }
+
+    /// Writes what was decided, then has it hold.
+    async fn commit(
+        &self,
+        mut turn: Turn,
+        change: &'static str,
+        record: Record,
+        prepared: &[Arc<Plugin>],
+    ) -> Result<()> {
+        fault::point(change, "begin");
+        let turn = tokio::task::spawn_blocking(move || turn.put(change, record).map(|()| turn)).await??;
+        self.arrange(turn.records(), prepared);
+        fault::point(change, "switched");
+        Ok(())
+    }
+
+    /// Removes the files that nobody refers to. What can't be removed is told in the log, and tried again after the next change.
+    pub(crate) async fn sweep_all(&self) {
+        let turn = self.registry.lock().await;
+        let bases = self.bases.iter().filter_map(|base| base.found.as_ref().ok());
+        let mut kept: Vec<String> = bases.map(|stored| stored.digest.clone()).collect();
+        kept.extend(turn.records().iter().flat_map(Record::digests).map(str::to_owned));
+        let (loader, staged) = (Arc::clone(&self.loader), Arc::clone(&self.staged));
+        let swept = tokio::task::spawn_blocking(move || {
+            let remove = |digest: &str| {
+                loader.files.remove(digest)?;
+                loader.cache.remove(digest).map_err(|source| FileError::Io {
+                    path: PathBuf::from(digest),
+                    source,
+                })
+            };
+            let stored = loader.files.digests()?;
+            let unneeded = stored.iter().filter(|digest| !kept.contains(digest));
+            unneeded
+                .map(|digest| staged.unless_kept(digest, || remove(digest)).unwrap_or(Ok(())))
+                .collect()
+        });
+        let swept: Result<Result<(), FileError>, _> = swept.await;
+        match swept {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("plugins that nobody needs are left: {}", with_causes(&error)),
+            Err(error) => tracing::error!(%error, "plugins that nobody needs are left"),
+        }
+        drop(turn);
+    }
+}
+
+/// What `manifest` requests that is new: the present version neither requests it nor was granted it.
+fn beyond(manifest: &Manifest, present: Option<&Plugin>) -> Permissions {
+    let requested = &manifest.permissions;
+    match present {
+        Some(present) => {
+            let known = present.manifest.permissions.with(&present.standing.granted.get());
+            requested.beyond(&known)
+        }
+        None => requested.clone(),
+    }
+}
+
+/// What `names` choose of `offered`.
+fn chosen(offered: &Permissions, names: &[String]) -> Result<Permissions> {
+    let mut all = Permissions::default();
+    for name in names.iter().filter(|name| *name != "none") {
+        let some = offered.named(name).map_err(ChangeError::Invalid)?;
+        all = all.with(&some);
+    }
+    Ok(all)
+}
+
+/// Refuses a version that does not provide what is in use.
+fn check_names(manifest: &Manifest, needed: &[String]) -> Result<()> {
+    let lost: Vec<&str> = needed
+        .iter()
+        .filter(|name| !manifest.names().contains(name))
+        .map(String::as_str)
+        .collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(ChangeError::Conflict(format!(
+        "{} {} no longer provides {}, which is in use",
+        manifest.id,
+        manifest.version,
+        lost.join(", ")
+    )))
+}

@@ -1,0 +1,148 @@
+//! Files on their way into the registry: taken into the store and examined, and not decided about yet. As long as they are
+//! here nobody removes them for not being referred to.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::registry::Version;
+use crate::sync::Mutex;
+
+/// How long a decision may take.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Files that may wait at once. The one that has waited longest makes room.
+const MOST: usize = 64;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Staged(Mutex<HashMap<String, Item>>);
+
+#[derive(Debug)]
+struct Item {
+    /// Changes that work on it.
+    users: usize,
+    /// What is known of it once it was examined.
+    version: Option<Version>,
+    since: Instant,
+}
+
+/// As long as it lives, its file stays.
+pub(crate) struct Pin<'a> {
+    staged: &'a Staged,
+    digest: String,
+}
+
+impl Staged {
+    /// Has the file of `digest` stay, whether it is there yet or not.
+    pub(crate) fn pin(&self, digest: &str) -> Pin<'_> {
+        let mut items = self.0.lock();
+        let item = items.entry(digest.to_owned()).or_insert_with(|| Item {
+            users: 0,
+            version: None,
+            since: Instant::now(),
+        });
+        item.users += 1;
+        Pin {
+            staged: self,
+            digest: digest.to_owned(),
+        }
+    }
+
+    /// What was found out about the file of `digest`, if it was examined not long ago.
+    pub(crate) fn version(&self, digest: &str) -> Option<Version> {
+        self.0.lock().get(digest).and_then(|item| item.version.clone())
+    }
+
+    /// Does `work` unless the file of `digest` has to stay; who wants it meanwhile waits until that is done.
+    pub(crate) fn unless_kept<T>(&self, digest: &str, work: impl FnOnce() -> T) -> Option<T> {
+        let mut items = self.0.lock();
+        items.retain(|_, item| item.users > 0 || item.since.elapsed() < PATIENCE);
+        (!items.contains_key(digest)).then(work)
+    }
+}
+
+impl Pin<'_> {
+    /// The file was examined and waits for a decision.
+    pub(crate) fn examined(&self, version: Version) {
+        let mut items = self.staged.0.lock();
+        if let Some(item) = items.get_mut(&self.digest) {
+            item.version = Some(version);
+            item.since = Instant::now();
+        }
+        let waiting = items.iter().filter(|(_, item)| item.users == 0);
+        let oldest = waiting
+            .min_by_key(|(_, item)| item.since)
+            .map(|(digest, _)| digest.clone());
+        if let Some(oldest) = oldest
+            && items.len() > MOST
+        {
+            items.remove(&oldest);
+        }
+    }
+
+    /// It was decided about the file: the registry has it.
+    pub(crate) fn decided(&self) {
+        if let Some(item) = self.staged.0.lock().get_mut(&self.digest) {
+            item.version = None;
+        }
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        let mut items = self.staged.0.lock();
+        if let Some(item) = items.get_mut(&self.digest) {
+            item.users -= 1;
+            if item.users == 0 && item.version.is_none() {
+                items.remove(&self.digest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Provenance;
+
+    fn version(digest: &str) -> Version {
+        Version {
+            digest: digest.to_owned(),
+            version: "1.0.0".to_owned(),
+            source: String::new(),
+            provenance: Provenance::Dev,
+            config: hutch_driver::Options::new(),
+            taken_in: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_worked_on_or_waits_stays() {
+        let staged = Staged::default();
+        let kept = || staged.unless_kept("a", || ()).is_none();
+        let (one, other) = (staged.pin("a"), staged.pin("a"));
+        drop(one);
+        assert!(kept());
+        drop(other);
+        assert!(!kept(), "it failed before it was examined");
+        let pin = staged.pin("a");
+        pin.examined(version("a"));
+        drop(pin);
+        assert_eq!(staged.version("a"), Some(version("a")));
+        assert!(kept());
+        let pin = staged.pin("a");
+        pin.decided();
+        drop(pin);
+        assert!(!kept());
+    }
+
+    #[test]
+    fn few_wait_at_once() {
+        let staged = Staged::default();
+        for i in 0..2 * MOST {
+            let digest = i.to_string();
+            staged.pin(&digest).examined(version(&digest));
+        }
+        assert_eq!(staged.0.lock().len(), MOST);
+        assert!(staged.version("0").is_none());
+    }
+}

@@ -1,0 +1,324 @@
+//! Plugins that are installed, granted, upgraded and removed while the daemon runs.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::{Daemon, Options, creation, tail};
+use hutch_tests::faulty::has_status;
+use hutch_tests::sample::sample;
+use hutch_tests::stock::Stock;
+use hutch_tests::variant::Variant;
+use serde_json::{Value, json};
+
+const POOL: &str = "/1.0/storage-pools/own";
+
+/// Makes a pool of the driver `name`, and an instance `c1` on it.
+fn use_driver(daemon: &Daemon, name: &str) -> Result<()> {
+    let mut client = daemon.client();
+    let pool = json!({ "name": "own", "driver": name, "config": {} });
+    client.sync("POST", "/1.0/storage-pools", &pool)?;
+    let root = json!({ "type": "disk", "path": "/", "pool": "own" });
+    let more = json!({ "devices": { "root": root } });
+    client
+        .run("POST", "/1.0/instances", &creation("c1", &more, true))
+        .map(drop)
+}
+
+fn stored(daemon: &Daemon) -> Result<usize> {
+    Ok(std::fs::read_dir(daemon.state_dir().join("plugins/sha256"))?.count())
+}
+
+/// Waits until a file that nobody needs is gone, which is done beside the answer of the first request.
+fn settles(daemon: &Daemon, wanted: usize) -> Result<()> {
+    let begun = std::time::Instant::now();
+    while stored(daemon)? != wanted {
+        ensure!(
+            begun.elapsed().as_secs() < 20,
+            "{} files are stored, and {wanted} are needed",
+            stored(daemon)?
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_installed_plugin_lasts_until_it_is_removed() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let before = stored(&daemon)?;
+    let variant = Variant::storage("plain", "1.0.0");
+    let file = variant.write(daemon.sandbox().path())?;
+    let file = file.to_string_lossy();
+    let hutch = Stock::hutch(&daemon)?;
+
+    // Nobody is there to answer.
+    let (_, refusal) = hutch.fails(&["plugin", "install", &file])?;
+    for part in ["fs.roots", "directories of its own pools", "--yes"] {
+        ensure!(refusal.contains(part), "{part:?} is not in: {refusal}");
+    }
+    ensure!(!hutch.run(&["plugin", "list"])?.contains("plain"));
+    let (_, refusal) = hutch.fails(&["plugin", "install", &file, "--grant", "link"])?;
+    ensure!(refusal.contains("there are fs.roots"), "{refusal}");
+    let (_, refusal) = hutch.fails(&["plugin", "install", &file, "--yes", "--digest", "sha256:00"])?;
+    ensure!(refusal.contains("its digest is sha256:"), "{refusal}");
+
+    hutch.run(&["plugin", "install", &file, "--yes"])?;
+    let table = hutch.run(&["plugin", "list", "--format", "csv"])?;
+    let line = table
+        .lines()
+        .find(|line| line.contains("plain"))
+        .context("not listed")?;
+    ensure!(
+        line.contains("1.0.0") && line.contains("dev") && line.contains("ENABLED"),
+        "{line}"
+    );
+    // Again, which changes nothing.
+    hutch.run(&["plugin", "install", &file, "--yes"])?;
+
+    use_driver(&daemon, "plain")?;
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    has_status(&mut daemon.client(), POOL, "Created")?;
+    ensure!(daemon.shell("c1", "echo alive")? == "alive");
+
+    let (_, refusal) = hutch.fails(&["plugin", "remove", "plain", "--yes"])?;
+    ensure!(refusal.contains(POOL), "{refusal}");
+    hutch.run(&["delete", "--force", "c1"])?;
+    daemon.client().sync("DELETE", POOL, &Value::Null)?;
+    settles(&daemon, before + 1)?;
+    hutch.run(&["plugin", "remove", "plain", "--yes"])?;
+    ensure!(!hutch.run(&["plugin", "list"])?.contains("plain"));
+    settles(&daemon, before)?;
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    ensure!(!hutch.run(&["plugin", "list"])?.contains("plain"));
+    let (_, message) = daemon.client().refused(
+        "POST",
+        "/1.0/storage-pools",
+        &json!({ "name": "own", "driver": "plain", "config": {} }),
+    )?;
+    ensure!(message.contains("plain"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn what_is_revoked_is_refused_from_the_next_call_on() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let file = Variant::storage("plain", "1.0.0").write(daemon.sandbox().path())?;
+    let hutch = Stock::hutch(&daemon)?;
+    hutch.run(&["plugin", "install", &file.to_string_lossy(), "--yes"])?;
+    use_driver(&daemon, "plain")?;
+    let snapshot = |daemon: &Daemon, name: &str| {
+        let mut client = daemon.client();
+        client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": name }))
+    };
+    hutch.run(&["plugin", "revoke", "plain", "fs.roots"])?;
+    let refusal = format!("{:#}", snapshot(&daemon, "s1").err().context("it went through")?);
+    ensure!(
+        refusal.contains("not granted") && refusal.contains("hutch plugin grant org.example.storage.plain 'fs.roots'"),
+        "{refusal}"
+    );
+    // The decision lasts.
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    let why = has_status(&mut daemon.client(), POOL, "Unavailable")?;
+    ensure!(why.contains("not granted"), "{why}");
+    ensure!(
+        daemon.shell("c1", "echo alive")? == "alive",
+        "a container needs no driver to run"
+    );
+    hutch.run(&["plugin", "grant", "plain", "fs.roots"])?;
+    has_status(&mut daemon.client(), POOL, "Created")?;
+    snapshot(&daemon, "s1")?;
+    let (_, refusal) = hutch.fails(&["plugin", "grant", "plain", "link"])?;
+    ensure!(refusal.contains("there are fs.roots"), "{refusal}");
+    Ok(())
+}
+
+#[test]
+fn a_disabled_plugin_is_out_of_service_until_it_is_enabled() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let hutch = Stock::hutch(&daemon)?;
+    daemon.instance("c1", &json!({}))?;
+    hutch.run(&["plugin", "disable", "overlay"])?;
+    let pool = "/1.0/storage-pools/testpool";
+    for again in [false, true] {
+        if again {
+            daemon.stop()?;
+            daemon.launch(&[])?;
+        }
+        let why = has_status(&mut daemon.client(), pool, "Unavailable")?;
+        ensure!(why.contains("hutch plugin enable"), "{why}");
+        let (_, message) = daemon
+            .client()
+            .refused("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+        ensure!(message.contains("disabled"), "{message}");
+    }
+    let (_, refusal) = hutch.fails(&["plugin", "remove", "overlay", "--yes"])?;
+    ensure!(refusal.contains("can't be removed"), "{refusal}");
+    hutch.run(&["plugin", "enable", "overlay"])?;
+    has_status(&mut daemon.client(), pool, "Created")?;
+    let snapshot = json!({ "name": "s1" });
+    daemon
+        .client()
+        .run("POST", "/1.0/instances/c1/snapshots", &snapshot)
+        .map(drop)
+}
+
+#[test]
+fn what_the_configuration_lists_is_changed_there() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let file = Variant::storage("plain", "1.0.0").write(scratch.path())?;
+    let daemon = Daemon::with(Options {
+        bare: true,
+        configuration: Some(format!("[[plugin]]\npath = {file:?}\n")),
+        ..Options::default()
+    })?;
+    let hutch = Stock::hutch(&daemon)?;
+    let table = hutch.run(&["plugin", "list", "--format", "csv"])?;
+    ensure!(table.contains("configured"), "{table}");
+    let file = file.to_string_lossy();
+    for arguments in [
+        vec!["plugin", "grant", "plain", "fs"],
+        vec!["plugin", "revoke", "plain", "all"],
+        vec!["plugin", "disable", "plain"],
+        vec!["plugin", "remove", "plain", "--yes"],
+        vec!["plugin", "rollback", "plain"],
+        vec!["plugin", "upgrade", "plain", &file, "--yes"],
+    ] {
+        let (_, refusal) = hutch.fails(&arguments)?;
+        ensure!(
+            refusal.contains("listed in the daemon's configuration"),
+            "{arguments:?}: {refusal}"
+        );
+    }
+    Ok(())
+}
+
+/// A change, its arguments, and the points between its steps.
+const CHANGES: &[(&str, &[&str], &[&str])] = &[
+    (
+        "plugin-install",
+        &["plugin", "install", "FILE", "--yes"],
+        &["stored", "compiled", "begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-upgrade",
+        &["plugin", "upgrade", "plain", "NEW", "--yes"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-rollback",
+        &["plugin", "rollback", "plain"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-revoke",
+        &["plugin", "revoke", "plain", "all"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-grant",
+        &["plugin", "grant", "plain", "all"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-disable",
+        &["plugin", "disable", "plain"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-enable",
+        &["plugin", "enable", "plain"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-remove",
+        &["plugin", "remove", "plain", "--yes"],
+        &["written", "registered", "switched"],
+    ),
+];
+
+/// How many of the points are tried in an ordinary run.
+const SAMPLE: usize = 8;
+
+#[test]
+fn killed_between_the_steps_of_a_change_it_is_the_old_or_the_new() -> Result<()> {
+    let mut daemon = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let old = Variant::storage("plain", "1.0.0").write(daemon.sandbox().path())?;
+    let new = Variant::storage("plain", "1.1.0").write(daemon.sandbox().path())?;
+    let hutch = Stock::hutch(&daemon)?;
+    let none = stored(&daemon)?;
+    let points: Vec<_> = CHANGES
+        .iter()
+        .flat_map(|(change, arguments, steps)| steps.iter().map(move |step| (*change, *arguments, *step)))
+        .collect();
+    for (change, arguments, step) in sample("points of plugin changes", &points, SAMPLE) {
+        let point = format!("{change}:{step}");
+        println!("killed at {point}");
+        let arguments: Vec<String> = arguments
+            .iter()
+            .map(|argument| match *argument {
+                "FILE" => old.display().to_string(),
+                "NEW" => new.display().to_string(),
+                other => other.to_owned(),
+            })
+            .collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        if change != "plugin-install" {
+            hutch.run(&["plugin", "install", &old.to_string_lossy(), "--yes"])?;
+        }
+        match change {
+            "plugin-rollback" => drop(hutch.run(&["plugin", "upgrade", "plain", &new.to_string_lossy()])?),
+            "plugin-grant" => drop(hutch.run(&["plugin", "revoke", "plain", "all"])?),
+            "plugin-enable" => drop(hutch.run(&["plugin", "disable", "plain"])?),
+            _ => {}
+        }
+        let before = seen(&daemon)?;
+        daemon.stop()?;
+        daemon.launch(&[("HUTCH_STOP_AT", &point)])?;
+        // The answer does not come, or comes before the daemon dies.
+        let _ = hutch.command(&arguments).output()?;
+        ensure!(
+            daemon.wait_for_fault()?,
+            "the daemon did not come to {point}: {}",
+            tail(&daemon.log())
+        );
+        daemon.launch(&[])?;
+        let found = seen(&daemon)?;
+        let done = matches!(step, "registered" | "switched");
+        ensure!(done || found == before, "{point}: {before} became {found}");
+        ensure!(!done || found != before, "{point}: {before} is as it was");
+        // What was begun can be done, and everything can be taken away again.
+        if !done {
+            hutch.run(&arguments)?;
+        }
+        if change != "plugin-remove" {
+            hutch.run(&["plugin", "remove", "plain", "--yes"])?;
+        }
+        settles(&daemon, none)?;
+    }
+    Ok(())
+}
+
+/// What an operator sees of the plugin.
+fn seen(daemon: &Daemon) -> Result<String> {
+    let plugins = daemon.client().get("/1.0/plugins?recursion=1")?;
+    let plugins = plugins.as_array().context("no list")?;
+    let plain = plugins
+        .iter()
+        .find(|plugin| plugin["id"] == "org.example.storage.plain");
+    Ok(plain.map_or_else(
+        || "absent".to_owned(),
+        |plugin| {
+            let state = plugin["state"]
+                .as_str()
+                .unwrap_or_default()
+                .replace("loading", "enabled");
+            let previous = &plugin["previous"]["version"];
+            let granted = &plugin["permissions"]["granted"]["fs"]["roots"];
+            format!("{} {state}, before it {previous}, may {granted}", plugin["version"])
+        },
+    ))
+}
