@@ -406,7 +406,10 @@ impl StorageDriver for StorageAdapter {
             source.live,
         );
         let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.copy));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn replica_begin_fill(
@@ -418,7 +421,8 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<TreePath, DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.begin_fill));
-        self.plugin
+        self.slot
+            .current()
             .call(call, target(pool, volume), pick, params, |at| {
                 answer::tree_path(call, at)
             })
@@ -434,7 +438,10 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.end_fill));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn replica_promote(
@@ -446,7 +453,10 @@ impl StorageDriver for StorageAdapter {
     ) -> Result<(), DriverError> {
         let params = (pool_ref(pool), volume_ref(volume), name.to_owned());
         let pick = picked(|e| e.storage()?.replica.as_ref().map(|r| &r.promote));
-        self.plugin.call(call, target(pool, volume), pick, params, Ok).await
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
     }
 
     async fn set_quota(

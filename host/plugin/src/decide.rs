@@ -1,0 +1,172 @@
+//! What is decided about a plugin that is there: what it may do, whether it is in service, which of its versions is used, and that
+//! it goes. `change.rs` says how a change is made.
+
+use std::sync::Arc;
+
+use hutch_broker::Permissions;
+
+use crate::change::{ChangeError, Outcome, Result, check_names, chosen};
+use crate::fault;
+use crate::files::FileError;
+use crate::host::PluginHost;
+use crate::plugin::Phase;
+
+impl PluginHost {
+    /// Goes back to the version before; the one that was in use becomes the one before. What it may do stays as it is.
+    ///
+    /// # Errors
+    /// When there is none, or it does not provide what is in use (`needed`).
+    pub async fn rollback(&self, id: &str, needed: &[String]) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let bundled = self.bundled(id);
+        let stored = match (&record.previous, bundled) {
+            (Some(version), _) => self.loader.files.get(&version.digest)?,
+            (None, Some(stored)) if record.active.is_some() => stored,
+            _ => {
+                return Err(ChangeError::Invalid(format!(
+                    "{id} has no version before the one in use"
+                )));
+            }
+        };
+        check_names(&stored.manifest, needed)?;
+        let config = record.previous.as_ref().map(|version| version.config.clone());
+        let prepared = self
+            .prepare(stored, Arc::clone(&slot.standing), config.unwrap_or_default())
+            .await?;
+        std::mem::swap(&mut record.active, &mut record.previous);
+        self.commit(turn, "plugin-rollback", record, &[prepared]).await?;
+        self.sweep_all().await;
+        Ok(())
+    }
+
+    /// Gives a plugin more of what it requests. Where that is all that a held version waits for, it comes into use; `none`
+    /// takes it into use with what is granted now.
+    ///
+    /// # Errors
+    /// For a name that it requests nothing under, and one of a plugin that the configuration lists.
+    pub async fn grant(&self, id: &str, names: &[String], needed: &[String]) -> Result<Outcome> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let present = slot.current();
+        let mut requested = present.manifest.permissions.clone();
+        let held = match &record.held {
+            Some(held) => Some((held.clone(), self.loader.files.get(&held.version.digest)?)),
+            None => None,
+        };
+        if let Some((_, stored)) = &held {
+            requested = requested.with(&stored.manifest.permissions);
+        }
+        let granted = slot.standing.granted.get().with(&chosen(&requested, names)?);
+        let Some((held, stored)) = held else {
+            record.grants = Some(granted);
+            self.commit(turn, "plugin-grant", record, &[]).await?;
+            return Ok(Outcome::Active);
+        };
+        let missing = held.more.beyond(&granted);
+        if missing.is_nothing() || names.iter().all(|name| name == "none") {
+            check_names(&stored.manifest, needed)?;
+            self.switch(turn, record, &slot, stored, held.version, granted).await?;
+            self.sweep_all().await;
+            return Ok(Outcome::Active);
+        }
+        record.grants = Some(granted);
+        self.commit(turn, "plugin-grant", record, &[]).await?;
+        Ok(Outcome::Held(missing))
+    }
+
+    /// Takes away what a plugin was granted, for every host function from now on.
+    ///
+    /// # Errors
+    /// For a name that it was granted nothing under, and one of a plugin that the configuration lists.
+    pub async fn revoke(&self, id: &str, names: &[String]) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, slot) = self.changeable(&turn, id)?;
+        let granted = slot.standing.granted.get();
+        let mut left = granted.powers();
+        for power in chosen(&granted, names)?.powers() {
+            let before = left.len();
+            left.retain(|other| *other != power);
+            if left.len() == before {
+                return Err(ChangeError::Invalid(format!(
+                    "{power} is a part of what was granted as one: revoke that, and grant the rest of it"
+                )));
+            }
+        }
+        record.grants = Some(Permissions::of(left));
+        self.commit(turn, "plugin-revoke", record, &[]).await
+    }
+
+    /// Takes a plugin into service: one that was disabled, one in quarantine, and one whose code could not be compiled or mapped
+    /// (a full disk, a machine without memory). Returns before the code is there; calls wait for it.
+    ///
+    /// # Errors
+    /// When there is no such plugin, and when its quarantine can't be struck off the disk: it is back in service then, and would
+    /// be in quarantine again after the next start.
+    pub async fn enable(&self, id: &str) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let slot = self.slot(id)?;
+        let plugin = slot.current();
+        plugin.health.lift();
+        let again = plugin.phase.send_if_modified(|phase| {
+            let failed = matches!(phase, Phase::Failed(_));
+            if failed {
+                *phase = Phase::Loading;
+            }
+            failed
+        });
+        if again {
+            tokio::spawn(Arc::clone(&self.loader).load(Arc::clone(&plugin)));
+        }
+        plugin.keep_health().await.map_err(|error| {
+            ChangeError::File(FileError::Io {
+                path: self.loader.files.wasm(&plugin.digest),
+                source: std::io::Error::other(error.message),
+            })
+        })?;
+        if slot.standing.enabled() {
+            return Ok(());
+        }
+        let (mut record, _) = self.changeable(&turn, id)?;
+        record.enabled = true;
+        self.commit(turn, "plugin-enable", record, &[]).await
+    }
+
+    /// Takes a plugin out of service. Calls that run end; what it provides is unavailable until it is enabled.
+    ///
+    /// # Errors
+    /// When there is no such plugin, or the configuration lists it.
+    pub async fn disable(&self, id: &str) -> Result<()> {
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let (mut record, _) = self.changeable(&turn, id)?;
+        record.enabled = false;
+        self.commit(turn, "plugin-disable", record, &[]).await
+    }
+
+    /// Removes an installed plugin. One that came with the daemon under the same id is used again. Whether what it provides is in
+    /// use is asked before.
+    ///
+    /// # Errors
+    /// When there is no such plugin, or it was not installed by command.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let mut turn = Arc::clone(&self.registry).lock_owned().await;
+        if turn.get(id).is_none_or(|record| record.active.is_none()) {
+            self.changeable(&turn, id)?;
+            return Err(ChangeError::Invalid(format!(
+                "{id} came with the daemon and can't be removed: `hutch plugin disable` takes it out of service"
+            )));
+        }
+        let slot = self.slot(id).ok();
+        let name = id.to_owned();
+        let turn = tokio::task::spawn_blocking(move || turn.remove("plugin-remove", &name).map(|()| turn)).await??;
+        self.arrange(turn.records(), &[]);
+        if let Some(slot) = slot.filter(|_| self.slot(id).is_err()) {
+            // For whoever still has it.
+            slot.standing.decide(false, &Permissions::default());
+        }
+        fault::point("plugin-remove", "switched");
+        drop(turn);
+        self.sweep_all().await;
+        Ok(())
+    }
+}
