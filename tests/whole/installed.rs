@@ -322,3 +322,111 @@ fn seen(daemon: &Daemon) -> Result<String> {
         },
     ))
 }
+
+/// Operations that have to go through while the plugin is exchanged under them.
+const OPERATIONS: usize = 400;
+
+#[test]
+fn nothing_fails_while_the_driver_is_exchanged_again_and_again() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let old = Variant::storage("plain", "1.0.0").write(daemon.sandbox().path())?;
+    let new = Variant::storage("plain", "1.1.0").write(daemon.sandbox().path())?;
+    let hutch = Stock::hutch(&daemon)?;
+    hutch.run(&["plugin", "install", &old.to_string_lossy(), "--yes"])?;
+    use_driver(&daemon, "plain")?;
+    hutch.run(&["plugin", "upgrade", "plain", &new.to_string_lossy()])?;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let over = || done.load(std::sync::atomic::Ordering::SeqCst);
+    let switches = std::thread::scope(|scope| -> Result<usize> {
+        let switcher = scope.spawn(|| -> Result<usize> {
+            let (mut client, mut switches) = (daemon.client(), 0);
+            while !over() {
+                client.sync("POST", "/1.0/plugins/org.example.storage.plain/rollback", &Value::Null)?;
+                switches += 1;
+            }
+            Ok(switches)
+        });
+        let work = |name: &'static str| {
+            let daemon = &daemon;
+            move || -> Result<()> {
+                let mut client = daemon.client();
+                for _ in 0..OPERATIONS / 8 {
+                    client.get("/1.0/storage-pools/own/resources")?;
+                    client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": name }))?;
+                    client.get("/1.0/storage-pools/own/resources")?;
+                    client.run("DELETE", &format!("/1.0/instances/c1/snapshots/{name}"), &Value::Null)?;
+                }
+                Ok(())
+            }
+        };
+        let workers = [scope.spawn(work("a")), scope.spawn(work("b"))];
+        let worked: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        for worker in worked {
+            worker.map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        }
+        switcher.join().map_err(|_| anyhow::anyhow!("the switcher panicked"))?
+    })?;
+    println!("{OPERATIONS} operations over {switches} switches");
+    ensure!(switches > 10, "{switches} switches are no test");
+    ensure!(daemon.shell("c1", "echo alive")? == "alive");
+    Ok(())
+}
+
+#[test]
+fn a_version_that_asks_for_more_waits_for_a_grant() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    let place = daemon.sandbox().path().to_owned();
+    let old = Variant::storage("plain", "1.0.0").write(&place)?;
+    let new = Variant::storage("plain", "2.0.0")
+        .asking("fs = { roots = true }\nhttp = [\"https://example.org/\"]\nlink = true")
+        .write(&place)?;
+    let lost = Variant {
+        id: "org.example.storage.plain".to_owned(),
+        ..Variant::storage("another", "3.0.0")
+    };
+    let lost = lost.write(&place)?;
+    let hutch = Stock::hutch(&daemon)?;
+    hutch.run(&["plugin", "install", &old.to_string_lossy(), "--yes"])?;
+    use_driver(&daemon, "plain")?;
+    let told = hutch.run(&["plugin", "upgrade", "plain", &new.to_string_lossy()])?;
+    for part in [
+        "waits for a grant",
+        "http=https://example.org/",
+        "hutch plugin grant",
+        "network interfaces",
+    ] {
+        ensure!(told.contains(part), "{part:?} is not in: {told}");
+    }
+    let version = |daemon: &Daemon| -> Result<String> {
+        let plugin = daemon.client().get("/1.0/plugins/org.example.storage.plain")?;
+        Ok(format!("{}, held {}", plugin["version"], plugin["held"]["version"]))
+    };
+    ensure!(version(&daemon)? == r#""1.0.0", held "2.0.0""#, "{}", version(&daemon)?);
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    let told = hutch.run(&["plugin", "grant", "plain", "http=https://example.org/"])?;
+    ensure!(told.contains("link") && !told.contains("example.org"), "{told}");
+    ensure!(version(&daemon)? == r#""1.0.0", held "2.0.0""#, "{}", version(&daemon)?);
+    hutch.run(&["plugin", "grant", "plain", "link"])?;
+    ensure!(version(&daemon)? == r#""2.0.0", held null"#, "{}", version(&daemon)?);
+    has_status(&mut daemon.client(), POOL, "Created")?;
+
+    let (_, refusal) = hutch.fails(&["plugin", "upgrade", "plain", &lost.to_string_lossy(), "--yes"])?;
+    ensure!(
+        refusal.contains("no longer provides plain, which is in use"),
+        "{refusal}"
+    );
+    let (_, refusal) = hutch.fails(&["plugin", "upgrade", "dir", &new.to_string_lossy(), "--yes"])?;
+    ensure!(
+        refusal.contains("not another version of org.hutch.storage.dir"),
+        "{refusal}"
+    );
+    hutch.run(&["plugin", "rollback", "plain"])?;
+    ensure!(version(&daemon)? == r#""1.0.0", held null"#, "{}", version(&daemon)?);
+    let snapshot = json!({ "name": "s1" });
+    daemon
+        .client()
+        .run("POST", "/1.0/instances/c1/snapshots", &snapshot)
+        .map(drop)
+}

@@ -307,7 +307,7 @@ mod tests {
             enabled: false,
             ..Record::new("org.example.a")
         };
-        registry.put("test", record.clone()).expect("written");
+        registry.put("test", record).expect("written");
         registry.put("test", Record::new("org.example.b")).expect("written");
         let read = Registry::open(directory.path()).expect("there");
         assert_eq!(read.records(), registry.records());

@@ -255,7 +255,7 @@ async fn repeated_faults_end_in_quarantine_until_it_is_lifted() {
             .enable("org.example.nobody.x")
             .await
             .expect_err("unknown")
-            .code,
+            .code(),
         "not-found"
     );
 }
