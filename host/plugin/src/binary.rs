@@ -66,6 +66,10 @@ pub struct Inspected {
     pub manifest_text: String,
     /// The optional interfaces that it exports.
     pub abilities: Vec<String>,
+    /// The instances that it imports, in the order of the file, each with its package and version.
+    pub imports: Vec<String>,
+    /// The instances that it exports, in the order of the file, each with its package and version.
+    pub exports: Vec<String>,
 }
 
 /// Validates `bytes` and reads what it is.
@@ -91,6 +95,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, BinaryError> {
         manifest,
         manifest_text,
         abilities,
+        imports: surface.imports,
+        exports: surface.exports,
     })
 }
 

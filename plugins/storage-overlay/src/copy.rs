@@ -5,7 +5,7 @@ use hutch_sdk::{Host, Result};
 
 use crate::Overlay;
 use crate::layers::{copy_stack, finish_upper, make_upper, reference_all, root_mode};
-use crate::layout::{Layout, check};
+use crate::layout::{Layout, check, check_name};
 use crate::record::{Form, Id, MAX_LAYERS, Record};
 use crate::snapshot::{commit, freeze};
 use crate::volume::{form_of, is_made};
@@ -105,6 +105,9 @@ impl Clone for Overlay {
     fn copy(host: &impl Host, pool: &PoolRef, source: CopySource<'_>, target: &VolumeRef, plain: bool) -> Result<()> {
         check(source.volume)?;
         check(target)?;
+        if let Some(snapshot) = source.snapshot {
+            check_name("snapshot", snapshot)?;
+        }
         let layout = Layout::of(pool);
         let (kind, name) = (&source.volume.kind, &source.volume.name);
         let origin = match source.snapshot {

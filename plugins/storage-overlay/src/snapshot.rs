@@ -112,6 +112,7 @@ impl Snapshot for Overlay {
 
     fn delete(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<()> {
         check(volume)?;
+        check_name("snapshot", name)?;
         let layout = Layout::of(pool);
         check_name("snapshot", name)?;
         let Some(mut record) = layout.read(host, volume)? else {
@@ -126,6 +127,7 @@ impl Snapshot for Overlay {
 
     fn rename(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str, new_name: &str) -> Result<()> {
         check(volume)?;
+        check_name("snapshot", name)?;
         check_name("snapshot", new_name)?;
         let layout = Layout::of(pool);
         let mut record = layout.existing(host, volume)?;
@@ -150,6 +152,7 @@ impl Snapshot for Overlay {
 
     fn restore(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<()> {
         check(volume)?;
+        check_name("snapshot", name)?;
         let layout = Layout::of(pool);
         let mut record = layout.existing(host, volume)?;
         let snapshot = record.snapshot(&volume.name, name)?.clone();
@@ -159,6 +162,7 @@ impl Snapshot for Overlay {
 
     fn mount(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<MountPlan> {
         check(volume)?;
+        check_name("snapshot", name)?;
         let layout = Layout::of(pool);
         let record = layout.existing(host, volume)?;
         let chain = record.chain(&record.snapshot(&volume.name, name)?.top)?;

@@ -1,0 +1,57 @@
+//! What the author of a plugin works with. `hutch plugin new | check | test` start this program, which lies beside them.
+//!
+//! It is a program of its own: it has the WebAssembly engine and the broker in it, which the command line must not carry, and it
+//! does to the machine what a daemon in service should not have code for. It needs no daemon.
+
+mod check;
+mod component;
+mod machine;
+mod new;
+mod scratch;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The command line. As a part of `hutch plugin` it is shown as that.
+#[derive(Debug, Parser)]
+#[command(name = "hutch plugin", bin_name = "hutch plugin", version, about = "Write a plugin and prove it")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Make a folder with a driver that builds, to begin from
+    New(new::Options),
+    /// Check that a file is a plugin: its manifest, its interfaces, and what it imports against what it requests
+    Check(check::Options),
+    /// Run the conformance suite against a plugin, on a scratch host (as root)
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    // The same program does confined work in children; they must not get as far as threads.
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(hutch_plugin::SUBCOMMAND) {
+        return hutch_plugin::compile_child_main(arguments);
+    }
+    let done = match Arguments::parse().chore {
+        Chore::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
+        Chore::Check(options) => check::run(&options),
+        Chore::Test(options) => test::run(&options),
+    };
+    done.unwrap_or_else(|error: anyhow::Error| {
+        eprintln!("hutch plugin: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// A runtime for what is asynchronous. Its threads are in the namespaces of the one that makes it.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}

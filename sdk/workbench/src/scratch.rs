@@ -1,0 +1,146 @@
+//! The scratch host: a process in mount, network and process namespaces of its own, with a file system of its own in memory. All
+//! that is made in it is gone with it, also when it is killed.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::UnshareFlags;
+
+/// Says to the program that it is the one inside, and where its place is.
+const INSIDE: &str = "HUTCH_PLUGIN_SCRATCH";
+
+/// The file system that pools lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Filesystem {
+    /// In memory
+    Tmpfs,
+    /// On a loop device, with project quotas
+    Ext4,
+    /// On a loop device, with project quotas and reflinks
+    Xfs,
+    /// On a loop device, with reflinks
+    Btrfs,
+}
+
+impl Filesystem {
+    /// Its name for `mount`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// How it is made: the program and its options.
+    fn make(self) -> Option<(&'static str, &'static [&'static str])> {
+        match self {
+            Self::Tmpfs => None,
+            Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F", "-O", "quota,project", "-E", "lazy_itable_init=1,nodiscard"])),
+            Self::Xfs => Some(("mkfs.xfs", &["-q", "-f", "-K"])),
+            Self::Btrfs => Some(("mkfs.btrfs", &["-q", "-f", "-K"])),
+        }
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 | Self::Xfs => "loop,prjquota",
+            Self::Btrfs => "loop,user_subvol_rm_allowed",
+            Self::Tmpfs => "mode=755",
+        }
+    }
+}
+
+/// The size of a file system on a loop device. What is not written takes no memory.
+const LOOP_BYTES: u64 = 1 << 30;
+
+/// The place of the scratch host, when this process is in one.
+pub(crate) fn inside() -> Option<PathBuf> {
+    std::env::var_os(INSIDE).map(PathBuf::from)
+}
+
+/// Runs this program again with the same arguments inside a scratch host and answers with its exit status.
+///
+/// # Errors
+/// When this is not root, or the namespaces can't be made.
+pub(crate) fn enter() -> Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("the scratch host has namespaces and mounts of its own, which takes root: run this as root (sudo)");
+    }
+    // Names of control groups and tables are made from the place, so that it must be no other run's.
+    let place = format!("/run/hutch-plugin-{}", std::process::id());
+    let namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    #[allow(
+        deprecated,
+        reason = "the safe form: the flags that its successor is unsafe for are not used here"
+    )]
+    rustix::thread::unshare(namespaces).context("can't make namespaces")?;
+    let program = std::env::current_exe().context("can't find this program")?;
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let status = Command::new(program)
+        .args(arguments)
+        .env(INSIDE, &place)
+        .status()
+        .context("can't start the scratch host")?;
+    if let Some(signal) = status.signal() {
+        bail!("the scratch host was ended by signal {signal}");
+    }
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
+
+/// Makes the inside: what is mounted here stays here, `/proc` shows the processes that are here, and `place` is a directory in memory.
+///
+/// # Errors
+/// When something can't be mounted.
+pub(crate) fn furnish(place: &Path) -> Result<()> {
+    // It is the first process of its namespace: when it ends, so do all.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("can't keep mounts to this process")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", "/proc", "proc", flags, None).context("can't mount /proc")?;
+    // Nothing in it is the machine's, which may have the addresses of its name servers there.
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", "/run", "tmpfs", flags, Some(c"mode=755")).context("can't mount a file system in memory")?;
+    std::fs::create_dir(place).with_context(|| format!("can't create {}", place.display()))?;
+    run("ip", &["link", "set", "lo", "up"])
+}
+
+/// Mounts an empty file system of this kind at `at`.
+///
+/// # Errors
+/// When it can't be made or mounted, with what the programs said.
+pub(crate) fn filesystem(kind: Filesystem, at: &Path) -> Result<()> {
+    std::fs::create_dir_all(at).with_context(|| format!("can't create {}", at.display()))?;
+    let target = at.display().to_string();
+    let Some((program, options)) = kind.make() else {
+        return run("mount", &["-t", "tmpfs", "-o", kind.options(), "tmpfs", &target]);
+    };
+    let image = at.with_extension("image");
+    let file = std::fs::File::create(&image).with_context(|| format!("can't create {}", image.display()))?;
+    file.set_len(LOOP_BYTES)?;
+    drop(file);
+    let image = image.display().to_string();
+    run(program, &[options, &[image.as_str()]].concat())?;
+    run("mount", &["-t", kind.name(), "-o", kind.options(), &image, &target])
+        .context("a loop device is needed; --filesystem tmpfs goes without")
+}
+
+/// Runs a program to its end.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("can't run {program}, which is needed"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {} failed ({}): {}", arguments.join(" "), output.status, said.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! `test`: the conformance suite against one plugin, on a scratch host.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use hutch_conformance::{Case, Report, Stand};
+use hutch_driver::Drivers;
+
+use crate::component::Which;
+use crate::machine::Machine;
+use crate::scratch::Filesystem;
+use crate::{machine, runtime, scratch};
+
+/// How the results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line for each case, as it ends
+    Text,
+    /// One JSON document
+    Json,
+    /// XML as JUnit writes it
+    Junit,
+}
+
+/// What `test` may be told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// Run only the cases whose id contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Print the cases and run none
+    #[arg(long)]
+    list: bool,
+    /// The driver, where the plugin provides several; the first of them otherwise
+    #[arg(long, value_name = "NAME")]
+    driver: Option<String>,
+    /// Where pools lie; a storage driver that exports quota is tried on ext4 otherwise, any other in memory
+    #[arg(long)]
+    filesystem: Option<Filesystem>,
+    /// An option of each pool, network or request of the run
+    #[arg(long = "option", value_name = "KEY=VALUE", value_parser = pair)]
+    options: Vec<(String, String)>,
+    /// How the results are written
+    #[arg(long, default_value = "text")]
+    format: Format,
+    /// Write the results to this file, and for each case a line to the terminal
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it has no =")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Runs the suite. The exit status is a failure when a case failed.
+///
+/// # Errors
+/// When the suite can't be run.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    match scratch::inside() {
+        None => scratch::enter(),
+        Some(place) => {
+            let path = options.which.path()?;
+            scratch::furnish(&place)?;
+            runtime()?.block_on(suite(options, &path, &place))
+        }
+    }
+}
+
+async fn suite(options: &Options, path: &Path, place: &Path) -> Result<ExitCode> {
+    let machine = machine::start(path, place).await?;
+    let (stand, surroundings) = stand(options, &machine, place)?;
+    let wanted = |case: &Case| options.filter.as_ref().is_none_or(|text| case.id.contains(text.as_str()));
+    let cases: Vec<Case> = hutch_conformance::suite(&stand).into_iter().filter(wanted).collect();
+    if options.list {
+        cases.iter().for_each(|case| println!("{:<48} {}", case.id, case.proves));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if cases.is_empty() {
+        bail!("no case has {:?} in its id; --list shows them", options.filter.as_deref().unwrap_or_default());
+    }
+    let lines = options.format == Format::Text || options.output.is_some();
+    let mut report = Report {
+        plugin: machine.plugin.id.clone(),
+        version: machine.plugin.version.clone(),
+        sha256: machine.plugin.digest.clone(),
+        driver: format!("{}/{}", stand.family, stand.name),
+        surroundings,
+        results: Vec::new(),
+    };
+    for case in &cases {
+        let begun = Instant::now();
+        let verdict = case.run(&stand).await;
+        let result = hutch_conformance::Result::new(&case.id, &case.proves, verdict, begun.elapsed());
+        if lines {
+            println!("{}", result.line());
+        }
+        report.results.push(result);
+    }
+    write(options, &report, lines)?;
+    Ok(ExitCode::from(u8::from(report.count("failed") > 0)))
+}
+
+fn stand(options: &Options, machine: &Machine, place: &Path) -> Result<(Stand, String)> {
+    let plugin = &machine.plugin;
+    let names = &plugin.provides;
+    let name = match &options.driver {
+        None => names.first().context("the plugin provides nothing")?,
+        Some(wanted) => names
+            .iter()
+            .find(|name| *name == wanted)
+            .with_context(|| format!("the plugin provides {}, and no {wanted:?}", names.join(", ")))?,
+    };
+    let limits = plugin.family == "storage" && plugin.abilities.iter().any(|ability| ability == "quota");
+    let usual = if limits { Filesystem::Ext4 } else { Filesystem::Tmpfs };
+    let filesystem = options.filesystem.unwrap_or(usual);
+    let scratch = place.join("scratch");
+    scratch::filesystem(filesystem, &scratch)?;
+    let drivers = Arc::clone(&machine.host) as Arc<dyn Drivers>;
+    let mut stand = Stand::new(drivers, Arc::clone(&machine.faults), &plugin.family, name, scratch);
+    stand.abilities.clone_from(&plugin.abilities);
+    stand.permissions.clone_from(&plugin.requested);
+    stand.options = options.options.iter().cloned().collect();
+    Ok((stand, filesystem.name().to_owned()))
+}
+
+fn write(options: &Options, report: &Report, lines: bool) -> Result<()> {
+    let text = match options.format {
+        Format::Text => {
+            let lines: Vec<_> = report.results.iter().map(hutch_conformance::Result::line).collect();
+            format!("{}\n{}\n", lines.join("\n"), report.summary())
+        }
+        Format::Json => format!("{}\n", report.json()?),
+        Format::Junit => report.junit(),
+    };
+    match &options.output {
+        Some(file) => std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))?,
+        None if lines => {}
+        None => std::io::stdout().lock().write_all(text.as_bytes())?,
+    }
+    if lines {
+        println!("{}", report.summary());
+    }
+    Ok(())
+}
