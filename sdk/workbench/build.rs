@@ -11,10 +11,19 @@ fn main() {
     write(&manifest, &standalone(&top));
     let mut code = String::new();
     let mut vendored = files(&top, Path::new("sdk/rust/src"));
-    vendored.extend(files(&top, Path::new("wit")).into_iter().filter(|(name, _)| name.ends_with(".wit")));
+    vendored.extend(
+        files(&top, Path::new("wit"))
+            .into_iter()
+            .filter(|(name, _)| name.ends_with(".wit")),
+    );
     vendored.push(("LICENSE".to_owned(), top.join("LICENSE")));
     vendored.push(("sdk/rust/Cargo.toml".to_owned(), manifest));
-    list(&mut code, "The SDK and what it is built from, by their paths.", "VENDORED", &vendored);
+    list(
+        &mut code,
+        "The SDK and what it is built from, by their paths.",
+        "VENDORED",
+        &vendored,
+    );
     let templates = files(&top.join("sdk/templates"), Path::new(""));
     list(&mut code, "The templates, by their paths.", "TEMPLATES", &templates);
     write(&out.join("packed.rs"), &code);
@@ -56,15 +65,23 @@ fn list(code: &mut String, what: &str, name: &str, files: &[(String, PathBuf)]) 
     let _ = writeln!(code, "/// {what}\npub(crate) const {name}: &[(&str, &[u8])] = &[");
     for (path, file) in files {
         println!("cargo:rerun-if-changed={}", file.display());
-        let _ = writeln!(code, "    ({path:?}, include_bytes!({:?})),", file.display().to_string());
+        let _ = writeln!(
+            code,
+            "    ({path:?}, include_bytes!({:?})),",
+            file.display().to_string()
+        );
     }
     code.push_str("];\n");
 }
 
 /// The manifest of the SDK with what it takes from the workspace put in.
 fn standalone(top: &Path) -> String {
-    let workspace: toml::Table = read(&top.join("Cargo.toml")).parse().unwrap_or_else(|error| panic!("{error}"));
-    let mut sdk: toml::Table = read(&top.join("sdk/rust/Cargo.toml")).parse().unwrap_or_else(|error| panic!("{error}"));
+    let workspace: toml::Table = read(&top.join("Cargo.toml"))
+        .parse()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mut sdk: toml::Table = read(&top.join("sdk/rust/Cargo.toml"))
+        .parse()
+        .unwrap_or_else(|error| panic!("{error}"));
     let inherited = |section: &str| workspace["workspace"][section].as_table().cloned().unwrap_or_default();
     let (package, dependencies) = (inherited("package"), inherited("dependencies"));
     fill(&mut sdk, "package", &package);
@@ -81,7 +98,10 @@ fn fill(manifest: &mut toml::Table, section: &str, inherited: &toml::Table) {
     };
     for (key, value) in section.iter_mut() {
         if value.get("workspace").and_then(toml::Value::as_bool) == Some(true) {
-            *value = inherited.get(key).unwrap_or_else(|| panic!("the workspace has no {key}")).clone();
+            *value = inherited
+                .get(key)
+                .unwrap_or_else(|| panic!("the workspace has no {key}"))
+                .clone();
         }
     }
 }

@@ -10,6 +10,8 @@ pub struct Programs {
     pub daemon: PathBuf,
     /// The command line.
     pub cli: PathBuf,
+    /// What authors of plugins work with.
+    pub workbench: PathBuf,
     /// The process that holds one container.
     pub keeper: PathBuf,
     /// The directory with our plugins.
@@ -27,6 +29,7 @@ impl Programs {
         Ok(Self {
             daemon: named("HUTCHD")?,
             cli: named("HUTCH")?,
+            workbench: named("HUTCH_PLUGIN_DEV")?,
             keeper: named("HUTCH_KEEPER")?,
             plugins: named("HUTCH_PLUGINS")?,
             // Benchmarks have no use for them.

@@ -1,9 +1,11 @@
 //! Tests of the whole, by concern. Each starts a daemon of its own, in a directory and a network namespace of its own, and
 //! drives it over its socket. See the crate's documentation for how they are run.
 
+mod book;
 mod broken;
 mod clients;
 mod confinement;
+mod conformance;
 mod copies;
 mod debian;
 mod devices;

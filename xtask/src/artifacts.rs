@@ -16,6 +16,8 @@ pub(crate) struct Artifacts {
     pub(crate) daemon: PathBuf,
     /// The command line.
     pub(crate) cli: PathBuf,
+    /// What authors of plugins work with.
+    pub(crate) workbench: PathBuf,
     /// The process that holds one container; always the static one.
     pub(crate) keeper: PathBuf,
     /// The directory with our plugins.
@@ -30,6 +32,7 @@ impl Artifacts {
         command
             .env("HUTCHD", &self.daemon)
             .env("HUTCH", &self.cli)
+            .env("HUTCH_PLUGIN_DEV", &self.workbench)
             .env("HUTCH_KEEPER", &self.keeper)
             .env("HUTCH_PLUGINS", &self.plugins);
         if let Some(guests) = &self.guests {
@@ -40,7 +43,7 @@ impl Artifacts {
 
     /// Prints what was made.
     pub(crate) fn describe(&self) {
-        for path in [&self.daemon, &self.cli, &self.keeper] {
+        for path in [&self.daemon, &self.cli, &self.workbench, &self.keeper] {
             println!("{:>10}  {}", size(path), path.display());
         }
         let mut plugins: Vec<PathBuf> = std::fs::read_dir(&self.plugins)
@@ -172,11 +175,14 @@ fn build(profile: &str) -> Result<Artifacts> {
         "hutchd",
         "--package",
         "hutch",
+        "--package",
+        "hutch-plugin-dev",
     ]))?;
     let programs = target.join(if profile == "dev" { "debug" } else { profile });
     let artifacts = Artifacts {
         daemon: programs.join("hutchd"),
         cli: programs.join("hutch"),
+        workbench: programs.join("hutch-plugin-dev"),
         keeper: build_keeper(target)?,
         plugins: build_plugins(&metadata)?,
         guests: None,

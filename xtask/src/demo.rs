@@ -269,6 +269,7 @@ fn end(options: &Options) -> Result<()> {
     let folder = program.parent().unwrap_or(Path::new("/")).to_path_buf();
     let built = Artifacts {
         cli: folder.join("hutch"),
+        workbench: folder.join("hutch-plugin-dev"),
         keeper: folder.join("hutch-keeper"),
         plugins: folder.join("../plugins"),
         guests: None,

@@ -35,7 +35,7 @@ struct Arguments {
 enum Chore {
     /// Install what the machine lacks: distribution packages and compilation targets
     Setup(setup::Options),
-    /// Build target/release/{hutchd,hutch,hutch-keeper} and target/plugins/*.wasm
+    /// Build target/release/{hutchd,hutch,hutch-plugin-dev,hutch-keeper} and target/plugins/*.wasm
     Build,
     /// Build everything, start a private daemon and launch a Debian container in it
     Demo(demo::Options),

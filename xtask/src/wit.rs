@@ -1,6 +1,8 @@
 //! `wit`: what was released of the interfaces is never changed, and what comes after it can be borne by drivers that are out there.
 //! `wit/released.toml` has a digest of each released package and `wit/released/` a copy, and CI holds the tree against both.
 
+mod doc;
+
 use crate::run;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
@@ -21,8 +23,11 @@ const RELEASED: &str = "released";
 /// What to do with the interfaces.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Options {
-    /// Fail if a released package was changed, or a later version is more than drivers of the released one can bear
+    /// Fail if a released package was changed, or a later version is more than drivers of the released one can bear, or the book's
+    /// reference is not what the interfaces say
     Check,
+    /// Write the reference of all interfaces into the book
+    Doc,
     /// Record the present state of a package as released, from which on it can't be changed
     Release {
         /// The package, such as hutch:storage
@@ -66,10 +71,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match options {
         Options::Check => {
             check(&folder)?;
+            doc::check(&folder)?;
             let mut rules = run::cargo();
             rules.args(["run", "--quiet", "--package", "wit-rules", "--"]);
             run::check(rules.arg(&folder))
         }
+        Options::Doc => doc::write(&folder),
         Options::Release { package } => release(&folder, package),
     }
 }

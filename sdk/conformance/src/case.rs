@@ -31,7 +31,15 @@ pub struct Refused {
     pub call: String,
     /// What the driver said.
     #[source]
-    pub error: DriverError,
+    pub error: Box<DriverError>,
+}
+
+/// A driver's answer, with the name of the call in case that it is an error.
+pub fn named<T>(answer: Result<T, DriverError>, call: impl FnOnce() -> String) -> Answer<T> {
+    answer.map_err(|error| Refused {
+        call: call(),
+        error: Box::new(error),
+    })
 }
 
 impl From<Refused> for Stop {

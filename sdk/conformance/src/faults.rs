@@ -149,7 +149,11 @@ impl Faults {
 
     /// Runs a call of the driver's and ends it, as the death of the daemon would, once the host has done the effect of number
     /// `effect` (from 0). Answers with what the driver said, or with the request after which it was ended.
-    pub async fn killed_after<T>(&self, effect: usize, call: impl Future<Output = T>) -> std::result::Result<T, &'static str> {
+    pub async fn killed_after<T>(
+        &self,
+        effect: usize,
+        call: impl Future<Output = T>,
+    ) -> std::result::Result<T, &'static str> {
         self.begin(Plan::Kill(effect));
         self.reached.send_replace(false);
         self.released.send_replace(false);
@@ -223,7 +227,12 @@ impl Faults {
         kills
     }
 
-    async fn denied(&self, cx: &CallContext, request: Request, permission: Permission) -> std::result::Result<Response, DriverError> {
+    async fn denied(
+        &self,
+        cx: &CallContext,
+        request: Request,
+        permission: Permission,
+    ) -> std::result::Result<Response, DriverError> {
         let mut subject = (*cx.subject).clone();
         permission.remove(&mut subject.grants.granted);
         let poorer = CallContext {

@@ -15,6 +15,8 @@
 
 pub mod case;
 pub mod faults;
+mod image;
+mod network;
 pub mod plan;
 pub mod report;
 pub mod stand;
@@ -24,12 +26,14 @@ pub mod tree;
 pub use case::{Case, Outcome, Stop, Verdict};
 pub use faults::{Faults, Permission};
 pub use report::{Report, Result};
-pub use stand::Stand;
+pub use stand::{Stand, Wanted};
 
 /// The cases for what the driver of `stand` exports, in the order in which they are worth reading.
 pub fn suite(stand: &Stand) -> Vec<Case> {
     match stand.family.as_str() {
         "storage" => storage::cases(stand),
+        "network" => network::cases(stand),
+        "image" => image::cases(stand),
         _ => Vec::new(),
     }
 }

@@ -14,7 +14,10 @@ use crate::case::{Outcome, Stop, fail};
 pub fn place(call: &Call, at: &TreePath) -> Outcome<PathBuf> {
     match call.roots.iter().find(|root| root.id == at.root) {
         Some(root) => Ok(root.path.join(&at.path)),
-        None => fail(format!("the driver names the root {:?}, which the call has not", at.root)),
+        None => fail(format!(
+            "the driver names the root {:?}, which the call has not",
+            at.root
+        )),
     }
 }
 
@@ -22,8 +25,17 @@ pub fn place(call: &Call, at: &TreePath) -> Outcome<PathBuf> {
 ///
 /// # Errors
 /// When the plan can't be carried out, with the reason, and what `work` fails with.
-pub fn shown<T>(call: &Call, plan: &MountPlan, mountpoint: &Path, work: impl FnOnce(&Path) -> Outcome<T>) -> Outcome<T> {
-    let layers = plan.layers.iter().map(|layer| place(call, layer)).collect::<Outcome<Vec<_>>>()?;
+pub fn shown<T>(
+    call: &Call,
+    plan: &MountPlan,
+    mountpoint: &Path,
+    work: impl FnOnce(&Path) -> Outcome<T>,
+) -> Outcome<T> {
+    let layers = plan
+        .layers
+        .iter()
+        .map(|layer| place(call, layer))
+        .collect::<Outcome<Vec<_>>>()?;
     if plan.kind == "bind" {
         return match layers.as_slice() {
             [tree] => work(tree),

@@ -164,7 +164,10 @@ mod tests {
             results: vec![
                 result("storage.pool.create.idempotent", Verdict::Passed),
                 result("storage.quota.set.enforced", Verdict::Skipped("no quotas".into())),
-                result("storage.pool.open.unknown", Verdict::Failed("\"a\" <b>\n& \u{1}c".into())),
+                result(
+                    "storage.pool.open.unknown",
+                    Verdict::Failed("\"a\" <b>\n& \u{1}c".into()),
+                ),
             ],
         }
     }
@@ -172,7 +175,10 @@ mod tests {
     #[test]
     fn a_failure_counts_and_says_why() {
         let report = report();
-        assert_eq!((report.count("passed"), report.count("failed"), report.count("skipped")), (1, 1, 1));
+        assert_eq!(
+            (report.count("passed"), report.count("failed"), report.count("skipped")),
+            (1, 1, 1)
+        );
         assert!(report.summary().contains("1 passed, 1 failed, 1 skipped"));
         assert!(report.results[2].line().starts_with("FAIL  storage.pool.open.unknown"));
     }
@@ -180,7 +186,10 @@ mod tests {
     #[test]
     fn what_a_driver_says_can_t_break_the_xml() {
         let xml = report().junit();
-        assert!(xml.contains("tests=\"3\" failures=\"1\" errors=\"0\" skipped=\"1\""), "{xml}");
+        assert!(
+            xml.contains("tests=\"3\" failures=\"1\" errors=\"0\" skipped=\"1\""),
+            "{xml}"
+        );
         assert!(xml.contains("<testcase classname=\"storage.pool.create\" name=\"idempotent\" time=\"0.005\"/>"));
         assert!(xml.contains("&quot;a&quot; &lt;b&gt;&#10;&amp; \u{FFFD}c"), "{xml}");
     }

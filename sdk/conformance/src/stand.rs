@@ -7,8 +7,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hutch_broker::Permissions;
 use hutch_driver::{Drivers, Options};
 
-use crate::faults::Permission;
 use crate::Faults;
+use crate::faults::Permission;
+
+/// An image that an image source has.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The server's address; empty where the source has none.
+    pub server: String,
+    /// Its alias.
+    pub name: String,
+    /// What the server serves, where that is a directory of this machine.
+    pub folder: Option<PathBuf>,
+}
 
 /// See the module's documentation. The thread that runs a suite has a mount namespace of its own, in which nothing is shared, and
 /// for network drivers a network namespace of its own.
@@ -25,6 +36,10 @@ pub struct Stand {
     pub permissions: Permissions,
     /// The configuration of its pools or networks, or the options of its requests, beside what a case needs.
     pub options: Options,
+    /// What an image source is asked for.
+    pub image: Option<Wanted>,
+    /// Whether images may be built, which takes the machine's network and some minutes.
+    pub builds: bool,
     /// What stands between the driver and the host.
     pub faults: Arc<Faults>,
     /// An empty directory on the file system to be used.
@@ -43,6 +58,8 @@ impl Stand {
             abilities: Vec::new(),
             permissions: Permissions::default(),
             options: Options::new(),
+            image: None,
+            builds: false,
             faults,
             scratch,
             numbers: AtomicUsize::new(0),

@@ -63,7 +63,10 @@ fn read_into(at: &Path, name: &str, tree: &mut Tree) -> io::Result<()> {
         format!("symlink {}", std::fs::read_link(at)?.display())
     } else if kind.is_file() {
         let content = std::fs::read(at)?;
-        format!("file {mode:o} {uid}:{gid} x{links} {}", String::from_utf8_lossy(&content))
+        format!(
+            "file {mode:o} {uid}:{gid} x{links} {}",
+            String::from_utf8_lossy(&content)
+        )
     } else {
         format!("other {mode:o}")
     };
@@ -71,7 +74,11 @@ fn read_into(at: &Path, name: &str, tree: &mut Tree) -> io::Result<()> {
     if kind.is_dir() {
         for entry in std::fs::read_dir(at)? {
             let entry = entry?;
-            read_into(&entry.path(), &format!("{name}/{}", entry.file_name().to_string_lossy()), tree)?;
+            read_into(
+                &entry.path(),
+                &format!("{name}/{}", entry.file_name().to_string_lossy()),
+                tree,
+            )?;
         }
     }
     Ok(())
@@ -94,7 +101,13 @@ pub fn difference(wanted: &Tree, found: &Tree) -> String {
     let names: std::collections::BTreeSet<_> = wanted.keys().chain(found.keys()).collect();
     let differing = names.into_iter().filter(|name| wanted.get(*name) != found.get(*name));
     let lines: Vec<_> = differing
-        .map(|name| format!("{name} is {:?} and not {:?}", short(found.get(name)), short(wanted.get(name))))
+        .map(|name| {
+            format!(
+                "{name} is {:?} and not {:?}",
+                short(found.get(name)),
+                short(wanted.get(name))
+            )
+        })
         .collect();
     match lines.as_slice() {
         [first, rest @ ..] if rest.len() > 2 => format!("{first}; and {} places more", rest.len()),

@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hutch_broker::Permissions;
 use hutch_conformance::Permission;
+use hutch_plugin::PluginState;
 use hutch_plugin::binary::{self, BinaryError, Inspected};
 use hutch_plugin::manifest::FAMILIES;
-use hutch_plugin::PluginState;
 
 use crate::component::{Which, size};
 use crate::{machine, runtime};
@@ -74,21 +74,50 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 /// What the file says that it is. The list of exports is sorted, so that it is the same for the same abilities.
 fn describe(inspected: &Inspected) {
     let manifest = &inspected.manifest;
-    println!("  plugin    {} {} ({})", manifest.id, manifest.version, manifest.license);
+    println!(
+        "  plugin    {} {} ({})",
+        manifest.id, manifest.version, manifest.license
+    );
     println!("  provides  {}: {}", manifest.family(), manifest.names().join(", "));
-    println!("  exports   {}", sorted(&inspected.exports).join(" "));
-    let host: Vec<_> = sorted(&inspected.imports).into_iter().filter(|name| name.starts_with("hutch:host/")).collect();
-    println!("  imports   {}", if host.is_empty() { "nothing of the host's".to_owned() } else { host.join(" ") });
+    let interfaces: Vec<_> = sorted(&inspected.exports)
+        .into_iter()
+        .filter(|name| name.contains(':'))
+        .collect();
+    println!("  exports   {}", interfaces.join(" "));
+    let host: Vec<_> = sorted(&inspected.imports)
+        .into_iter()
+        .filter(|name| name.starts_with("hutch:host/"))
+        .collect();
+    println!(
+        "  imports   {}",
+        if host.is_empty() {
+            "nothing of the host's".to_owned()
+        } else {
+            host.join(" ")
+        }
+    );
     let requested: Vec<_> = Permission::ALL
         .into_iter()
         .filter(|permission| permission.is_in(&manifest.permissions))
         .map(Permission::name)
         .collect();
-    println!("  requests  {}", if requested.is_empty() { "nothing".to_owned() } else { requested.join(" ") });
+    println!(
+        "  requests  {}",
+        if requested.is_empty() {
+            "nothing".to_owned()
+        } else {
+            requested.join(" ")
+        }
+    );
 }
 
 fn sorted(names: &[String]) -> Vec<&str> {
-    names.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect()
+    names
+        .iter()
+        .map(String::as_str)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 /// Holds what the file imports and exports against its manifest and this host's interfaces.
@@ -96,9 +125,13 @@ pub(crate) fn examine(inspected: &Inspected) -> Findings {
     let mut found = Findings::default();
     let manifest = &inspected.manifest;
     let family = manifest.family();
-    let version = FAMILIES.iter().find(|(name, _)| *name == family).map_or("", |known| known.1);
+    let version = FAMILIES
+        .iter()
+        .find(|(name, _)| *name == family)
+        .map_or("", |known| known.1);
     let ours = format!("hutch:{family}/");
-    for export in &inspected.exports {
+    // What has no package is a compiler's own and no interface.
+    for export in inspected.exports.iter().filter(|name| name.contains(':')) {
         let (name, theirs) = export.split_once('@').unwrap_or((export, ""));
         if name.starts_with(&ours) && theirs != version {
             found.errors.push(format!(
@@ -119,7 +152,9 @@ fn permissions(requested: &Permissions, imports: &[String], found: &mut Findings
     for permission in Permission::ALL {
         let name = permission.name();
         let interface = format!("hutch:host/{name}");
-        let imported = imports.iter().any(|import| import.split('@').next() == Some(&interface));
+        let imported = imports
+            .iter()
+            .any(|import| import.split('@').next() == Some(&interface));
         match (imported, permission.is_in(requested)) {
             (true, false) => found.errors.push(format!(
                 "it imports {interface} and its manifest does not request it: each call would fail with not-requested. Add {} below \
@@ -154,7 +189,7 @@ fn example(permission: Permission) -> &'static str {
 fn compile(path: &Path) -> Result<Option<String>> {
     let directory = tempfile::Builder::new().prefix("hutch-plugin-check-").tempdir()?;
     let loaded = runtime()?.block_on(machine::load(path, directory.path()))?;
-    Ok((loaded.state != PluginState::Enabled).then(|| loaded.reason))
+    Ok((loaded.state != PluginState::Enabled).then_some(loaded.reason))
 }
 
 /// A refusal with its causes and what to do about it.
@@ -169,9 +204,11 @@ pub(crate) fn explained(error: &BinaryError) -> String {
         BinaryError::Missing(interface) => format!(
             "add it to `exports` in the macro of the SDK (in another language: to the world) and implement {interface}"
         ),
-        BinaryError::NoManifest => "in Rust the macros of the SDK embed plugin.toml; for another language `hutch plugin new` shows \
+        BinaryError::NoManifest => {
+            "in Rust the macros of the SDK embed plugin.toml; for another language `hutch plugin new` shows \
                                     how the build embeds it"
-            .to_owned(),
+                .to_owned()
+        }
         BinaryError::Import(_) => {
             "a plugin may import hutch:host and WASI 0.2 without http; look for the dependency that wants it".to_owned()
         }

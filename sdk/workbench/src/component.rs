@@ -36,7 +36,9 @@ fn newest() -> Result<PathBuf> {
     let found: Vec<(SystemTime, PathBuf)> = places.flat_map(components).collect();
     match found.into_iter().max() {
         Some((_, path)) => Ok(path),
-        None => bail!("nothing was built here yet: build the plugin first (a project in Rust: cargo build), or name its file"),
+        None => bail!(
+            "nothing was built here yet: build the plugin first (a project in Rust: cargo build), or name its file"
+        ),
     }
 }
 

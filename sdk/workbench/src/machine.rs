@@ -60,7 +60,10 @@ fn options(path: &Path, state_dir: &Path) -> PluginHostOptions {
 
 async fn status(host: &PluginHost) -> Result<PluginStatus> {
     host.settled().await;
-    host.plugins().into_iter().next().context("the plugin host forgot the plugin")
+    host.plugins()
+        .into_iter()
+        .next()
+        .context("the plugin host forgot the plugin")
 }
 
 /// A plugin that can be called.
@@ -87,10 +90,17 @@ pub(crate) async fn start(path: &Path, dir: &Path) -> Result<Machine> {
         events: events.clone(),
     };
     let faults = Faults::new(Arc::new(HostBroker::new(config).await?));
-    let host = PluginHost::start(options(path, &state_dir), Arc::clone(&faults) as Arc<dyn Broker>, events)?;
+    let host = PluginHost::start(
+        options(path, &state_dir),
+        Arc::clone(&faults) as Arc<dyn Broker>,
+        events,
+    )?;
     let plugin = status(&host).await?;
     if plugin.state != PluginState::Enabled {
-        bail!("the plugin can't be used: {}; `hutch plugin check` says more", plugin.reason);
+        bail!(
+            "the plugin can't be used: {}; `hutch plugin check` says more",
+            plugin.reason
+        );
     }
     Ok(Machine { host, faults, plugin })
 }
@@ -100,5 +110,8 @@ fn keeper() -> PathBuf {
     if let Some(named) = std::env::var_os("HUTCH_KEEPER") {
         return PathBuf::from(named);
     }
-    std::env::current_exe().map_or_else(|_| PathBuf::from("hutch-keeper"), |own| own.with_file_name("hutch-keeper"))
+    std::env::current_exe().map_or_else(
+        |_| PathBuf::from("hutch-keeper"),
+        |own| own.with_file_name("hutch-keeper"),
+    )
 }

@@ -8,6 +8,7 @@ mod component;
 mod machine;
 mod new;
 mod scratch;
+mod serve;
 mod test;
 
 use std::process::ExitCode;
@@ -17,7 +18,12 @@ use clap::{Parser, Subcommand};
 
 /// The command line. As a part of `hutch plugin` it is shown as that.
 #[derive(Debug, Parser)]
-#[command(name = "hutch plugin", bin_name = "hutch plugin", version, about = "Write a plugin and prove it")]
+#[command(
+    name = "hutch plugin",
+    bin_name = "hutch plugin",
+    version,
+    about = "Write a plugin and prove it"
+)]
 struct Arguments {
     #[command(subcommand)]
     chore: Chore,
@@ -53,5 +59,8 @@ fn main() -> ExitCode {
 
 /// A runtime for what is asynchronous. Its threads are in the namespaces of the one that makes it.
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
 }

@@ -74,7 +74,10 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let name = name(&options.folder)?;
     let family = options.family.name();
-    let id = options.id.clone().unwrap_or_else(|| format!("org.example.{family}.{name}"));
+    let id = options
+        .id
+        .clone()
+        .unwrap_or_else(|| format!("org.example.{family}.{name}"));
     let sdk = match &options.sdk {
         None => "vendor/sdk/rust".to_owned(),
         Some(path) => {
@@ -104,7 +107,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             write(&options.folder.join("vendor").join(path), content)?;
         }
     }
-    println!("made {} ({id}), a {family} driver in {language}", options.folder.display());
+    println!(
+        "made {} ({id}), a {family} driver in {language}",
+        options.folder.display()
+    );
     println!("next: cd {} && {}", options.folder.display(), options.language.next());
     Ok(())
 }
@@ -115,7 +121,9 @@ fn name(folder: &Path) -> Result<String> {
     let good = name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && !name.ends_with('-')
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !good {
         bail!("{name:?} can't be the name of a driver: a letter, and at most 31 more of a-z, 0-9 and -");
     }
@@ -125,12 +133,17 @@ fn name(folder: &Path) -> Result<String> {
 /// The files below a folder, with their paths from there.
 fn below<'f>(files: &'f [(&str, &[u8])], folder: &str) -> Vec<(&'f str, &'f [u8])> {
     let inside = |path: &'f str| path.strip_prefix(folder)?.strip_prefix('/');
-    files.iter().filter_map(|(path, content)| Some((inside(path)?, *content))).collect()
+    files
+        .iter()
+        .filter_map(|(path, content)| Some((inside(path)?, *content)))
+        .collect()
 }
 
 fn filled(content: &[u8], values: &[(&str, &str)]) -> Result<Vec<u8>> {
     let text = std::str::from_utf8(content).context("a template is not text")?;
-    let text = values.iter().fold(text.to_owned(), |text, (key, value)| text.replace(key, value));
+    let text = values
+        .iter()
+        .fold(text.to_owned(), |text, (key, value)| text.replace(key, value));
     Ok(text.into_bytes())
 }
 
@@ -158,10 +171,16 @@ mod tests {
         for (path, content) in packed::TEMPLATES {
             let values = ["@name@", "@crate@", "@family@", "@id@", "@sdk@", "@machine@"].map(|key| (key, "x"));
             let text = String::from_utf8(filled(content, &values).unwrap()).unwrap();
-            let left = text.split('@').nth(1).filter(|word| word.chars().all(|c| c.is_ascii_lowercase()) && !word.is_empty());
+            let left = text
+                .split('@')
+                .nth(1)
+                .filter(|word| word.chars().all(|c| c.is_ascii_lowercase()) && !word.is_empty());
             assert_eq!(left, None, "{path}");
         }
-        let sdk = packed::VENDORED.iter().find(|(path, _)| *path == "sdk/rust/Cargo.toml").unwrap();
+        let sdk = packed::VENDORED
+            .iter()
+            .find(|(path, _)| *path == "sdk/rust/Cargo.toml")
+            .unwrap();
         let text = std::str::from_utf8(sdk.1).unwrap();
         assert!(!text.contains("workspace") && text.contains("wit-bindgen"), "{text}");
     }

@@ -19,9 +19,9 @@ const INSIDE: &str = "HUTCH_PLUGIN_SCRATCH";
 pub(crate) enum Filesystem {
     /// In memory
     Tmpfs,
-    /// On a loop device, with project quotas
+    /// On a loop device, with project quotas where the kernel has them
     Ext4,
-    /// On a loop device, with project quotas and reflinks
+    /// On a loop device, with reflinks, and with project quotas where the kernel has them
     Xfs,
     /// On a loop device, with reflinks
     Btrfs,
@@ -42,17 +42,18 @@ impl Filesystem {
     fn make(self) -> Option<(&'static str, &'static [&'static str])> {
         match self {
             Self::Tmpfs => None,
-            Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F", "-O", "quota,project", "-E", "lazy_itable_init=1,nodiscard"])),
+            Self::Ext4 => Some(("mkfs.ext4", &["-q", "-F"])),
             Self::Xfs => Some(("mkfs.xfs", &["-q", "-f", "-K"])),
             Self::Btrfs => Some(("mkfs.btrfs", &["-q", "-f", "-K"])),
         }
     }
 
-    fn options(self) -> &'static str {
+    /// How it is made so that trees can be limited, where that is another way, and how it is mounted then.
+    fn limited(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Ext4 | Self::Xfs => "loop,prjquota",
-            Self::Btrfs => "loop,user_subvol_rm_allowed",
-            Self::Tmpfs => "mode=755",
+            Self::Ext4 => Some(&["-O", "quota,project", "-E", "quotatype=prjquota"]),
+            Self::Xfs => Some(&[]),
+            Self::Tmpfs | Self::Btrfs => None,
         }
     }
 }
@@ -65,17 +66,30 @@ pub(crate) fn inside() -> Option<PathBuf> {
     std::env::var_os(INSIDE).map(PathBuf::from)
 }
 
+/// The network that a run is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Network {
+    /// One of its own, with the loopback interface alone
+    #[default]
+    Own,
+    /// The machine's, for what has to be fetched
+    Machine,
+}
+
 /// Runs this program again with the same arguments inside a scratch host and answers with its exit status.
 ///
 /// # Errors
 /// When this is not root, or the namespaces can't be made.
-pub(crate) fn enter() -> Result<ExitCode> {
+pub(crate) fn enter(network: Network) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("the scratch host has namespaces and mounts of its own, which takes root: run this as root (sudo)");
     }
     // Names of control groups and tables are made from the place, so that it must be no other run's.
     let place = format!("/run/hutch-plugin-{}", std::process::id());
-    let namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC;
+    if network == Network::Own {
+        namespaces |= UnshareFlags::NEWNET;
+    }
     #[allow(
         deprecated,
         reason = "the safe form: the flags that its successor is unsafe for are not used here"
@@ -98,38 +112,70 @@ pub(crate) fn enter() -> Result<ExitCode> {
 ///
 /// # Errors
 /// When something can't be mounted.
-pub(crate) fn furnish(place: &Path) -> Result<()> {
+pub(crate) fn furnish(place: &Path, network: Network) -> Result<()> {
     // It is the first process of its namespace: when it ends, so do all.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("can't keep mounts to this process")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, None).context("can't mount /proc")?;
-    // Nothing in it is the machine's, which may have the addresses of its name servers there.
+    let servers = name_servers()?;
+    // Nothing in it is the machine's, but for the addresses of name servers where those are needed.
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", "/run", "tmpfs", flags, Some(c"mode=755")).context("can't mount a file system in memory")?;
     std::fs::create_dir(place).with_context(|| format!("can't create {}", place.display()))?;
-    run("ip", &["link", "set", "lo", "up"])
+    match (network, servers) {
+        (Network::Own, _) => run("ip", &["link", "set", "lo", "up"]),
+        (Network::Machine, Some((at, text))) => {
+            let folder = at.parent().unwrap_or(Path::new("/run"));
+            std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
+            std::fs::write(&at, text).with_context(|| format!("can't write {}", at.display()))
+        }
+        (Network::Machine, None) => Ok(()),
+    }
 }
 
-/// Mounts an empty file system of this kind at `at`.
+/// The file with the addresses of name servers (resolv.conf(5)), where it lies below `/run`, and what is in it.
+fn name_servers() -> Result<Option<(PathBuf, Vec<u8>)>> {
+    let Ok(at) = std::fs::canonicalize("/etc/resolv.conf") else {
+        return Ok(None);
+    };
+    if !at.starts_with("/run") {
+        return Ok(None);
+    }
+    let text = std::fs::read(&at).with_context(|| format!("can't read {}", at.display()))?;
+    Ok(Some((at, text)))
+}
+
+/// Mounts an empty file system of this kind at `at`, with project quotas in force where it and the kernel have them. Answers with
+/// what to tell of it.
 ///
 /// # Errors
 /// When it can't be made or mounted, with what the programs said.
-pub(crate) fn filesystem(kind: Filesystem, at: &Path) -> Result<()> {
+pub(crate) fn filesystem(kind: Filesystem, at: &Path) -> Result<String> {
     std::fs::create_dir_all(at).with_context(|| format!("can't create {}", at.display()))?;
     let target = at.display().to_string();
     let Some((program, options)) = kind.make() else {
-        return run("mount", &["-t", "tmpfs", "-o", kind.options(), "tmpfs", &target]);
+        run("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &target])?;
+        return Ok(kind.name().to_owned());
     };
-    let image = at.with_extension("image");
-    let file = std::fs::File::create(&image).with_context(|| format!("can't create {}", image.display()))?;
-    file.set_len(LOOP_BYTES)?;
-    drop(file);
-    let image = image.display().to_string();
-    run(program, &[options, &[image.as_str()]].concat())?;
-    run("mount", &["-t", kind.name(), "-o", kind.options(), &image, &target])
-        .context("a loop device is needed; --filesystem tmpfs goes without")
+    let file = at.with_extension("image");
+    let image = file.display().to_string();
+    let made = |more: &[&str], mounted: &str| -> Result<()> {
+        let sparse = std::fs::File::create(&file).with_context(|| format!("can't create {image}"))?;
+        sparse.set_len(LOOP_BYTES)?;
+        run(program, &[options, more, &[image.as_str()]].concat())?;
+        run("mount", &["-t", kind.name(), "-o", mounted, &image, &target])
+    };
+    let limited = kind.limited().map(|more| made(more, "loop,prjquota"));
+    if let Some(Ok(())) = limited {
+        return Ok(format!("{} with project quotas", kind.name()));
+    }
+    made(&[], "loop").context("a loop device is needed; --filesystem tmpfs goes without")?;
+    Ok(match limited {
+        Some(_) => format!("{} without project quotas, which this kernel has not", kind.name()),
+        None => kind.name().to_owned(),
+    })
 }
 
 /// Runs a program to its end.
@@ -140,7 +186,12 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<()> {
         .with_context(|| format!("can't run {program}, which is needed"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {} failed ({}): {}", arguments.join(" "), output.status, said.trim());
+        bail!(
+            "{program} {} failed ({}): {}",
+            arguments.join(" "),
+            output.status,
+            said.trim()
+        );
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `test`: the conformance suite against one plugin, on a scratch host.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,13 +9,17 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use hutch_conformance::{Case, Report, Stand};
+use hutch_conformance::{Case, Report, Stand, Wanted};
 use hutch_driver::Drivers;
+use serde::Deserialize;
 
 use crate::component::Which;
 use crate::machine::Machine;
-use crate::scratch::Filesystem;
-use crate::{machine, runtime, scratch};
+use crate::scratch::{Filesystem, Network};
+use crate::{machine, runtime, scratch, serve};
+
+/// The file in which a project says how its driver is tried.
+const PROJECT: &str = "conformance.toml";
 
 /// How the results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,6 +52,18 @@ pub(crate) struct Options {
     /// An option of each pool, network or request of the run
     #[arg(long = "option", value_name = "KEY=VALUE", value_parser = pair)]
     options: Vec<(String, String)>,
+    /// An image that the source has, by its name there
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
+    /// The server that the source is asked for; none where it has no servers
+    #[arg(long, value_name = "URL", conflicts_with = "serve")]
+    server: Option<String>,
+    /// Serve this folder over HTTP on the scratch host, and ask the source for that server
+    #[arg(long, value_name = "FOLDER")]
+    serve: Option<PathBuf>,
+    /// The network of the scratch host; the machine's is for sources that fetch from elsewhere, and images are built only there
+    #[arg(long, default_value = "own")]
+    network: Network,
     /// How the results are written
     #[arg(long, default_value = "text")]
     format: Format,
@@ -66,26 +83,91 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// When the suite can't be run.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     match scratch::inside() {
-        None => scratch::enter(),
+        None => scratch::enter(options.network),
         Some(place) => {
             let path = options.which.path()?;
-            scratch::furnish(&place)?;
-            runtime()?.block_on(suite(options, &path, &place))
+            let surroundings = Surroundings::read(options)?;
+            scratch::furnish(&place, options.network)?;
+            runtime()?.block_on(suite(options, surroundings, &path, &place))
         }
     }
 }
 
-async fn suite(options: &Options, path: &Path, place: &Path) -> Result<ExitCode> {
+/// What a project says of how its driver is tried, in `conformance.toml` beside its manifest. The command line goes before it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Surroundings {
+    /// Options of each pool, network or request.
+    options: BTreeMap<String, String>,
+    /// An image that the source has.
+    image: Option<String>,
+    /// The server that it is asked for.
+    server: Option<String>,
+    /// A folder that is served.
+    serve: Option<PathBuf>,
+}
+
+impl Surroundings {
+    fn read(options: &Options) -> Result<Self> {
+        let mut read: Self = match std::fs::read_to_string(PROJECT) {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("{PROJECT} is not what it should be"))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+            Err(error) => return Err(error).context(format!("can't read {PROJECT}")),
+        };
+        read.options.extend(options.options.iter().cloned());
+        if options.server.is_some() || options.serve.is_some() {
+            read.server.clone_from(&options.server);
+            read.serve.clone_from(&options.serve);
+        }
+        read.image = options.image.clone().or(read.image);
+        if let Some(folder) = &read.serve {
+            let found = std::fs::canonicalize(folder).with_context(|| format!("can't find {}", folder.display()))?;
+            read.serve = Some(found);
+        }
+        Ok(read)
+    }
+
+    /// What an image source is asked for, with the server running where there is one.
+    async fn image(&self) -> Result<Option<Wanted>> {
+        let Some(name) = self.image.clone() else {
+            return Ok(None);
+        };
+        let server = match &self.serve {
+            Some(folder) => serve::start(folder.clone()).await?,
+            None => self.server.clone().unwrap_or_default(),
+        };
+        Ok(Some(Wanted {
+            server,
+            name,
+            folder: self.serve.clone(),
+        }))
+    }
+}
+
+async fn suite(options: &Options, told: Surroundings, path: &Path, place: &Path) -> Result<ExitCode> {
     let machine = machine::start(path, place).await?;
-    let (stand, surroundings) = stand(options, &machine, place)?;
-    let wanted = |case: &Case| options.filter.as_ref().is_none_or(|text| case.id.contains(text.as_str()));
+    let (mut stand, surroundings) = stand(options, &machine, place)?;
+    stand.image = told.image().await?;
+    stand.options = told.options;
+    stand.builds = options.network == Network::Machine;
+    let wanted = |case: &Case| {
+        options
+            .filter
+            .as_ref()
+            .is_none_or(|text| case.id.contains(text.as_str()))
+    };
     let cases: Vec<Case> = hutch_conformance::suite(&stand).into_iter().filter(wanted).collect();
     if options.list {
-        cases.iter().for_each(|case| println!("{:<48} {}", case.id, case.proves));
+        cases
+            .iter()
+            .for_each(|case| println!("{:<48} {}", case.id, case.proves));
         return Ok(ExitCode::SUCCESS);
     }
     if cases.is_empty() {
-        bail!("no case has {:?} in its id; --list shows them", options.filter.as_deref().unwrap_or_default());
+        bail!(
+            "no case has {:?} in its id; --list shows them",
+            options.filter.as_deref().unwrap_or_default()
+        );
     }
     let lines = options.format == Format::Text || options.output.is_some();
     let mut report = Report {
@@ -123,13 +205,12 @@ fn stand(options: &Options, machine: &Machine, place: &Path) -> Result<(Stand, S
     let usual = if limits { Filesystem::Ext4 } else { Filesystem::Tmpfs };
     let filesystem = options.filesystem.unwrap_or(usual);
     let scratch = place.join("scratch");
-    scratch::filesystem(filesystem, &scratch)?;
+    let surroundings = scratch::filesystem(filesystem, &scratch)?;
     let drivers = Arc::clone(&machine.host) as Arc<dyn Drivers>;
     let mut stand = Stand::new(drivers, Arc::clone(&machine.faults), &plugin.family, name, scratch);
     stand.abilities.clone_from(&plugin.abilities);
     stand.permissions.clone_from(&plugin.requested);
-    stand.options = options.options.iter().cloned().collect();
-    Ok((stand, filesystem.name().to_owned()))
+    Ok((stand, surroundings))
 }
 
 fn write(options: &Options, report: &Report, lines: bool) -> Result<()> {

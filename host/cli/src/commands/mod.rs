@@ -1,6 +1,7 @@
 //! The commands, by what they are about.
 
 pub(crate) mod admin;
+pub(crate) mod author;
 pub(crate) mod common;
 pub(crate) mod configure;
 pub(crate) mod console;

@@ -178,7 +178,9 @@ impl Action {
             Self::PoolCreate => Ok(pool.open_pool().await?),
             Self::PoolDelete => {
                 let left = pool.names()?;
-                ensure(left.is_empty(), || format!("{when}: the pool's directory still holds {left:?}"))
+                ensure(left.is_empty(), || {
+                    format!("{when}: the pool's directory still holds {left:?}")
+                })
             }
             Self::PoolReconcile => {
                 pool.lacks(&c("stranger"), when).await?;
@@ -373,14 +375,17 @@ impl Action {
                 (Err(refused), Some(_)) if refused.error.is("not-granted") => {}
                 (Err(refused), _) => return fail(format!("without the permission {name}: {refused}")),
                 (Ok(()), Some(function)) => {
-                    return fail(format!("without the permission {name}, {function} was refused and the call succeeded"));
+                    return fail(format!(
+                        "without the permission {name}, {function} was refused and the call succeeded"
+                    ));
                 }
                 (Ok(()), None) => {}
             }
             if let Err(refused) = self.act(&pool, &valid).await {
                 return fail(format!("with the permission {name} again: {refused}"));
             }
-            self.check(stand, &pool, &format!("with the permission {name} again")).await?;
+            self.check(stand, &pool, &format!("with the permission {name} again"))
+                .await?;
         }
         Ok(())
     }
@@ -408,7 +413,9 @@ impl Action {
             let left = pool.names()?;
             ensure(left.len() <= most, || format!("{when}: too much is left: {left:?}"))?;
             let again = pool.reconcile(&valid).await?;
-            ensure(again.is_empty(), || format!("{when}: the second time it removes {again:?}"))?;
+            ensure(again.is_empty(), || {
+                format!("{when}: the second time it removes {again:?}")
+            })?;
             if self == Self::EndFill {
                 pool.fill(&image(1), "filled").await?;
             }
@@ -438,7 +445,9 @@ impl Action {
         }
         let left = pool.names()?;
         let more: Vec<_> = left.iter().filter(|name| !most.contains(name)).collect();
-        ensure(left.len() <= most.len(), || format!("after ten times there is more in the pool: {more:?}"))
+        ensure(left.len() <= most.len(), || {
+            format!("after ten times there is more in the pool: {more:?}")
+        })
     }
 }
 

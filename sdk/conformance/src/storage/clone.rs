@@ -52,7 +52,11 @@ async fn outlives(stand: &Stand) -> Outcome {
 async fn missing(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
     let one = pool.add_container("c1", "one").await?;
-    refused(pool.copy(&c("nobody"), None, &c("copy"), false).await, &["not-found"], "copying what is not there")?;
+    refused(
+        pool.copy(&c("nobody"), None, &c("copy"), false).await,
+        &["not-found"],
+        "copying what is not there",
+    )?;
     if stand.can("snapshot") {
         let answer = pool.copy(&one, Some("nobody"), &c("copy"), false).await;
         refused(answer, &["not-found"], "copying a snapshot that is not there")?;
@@ -62,7 +66,10 @@ async fn missing(stand: &Stand) -> Outcome {
 
 async fn taken(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
-    let (one, two) = (pool.add_container("c1", "one").await?, pool.add_container("c2", "two").await?);
+    let (one, two) = (
+        pool.add_container("c1", "one").await?,
+        pool.add_container("c2", "two").await?,
+    );
     let answer = pool.copy(&one, None, &two, false).await;
     refused(answer, &["already-exists"], "copying to a name that is taken")?;
     pool.says(&two, "two", "after a copy wanted its name").await
@@ -74,7 +81,9 @@ async fn plain(stand: &Stand) -> Outcome {
     let before = pool.read(&one).await?;
     pool.copy(&one, None, &c("copy"), true).await?;
     let plan = pool.mount(&c("copy")).await?;
-    ensure(plan.kind == "bind", || format!("the plan of a plain copy is of the kind {:?}", plan.kind))?;
+    ensure(plan.kind == "bind", || {
+        format!("the plan of a plain copy is of the kind {:?}", plan.kind)
+    })?;
     pool.holds(&c("copy"), &before, "compared with its source").await
 }
 
@@ -95,7 +104,8 @@ async fn concurrent(stand: &Stand) -> Outcome {
     for copy in &copies {
         pool.says(copy, "one", "made beside three others").await?;
     }
-    pool.says(&one, "one", "after four copies of it were made at once").await
+    pool.says(&one, "one", "after four copies of it were made at once")
+        .await
 }
 
 async fn names(stand: &Stand) -> Outcome {

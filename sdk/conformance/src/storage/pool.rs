@@ -22,7 +22,9 @@ async fn completes(stand: &Stand) -> Outcome {
     let pool = Pool::fresh(stand).await?;
     let once = &pool.pool.config;
     let twice = pool.validate(once).await?;
-    ensure(*once == twice, || format!("{once:?} became {twice:?} when it was validated again"))?;
+    ensure(*once == twice, || {
+        format!("{once:?} became {twice:?} when it was validated again")
+    })?;
     let lost = stand.options.iter().find(|(key, value)| once.get(*key) != Some(value));
     ensure(lost.is_none(), || format!("the option {lost:?} was changed or dropped"))
 }
@@ -46,13 +48,21 @@ async fn open_made(stand: &Stand) -> Outcome {
     for _ in 0..2 {
         pool.open_pool().await?;
     }
-    ensure(pool.names()? == before, || "opening the pool changed what lies in it".to_owned())
+    ensure(pool.names()? == before, || {
+        "opening the pool changed what lies in it".to_owned()
+    })
 }
 
 async fn open_missing(stand: &Stand) -> Outcome {
     let pool = Pool::fresh(stand).await?;
-    refused(pool.open_pool().await, &["not-found", "invalid"], "opening an empty directory")?;
-    ensure(pool.names()?.is_empty(), || "opening made something in the directory".to_owned())
+    refused(
+        pool.open_pool().await,
+        &["not-found", "invalid"],
+        "opening an empty directory",
+    )?;
+    ensure(pool.names()?.is_empty(), || {
+        "opening made something in the directory".to_owned()
+    })
 }
 
 async fn space(stand: &Stand) -> Outcome {
@@ -77,7 +87,9 @@ async fn keeps(stand: &Stand) -> Outcome {
     let before = pool.read(&one).await?;
     for _ in 0..2 {
         let removed = pool.reconcile(&valid).await?;
-        ensure(removed.is_empty(), || format!("it removed what belongs there: {removed:?}"))?;
+        ensure(removed.is_empty(), || {
+            format!("it removed what belongs there: {removed:?}")
+        })?;
     }
     pool.holds(&one, &before, "after reconcile").await?;
     pool.mount(&empty).await?;
@@ -103,5 +115,7 @@ async fn tells(stand: &Stand) -> Outcome {
     ensure(!all.is_empty(), || "with nothing valid it removes nothing".to_owned())?;
     pool.delete_pool().await?;
     let left = pool.names()?;
-    ensure(left.is_empty(), || format!("the deleted pool's directory still holds {left:?}"))
+    ensure(left.is_empty(), || {
+        format!("the deleted pool's directory still holds {left:?}")
+    })
 }

@@ -7,8 +7,8 @@ use rustix::io::Errno;
 
 use super::action::quotas;
 use super::room::{Pool, c, system};
-use crate::case::{Case, Outcome, Stop, cases, ensure, fail, refused, skip};
 use crate::Stand;
+use crate::case::{Case, Outcome, Stop, cases, ensure, fail, refused, skip};
 
 pub(super) fn cases() -> Vec<Case> {
     cases! {
@@ -52,7 +52,9 @@ async fn fits(pool: &Pool, volume: &VolumeRef) -> Outcome<bool> {
 
 async fn enforced(stand: &Stand) -> Outcome {
     let (pool, one) = limited(stand).await?;
-    ensure(!fits(&pool, &one).await?, || format!("a volume limited to {LIMIT} bytes took {} more", 2 * LIMIT))
+    ensure(!fits(&pool, &one).await?, || {
+        format!("a volume limited to {LIMIT} bytes took {} more", 2 * LIMIT)
+    })
 }
 
 async fn lifted(stand: &Stand) -> Outcome {
@@ -68,7 +70,9 @@ async fn restored(stand: &Stand) -> Outcome {
     let (pool, one) = limited(stand).await?;
     pool.snapshot(&one, "s1", false).await?;
     pool.snapshot_restore(&one, "s1").await?;
-    ensure(!fits(&pool, &one).await?, || "the limit is gone after a restore".to_owned())
+    ensure(!fits(&pool, &one).await?, || {
+        "the limit is gone after a restore".to_owned()
+    })
 }
 
 async fn missing(stand: &Stand) -> Outcome {

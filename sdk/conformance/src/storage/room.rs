@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hutch_driver::storage::{PoolRef, StorageDriver, VolumeRef, VolumeState};
-use hutch_driver::{Call, DriverError, MountPlan, Options, Root};
+use hutch_driver::{Call, MountPlan, Options, Root};
 
-use crate::case::{Answer, Outcome, Refused, Stop, ensure, fail};
+use crate::case::{Answer, Outcome, Stop, ensure, fail, named};
 use crate::tree::{self, Tree};
 use crate::{Stand, plan};
 
@@ -54,11 +54,6 @@ pub(super) struct Pool {
     /// The pool's directory.
     pub(super) root: PathBuf,
     mountpoint: PathBuf,
-}
-
-/// Names the call that an error answered.
-fn named<T>(answer: Result<T, DriverError>, call: impl FnOnce() -> String) -> Answer<T> {
-    answer.map_err(|error| Refused { call: call(), error })
 }
 
 fn show(volume: &VolumeRef) -> String {
@@ -115,22 +110,34 @@ impl Pool {
     }
 
     pub(super) async fn validate(&self, config: &Options) -> Answer<Options> {
-        named(self.driver.validate(&self.call, config).await, || format!("pool.validate({config:?})"))
+        named(self.driver.validate(&self.call, config).await, || {
+            format!("pool.validate({config:?})")
+        })
     }
     pub(super) async fn create_pool(&self) -> Answer {
-        named(self.driver.create_pool(&self.call, &self.pool).await, || "pool.create".into())
+        named(self.driver.create_pool(&self.call, &self.pool).await, || {
+            "pool.create".into()
+        })
     }
     pub(super) async fn open_pool(&self) -> Answer {
-        named(self.driver.open_pool(&self.call, &self.pool).await, || "pool.open".into())
+        named(self.driver.open_pool(&self.call, &self.pool).await, || {
+            "pool.open".into()
+        })
     }
     pub(super) async fn delete_pool(&self) -> Answer {
-        named(self.driver.delete_pool(&self.call, &self.pool).await, || "pool.delete".into())
+        named(self.driver.delete_pool(&self.call, &self.pool).await, || {
+            "pool.delete".into()
+        })
     }
     pub(super) async fn reconcile(&self, valid: &[VolumeState]) -> Answer<Vec<String>> {
-        named(self.driver.reconcile(&self.call, &self.pool, valid).await, || "pool.reconcile".into())
+        named(self.driver.reconcile(&self.call, &self.pool, valid).await, || {
+            "pool.reconcile".into()
+        })
     }
     pub(super) async fn create(&self, v: &VolumeRef) -> Answer {
-        named(self.driver.create(&self.call, &self.pool, v).await, || format!("volume.create({})", show(v)))
+        named(self.driver.create(&self.call, &self.pool, v).await, || {
+            format!("volume.create({})", show(v))
+        })
     }
     /// The place to be filled.
     pub(super) async fn begin_fill(&self, v: &VolumeRef) -> Answer<hutch_driver::TreePath> {
@@ -142,33 +149,51 @@ impl Pool {
         named(answer, || format!("volume.end-fill({})", show(v)))
     }
     pub(super) async fn create_from_image(&self, image: &VolumeRef, v: &VolumeRef, plain: bool) -> Answer {
-        let answer = self.driver.create_from_image(&self.call, &self.pool, image, v, plain).await;
-        named(answer, || format!("volume.create-from-image({}, plain: {plain})", show(v)))
+        let answer = self
+            .driver
+            .create_from_image(&self.call, &self.pool, image, v, plain)
+            .await;
+        named(answer, || {
+            format!("volume.create-from-image({}, plain: {plain})", show(v))
+        })
     }
     pub(super) async fn delete(&self, v: &VolumeRef) -> Answer {
-        named(self.driver.delete(&self.call, &self.pool, v).await, || format!("volume.delete({})", show(v)))
+        named(self.driver.delete(&self.call, &self.pool, v).await, || {
+            format!("volume.delete({})", show(v))
+        })
     }
     pub(super) async fn rename(&self, v: &VolumeRef, new_name: &str) -> Answer {
         let answer = self.driver.rename(&self.call, &self.pool, v, new_name).await;
         named(answer, || format!("volume.rename({}, {new_name:?})", show(v)))
     }
     pub(super) async fn mount(&self, v: &VolumeRef) -> Answer<MountPlan> {
-        named(self.driver.mount(&self.call, &self.pool, v).await, || format!("volume.mount({})", show(v)))
+        named(self.driver.mount(&self.call, &self.pool, v).await, || {
+            format!("volume.mount({})", show(v))
+        })
     }
     pub(super) async fn usage(&self, v: &VolumeRef) -> Answer<Option<u64>> {
-        named(self.driver.usage(&self.call, &self.pool, v).await, || format!("volume.usage({})", show(v)))
+        named(self.driver.usage(&self.call, &self.pool, v).await, || {
+            format!("volume.usage({})", show(v))
+        })
     }
     pub(super) async fn snapshot(&self, v: &VolumeRef, name: &str, live: bool) -> Answer {
         let answer = self.driver.snapshot_create(&self.call, &self.pool, v, name, live).await;
-        named(answer, || format!("snapshot.create({}, {name:?}, live: {live})", show(v)))
+        named(answer, || {
+            format!("snapshot.create({}, {name:?}, live: {live})", show(v))
+        })
     }
     pub(super) async fn snapshot_delete(&self, v: &VolumeRef, name: &str) -> Answer {
         let answer = self.driver.snapshot_delete(&self.call, &self.pool, v, name).await;
         named(answer, || format!("snapshot.delete({}, {name:?})", show(v)))
     }
     pub(super) async fn snapshot_rename(&self, v: &VolumeRef, name: &str, new_name: &str) -> Answer {
-        let answer = self.driver.snapshot_rename(&self.call, &self.pool, v, name, new_name).await;
-        named(answer, || format!("snapshot.rename({}, {name:?}, {new_name:?})", show(v)))
+        let answer = self
+            .driver
+            .snapshot_rename(&self.call, &self.pool, v, name, new_name)
+            .await;
+        named(answer, || {
+            format!("snapshot.rename({}, {name:?}, {new_name:?})", show(v))
+        })
     }
     pub(super) async fn snapshot_restore(&self, v: &VolumeRef, name: &str) -> Answer {
         let answer = self.driver.snapshot_restore(&self.call, &self.pool, v, name).await;
@@ -179,8 +204,13 @@ impl Pool {
         named(answer, || format!("snapshot.mount({}, {name:?})", show(v)))
     }
     pub(super) async fn copy(&self, from: &VolumeRef, snapshot: Option<&str>, to: &VolumeRef, plain: bool) -> Answer {
-        let answer = self.driver.copy(&self.call, &self.pool, from, snapshot, to, false, plain).await;
-        named(answer, || format!("clone.copy({}, {snapshot:?}, {}, plain: {plain})", show(from), show(to)))
+        let answer = self
+            .driver
+            .copy(&self.call, &self.pool, from, snapshot, to, false, plain)
+            .await;
+        named(answer, || {
+            format!("clone.copy({}, {snapshot:?}, {}, plain: {plain})", show(from), show(to))
+        })
     }
     pub(super) async fn set_quota(&self, v: &VolumeRef, bytes: Option<u64>) -> Answer {
         let answer = self.driver.set_quota(&self.call, &self.pool, v, bytes).await;
@@ -227,7 +257,10 @@ impl Pool {
 
     /// Everything in a volume.
     pub(super) async fn read(&self, v: &VolumeRef) -> Outcome<Tree> {
-        self.with(v, |at| tree::read(at).map_err(|error| system("read the volume", &error))).await
+        self.with(v, |at| {
+            tree::read(at).map_err(|error| system("read the volume", &error))
+        })
+        .await
     }
 
     /// Everything in a snapshot.
@@ -250,7 +283,11 @@ impl Pool {
 
     /// Fails unless the snapshot's files say `mark`.
     pub(super) async fn snapshot_says(&self, v: &VolumeRef, name: &str, mark: &str, when: &str) -> Outcome {
-        says(&self.read_snapshot(v, name).await?, mark, &format!("the snapshot {name:?} of {} {when}", show(v)))
+        says(
+            &self.read_snapshot(v, name).await?,
+            mark,
+            &format!("the snapshot {name:?} of {} {when}", show(v)),
+        )
     }
 
     /// Fails unless there is no such volume.
@@ -280,17 +317,24 @@ fn absent(answer: Answer<MountPlan>, what: &str) -> Outcome {
 
 fn same(wanted: &Tree, found: &Tree, what: &str) -> Outcome {
     let difference = tree::difference(wanted, found);
-    ensure(difference.is_empty(), || format!("{what} is not what it was: {difference}"))
+    ensure(difference.is_empty(), || {
+        format!("{what} is not what it was: {difference}")
+    })
 }
 
 /// Fails unless the file that bears the mark says `mark`, and the file with a thousand of them all do.
 pub(super) fn says(tree: &Tree, mark: &str, what: &str) -> Outcome {
-    let text = |name: &str| tree.get(name).and_then(|entry| entry.splitn(5, ' ').nth(4)).unwrap_or("nothing");
+    let text = |name: &str| {
+        tree.get(name)
+            .and_then(|entry| entry.splitn(5, ' ').nth(4))
+            .unwrap_or("nothing")
+    };
     ensure(text("./etc/mark") == mark, || {
         format!("{what}: its file says {:?} and not {mark:?}", text("./etc/mark"))
     })?;
     let many = text("./etc/deep/er/file");
-    ensure(many.lines().count() == 1000 && many.lines().all(|line| line == mark), || {
-        format!("{what}: a large file in it is not whole")
-    })
+    ensure(
+        many.lines().count() == 1000 && many.lines().all(|line| line == mark),
+        || format!("{what}: a large file in it is not whole"),
+    )
 }

@@ -31,7 +31,9 @@ async fn point_in_time(stand: &Stand) -> Outcome {
     pool.write(&one, "second").await?;
     let kept = pool.read_snapshot(&one, "s1").await?;
     let difference = crate::tree::difference(&before, &kept);
-    ensure(difference.is_empty(), || format!("the snapshot is not what the volume was: {difference}"))?;
+    ensure(difference.is_empty(), || {
+        format!("the snapshot is not what the volume was: {difference}")
+    })?;
     pool.says(&one, "second", "after it was written to").await
 }
 
@@ -57,14 +59,20 @@ async fn missing(stand: &Stand) -> Outcome {
 
 async fn same_name(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
-    let (one, two) = (pool.add_container("c1", "one").await?, pool.add_container("c2", "two").await?);
+    let (one, two) = (
+        pool.add_container("c1", "one").await?,
+        pool.add_container("c2", "two").await?,
+    );
     let taken = tokio::join!(pool.snapshot(&one, "same", false), pool.snapshot(&two, "same", false));
     taken.0?;
     taken.1?;
-    pool.snapshot_says(&one, "same", "one", "beside one of its name").await?;
-    pool.snapshot_says(&two, "same", "two", "beside one of its name").await?;
+    pool.snapshot_says(&one, "same", "one", "beside one of its name")
+        .await?;
+    pool.snapshot_says(&two, "same", "two", "beside one of its name")
+        .await?;
     pool.snapshot_delete(&one, "same").await?;
-    pool.snapshot_says(&two, "same", "two", "after the other was deleted").await
+    pool.snapshot_says(&two, "same", "two", "after the other was deleted")
+        .await
 }
 
 async fn delete_missing(stand: &Stand) -> Outcome {
@@ -72,7 +80,8 @@ async fn delete_missing(stand: &Stand) -> Outcome {
     let one = pool.add_container("c1", "one").await?;
     pool.snapshot_delete(&one, "nobody").await?;
     pool.snapshot_delete(&c("nobody"), "s1").await?;
-    pool.says(&one, "one", "after a snapshot that it has not was deleted").await
+    pool.says(&one, "one", "after a snapshot that it has not was deleted")
+        .await
 }
 
 async fn delete_others(stand: &Stand) -> Outcome {
@@ -83,8 +92,10 @@ async fn delete_others(stand: &Stand) -> Outcome {
         pool.snapshot(&one, &format!("s{mark}"), false).await?;
     }
     pool.snapshot_delete(&one, "s2").await?;
-    pool.snapshot_says(&one, "s1", "1", "after a later one was deleted").await?;
-    pool.snapshot_says(&one, "s3", "3", "after an earlier one was deleted").await?;
+    pool.snapshot_says(&one, "s1", "1", "after a later one was deleted")
+        .await?;
+    pool.snapshot_says(&one, "s3", "3", "after an earlier one was deleted")
+        .await?;
     pool.says(&one, "3", "after a snapshot of it was deleted").await?;
     pool.snapshot_delete(&one, "s1").await?;
     pool.snapshot_delete(&one, "s3").await?;
@@ -105,9 +116,15 @@ async fn rename_taken(stand: &Stand) -> Outcome {
     pool.write(&one, "second").await?;
     pool.snapshot(&one, "s2", false).await?;
     let answer = pool.snapshot_rename(&one, "s1", "s2").await;
-    refused(answer, &["already-exists"], "renaming a snapshot to a name that is taken")?;
-    pool.snapshot_says(&one, "s1", "first", "after it was not renamed").await?;
-    pool.snapshot_says(&one, "s2", "second", "after another one wanted its name").await
+    refused(
+        answer,
+        &["already-exists"],
+        "renaming a snapshot to a name that is taken",
+    )?;
+    pool.snapshot_says(&one, "s1", "first", "after it was not renamed")
+        .await?;
+    pool.snapshot_says(&one, "s2", "second", "after another one wanted its name")
+        .await
 }
 
 async fn there_and_back(stand: &Stand) -> Outcome {
@@ -123,7 +140,8 @@ async fn there_and_back(stand: &Stand) -> Outcome {
         pool.write(&one, "between").await?;
     }
     for mark in ["1", "2", "3"] {
-        pool.snapshot_says(&one, &format!("s{mark}"), mark, "after all were restored").await?;
+        pool.snapshot_says(&one, &format!("s{mark}"), mark, "after all were restored")
+            .await?;
     }
     Ok(())
 }
@@ -131,7 +149,11 @@ async fn there_and_back(stand: &Stand) -> Outcome {
 async fn restore_missing(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
     let one = pool.add_container("c1", "one").await?;
-    refused(pool.snapshot_restore(&one, "nobody").await, &["not-found"], "restoring what is not there")?;
+    refused(
+        pool.snapshot_restore(&one, "nobody").await,
+        &["not-found"],
+        "restoring what is not there",
+    )?;
     pool.says(&one, "one", "after it was not restored").await
 }
 
@@ -145,7 +167,9 @@ async fn mount_changes_nothing(stand: &Stand) -> Outcome {
     ensure(plan.upper.is_none() && plan.work.is_none(), || {
         format!("a snapshot is read-only, and its plan has a layer to be written to: {plan:?}")
     })?;
-    ensure(pool.names()? == names, || "asking for the plan changed what lies in the pool".to_owned())
+    ensure(pool.names()? == names, || {
+        "asking for the plan changed what lies in the pool".to_owned()
+    })
 }
 
 async fn longest(stand: &Stand) -> Outcome {
@@ -167,12 +191,33 @@ async fn hostile(stand: &Stand) -> Outcome {
     let before = pool.names()?;
     for name in HOSTILE {
         let what = |doing: &str| format!("{doing} with the name {name:?}");
-        refused(pool.snapshot(&one, name, false).await, &["invalid"], &what("snapshot.create"))?;
-        refused(pool.snapshot_delete(&one, name).await, &["invalid"], &what("snapshot.delete"))?;
-        refused(pool.snapshot_rename(&one, "s1", name).await, &["invalid"], &what("snapshot.rename"))?;
-        refused(pool.snapshot_restore(&one, name).await, &["invalid"], &what("snapshot.restore"))?;
-        refused(pool.snapshot_mount(&one, name).await, &["invalid"], &what("snapshot.mount"))?;
+        refused(
+            pool.snapshot(&one, name, false).await,
+            &["invalid"],
+            &what("snapshot.create"),
+        )?;
+        refused(
+            pool.snapshot_delete(&one, name).await,
+            &["invalid"],
+            &what("snapshot.delete"),
+        )?;
+        refused(
+            pool.snapshot_rename(&one, "s1", name).await,
+            &["invalid"],
+            &what("snapshot.rename"),
+        )?;
+        refused(
+            pool.snapshot_restore(&one, name).await,
+            &["invalid"],
+            &what("snapshot.restore"),
+        )?;
+        refused(
+            pool.snapshot_mount(&one, name).await,
+            &["invalid"],
+            &what("snapshot.mount"),
+        )?;
     }
     ensure(pool.names()? == before, || "something happened in the pool".to_owned())?;
-    pool.snapshot_says(&one, "s1", "one", "after all names were refused").await
+    pool.snapshot_says(&one, "s1", "one", "after all names were refused")
+        .await
 }

@@ -40,7 +40,11 @@ async fn other_origin(stand: &Stand) -> Outcome {
     let one = pool.add_container("c1", "one").await?;
     let other = pool.add_image(1, "other").await?;
     let exists = ["already-exists"];
-    refused(pool.create(&one).await, &exists, "making an empty volume in place of one with content")?;
+    refused(
+        pool.create(&one).await,
+        &exists,
+        "making an empty volume in place of one with content",
+    )?;
     let answer = pool.create_from_image(&other, &one, false).await;
     refused(answer, &exists, "making it from another image")?;
     pool.says(&one, "one", "after it was refused").await
@@ -75,13 +79,15 @@ async fn independent(stand: &Stand) -> Outcome {
     let (one, two) = (c("c1"), c("c2"));
     pool.create_from_image(&image, &one, false).await?;
     let before = pool.read(&one).await?;
-    pool.holds(&image, &before, "compared with a volume that was made from it").await?;
+    pool.holds(&image, &before, "compared with a volume that was made from it")
+        .await?;
     pool.write(&one, "one").await?;
     pool.create_from_image(&image, &two, false).await?;
     pool.holds(&two, &before, "made after another one was changed").await?;
     pool.write(&two, "two").await?;
     pool.says(&one, "one", "after another one was changed").await?;
-    pool.holds(&image, &before, "after volumes that were made from it were changed").await
+    pool.holds(&image, &before, "after volumes that were made from it were changed")
+        .await
 }
 
 async fn outlives(stand: &Stand) -> Outcome {
@@ -92,13 +98,18 @@ async fn outlives(stand: &Stand) -> Outcome {
     pool.lacks(&image(0), "after it was deleted").await?;
     pool.holds(&one, &before, "after its image was deleted").await?;
     pool.reconcile(&[super::room::state(&one, &[])]).await?;
-    pool.holds(&one, &before, "after its image was deleted and the pool reconciled").await
+    pool.holds(&one, &before, "after its image was deleted and the pool reconciled")
+        .await
 }
 
 async fn from_missing(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
     let answer = pool.create_from_image(&image(9), &c("c1"), false).await;
-    refused(answer, &["not-found"], "making a volume from an image that is not there")?;
+    refused(
+        answer,
+        &["not-found"],
+        "making a volume from an image that is not there",
+    )?;
     pool.lacks(&c("c1"), "whose image is not there").await
 }
 
@@ -107,7 +118,9 @@ async fn plain(stand: &Stand) -> Outcome {
     let image = pool.add_image(0, "image").await?;
     pool.create_from_image(&image, &c("c1"), true).await?;
     let plan = pool.mount(&c("c1")).await?;
-    ensure(plan.kind == "bind", || format!("the plan of a plain volume is of the kind {:?}", plan.kind))?;
+    ensure(plan.kind == "bind", || {
+        format!("the plan of a plain volume is of the kind {:?}", plan.kind)
+    })?;
     pool.says(&c("c1"), "image", "made plain").await
 }
 
@@ -115,12 +128,18 @@ async fn concurrent(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
     let image = pool.add_image(0, "image").await?;
     let volumes: Vec<_> = (0..8).map(|number| c(&format!("c{number}"))).collect();
-    try_join_all(volumes.iter().map(|volume| pool.create_from_image(&image, volume, false))).await?;
+    try_join_all(
+        volumes
+            .iter()
+            .map(|volume| pool.create_from_image(&image, volume, false)),
+    )
+    .await?;
     for volume in &volumes {
         pool.says(volume, "image", "made beside seven others").await?;
     }
     try_join_all(volumes.iter().map(|volume| pool.delete(volume))).await?;
-    pool.says(&image, "image", "after all volumes made from it were deleted at once").await
+    pool.says(&image, "image", "after all volumes made from it were deleted at once")
+        .await
 }
 
 async fn concurrent_name(stand: &Stand) -> Outcome {
@@ -131,7 +150,8 @@ async fn concurrent_name(stand: &Stand) -> Outcome {
         let made = tokio::join!(pool.create_from_image(&image, &container, false), pool.create(&custom));
         made.0?;
         made.1?;
-        pool.says(&container, "image", "made while a custom volume of its name was").await?;
+        pool.says(&container, "image", "made while a custom volume of its name was")
+            .await?;
         pool.mount(&custom).await?;
         let deleted = tokio::join!(pool.delete(&container), pool.delete(&custom));
         deleted.0?;
@@ -149,7 +169,9 @@ async fn fill_again(stand: &Stand) -> Outcome {
     let second = pool.begin_fill(&image).await?;
     let place = crate::plan::place(&pool.call, &second)?;
     let left = std::fs::read_dir(&place).map_err(|error| super::room::system("look where begin-fill says", &error))?;
-    ensure(left.count() == 0, || "what was written before is still there".to_owned())?;
+    ensure(left.count() == 0, || {
+        "what was written before is still there".to_owned()
+    })?;
     write_at(&pool, &second, "second")?;
     pool.end_fill(&image).await?;
     pool.says(&image, "second", "filled the second time").await
@@ -161,22 +183,38 @@ async fn fill_unfinished(stand: &Stand) -> Outcome {
     pool.fill(&image, "half").await?;
     pool.lacks(&image, "while it is being filled").await?;
     let answer = pool.create_from_image(&image, &c("c1"), false).await;
-    refused(answer, &["not-found"], "making a volume from an image that is being filled")?;
+    refused(
+        answer,
+        &["not-found"],
+        "making a volume from an image that is being filled",
+    )?;
     pool.delete(&image).await?;
     let answer = pool.end_fill(&image).await;
-    refused(answer, &["not-found"], "finishing a volume that was deleted while it was being filled")
+    refused(
+        answer,
+        &["not-found"],
+        "finishing a volume that was deleted while it was being filled",
+    )
 }
 
 async fn fill_not_begun(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
-    refused(pool.end_fill(&image(0)).await, &["not-found"], "end-fill without begin-fill")?;
+    refused(
+        pool.end_fill(&image(0)).await,
+        &["not-found"],
+        "end-fill without begin-fill",
+    )?;
     pool.lacks(&image(0), "that was never filled").await
 }
 
 async fn fill_existing(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
     let image = pool.add_image(0, "image").await?;
-    refused(pool.begin_fill(&image).await, &["already-exists"], "filling a volume that is there")?;
+    refused(
+        pool.begin_fill(&image).await,
+        &["already-exists"],
+        "filling a volume that is there",
+    )?;
     pool.says(&image, "image", "after begin-fill was refused").await
 }
 
@@ -197,7 +235,9 @@ async fn delete_again(stand: &Stand) -> Outcome {
     pool.delete(&one).await?;
     pool.create(&one).await?;
     let tree = pool.read(&one).await?;
-    ensure(tree.len() == 1, || "a new volume has the content of a deleted one".to_owned())?;
+    ensure(tree.len() == 1, || {
+        "a new volume has the content of a deleted one".to_owned()
+    })?;
     if stand.can("snapshot") {
         pool.lacks_snapshot(&one, "s1", "made anew").await?;
     }
@@ -206,21 +246,36 @@ async fn delete_again(stand: &Stand) -> Outcome {
 
 async fn rename_missing(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
-    refused(pool.rename(&c("nobody"), "somebody").await, &["not-found"], "renaming what is not there")?;
+    refused(
+        pool.rename(&c("nobody"), "somebody").await,
+        &["not-found"],
+        "renaming what is not there",
+    )?;
     pool.lacks(&c("somebody"), "whose name nobody had").await
 }
 
 async fn rename_taken(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
-    let (one, two) = (pool.add_container("c1", "one").await?, pool.add_container("c2", "two").await?);
-    refused(pool.rename(&one, "c2").await, &["already-exists"], "renaming to a name that is taken")?;
+    let (one, two) = (
+        pool.add_container("c1", "one").await?,
+        pool.add_container("c2", "two").await?,
+    );
+    refused(
+        pool.rename(&one, "c2").await,
+        &["already-exists"],
+        "renaming to a name that is taken",
+    )?;
     pool.says(&one, "one", "after it was not renamed").await?;
     pool.says(&two, "two", "after another one wanted its name").await
 }
 
 async fn mount_missing(stand: &Stand) -> Outcome {
     let pool = Pool::made(stand).await?;
-    refused(pool.mount(&c("nobody")).await, &["not-found"], "mounting what is not there")?;
+    refused(
+        pool.mount(&c("nobody")).await,
+        &["not-found"],
+        "mounting what is not there",
+    )?;
     refused(pool.usage(&c("nobody")).await, &["not-found"], "asking what it uses").or_else(|stop| {
         // Nothing is what nothing uses.
         let nothing = matches!(&stop, crate::Stop::Fail(reason) if reason.contains("succeeded"));
@@ -236,7 +291,9 @@ async fn mount_repeated(stand: &Stand) -> Outcome {
         let again = pool.mount(&one).await?;
         ensure(plan == again, || format!("the plan was {plan:?}, and then {again:?}"))?;
     }
-    ensure(pool.names()? == names, || "asking for the plan changed what lies in the pool".to_owned())
+    ensure(pool.names()? == names, || {
+        "asking for the plan changed what lies in the pool".to_owned()
+    })
 }
 
 async fn usage(stand: &Stand) -> Outcome {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::client::{ApiPath, Progress};
+use crate::commands::author::AuthorCommand;
 use crate::context::{Context, Target};
 use crate::edit;
 use crate::error::{Error, Result};
@@ -57,6 +58,8 @@ pub(crate) enum PluginCommand {
         #[arg(short = 'n', long, value_name = "COUNT")]
         lines: Option<usize>,
     },
+    #[command(flatten)]
+    Author(AuthorCommand),
 }
 
 /// How permissions are named.
@@ -111,6 +114,7 @@ impl PluginCommand {
     /// Does it.
     pub(crate) async fn run(self, ctx: &Context) -> Result<()> {
         match self {
+            Self::Author(command) => command.run(),
             Self::List(args) => list(ctx, args).await,
             Self::Info { plugin, format } => info(ctx, &plugin, &format).await,
             Self::Install(args) => install::install(ctx, args).await,

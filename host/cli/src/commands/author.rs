@@ -1,0 +1,63 @@
+//! `plugin new | check | test`: what the author of a plugin works with. It is a program of its own beside this one, which has the
+//! WebAssembly engine in it, and becomes this process.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::{Args, Subcommand};
+
+use crate::error::{Error, Result};
+
+/// The program.
+const PROGRAM: &str = "hutch-plugin-dev";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthorCommand {
+    /// Make a folder with a driver that builds, to begin from
+    #[command(disable_help_flag = true)]
+    New(Rest),
+    /// Check that a file is a plugin, and that it requests what it imports
+    #[command(disable_help_flag = true)]
+    Check(Rest),
+    /// Run the conformance suite against a plugin, on a scratch host
+    #[command(disable_help_flag = true)]
+    Test(Rest),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rest {
+    /// As --help of the command says
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+impl AuthorCommand {
+    /// Becomes the program that does it. Returns only when that is not there.
+    pub(crate) fn run(self) -> Result<()> {
+        let (name, rest) = match self {
+            Self::New(rest) => ("new", rest),
+            Self::Check(rest) => ("check", rest),
+            Self::Test(rest) => ("test", rest),
+        };
+        let program = program();
+        let source = Command::new(&program).arg(name).args(rest.arguments).exec();
+        let path = program.display();
+        Err(if source.kind() == std::io::ErrorKind::NotFound {
+            let message = format!("{path} is not there: it is installed beside hutch for those who write plugins");
+            Error::usage(message)
+        } else {
+            Error::Io {
+                what: format!("cannot start {path}"),
+                source,
+            }
+        })
+    }
+}
+
+/// The program beside this one.
+fn program() -> PathBuf {
+    let beside = std::env::current_exe().map(|own| own.with_file_name(OsStr::new(PROGRAM)));
+    beside.unwrap_or_else(|_| PathBuf::from(PROGRAM))
+}

@@ -1,0 +1,75 @@
+//! Our own drivers against the conformance suite, as their authors run it.
+
+use anyhow::{Context, Result, ensure};
+use hutch_tests::programs::Programs;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs `hutch plugin test` and answers with its report. Fails where the suite could not be run.
+pub(crate) fn report(plugin: &Path, more: &[&str]) -> Result<Value> {
+    let programs = Programs::from_environment()?;
+    let output = Command::new(&programs.cli)
+        .args(["plugin", "test"])
+        .arg(plugin)
+        .args(["--format", "json"])
+        .args(more)
+        .env("HUTCH_KEEPER", &programs.keeper)
+        .output()
+        .context("can't run hutch")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value =
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{}: no report: {said}", plugin.display()))?;
+    ensure!(
+        output.status.success() == count(&report, "failed").is_empty(),
+        "the exit status {} is another than the report's: {said}",
+        output.status
+    );
+    Ok(report)
+}
+
+/// The cases that ended so, each with its reason.
+pub(crate) fn count(report: &Value, verdict: &str) -> Vec<String> {
+    let results = report["results"].as_array().into_iter().flatten();
+    let ended = results.filter(|result| result["verdict"] == verdict);
+    ended
+        .map(|result| format!("{}: {}", result["id"], result["reason"]))
+        .collect()
+}
+
+fn passes(name: &str, more: &[&str], least: usize) -> Result<()> {
+    let programs = Programs::from_environment()?;
+    let report = report(&programs.plugins.join(format!("{name}.wasm")), more)?;
+    let (passed, failed) = (count(&report, "passed"), count(&report, "failed"));
+    ensure!(failed.is_empty(), "{name} {more:?}: {failed:#?}");
+    ensure!(
+        passed.len() >= least,
+        "{name} {more:?}: only {} cases were shown",
+        passed.len()
+    );
+    for skipped in count(&report, "skipped") {
+        println!("{name} {more:?}: skipped {skipped}");
+    }
+    Ok(())
+}
+
+#[test]
+fn storage_dir_conforms_on_every_file_system() -> Result<()> {
+    for filesystem in ["tmpfs", "ext4", "xfs", "btrfs"] {
+        passes("storage-dir", &["--filesystem", filesystem], 120)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn storage_overlay_conforms_on_every_file_system() -> Result<()> {
+    for filesystem in ["tmpfs", "ext4", "xfs", "btrfs"] {
+        passes("storage-overlay", &["--filesystem", filesystem], 120)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn network_bridge_conforms() -> Result<()> {
+    passes("network-bridge", &[], 45)
+}
