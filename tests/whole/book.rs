@@ -13,10 +13,11 @@ fn commands(page: &str) -> String {
         match (line, inside) {
             ("```sh", _) => inside = true,
             ("```", true) => inside = false,
-            (line, true) => {
-                script.push_str(line);
-                script.push('\n');
-            }
+            (line, true) => match line.strip_prefix("! ") {
+                // A shell that ends at the first failure does not mind that one is missing.
+                Some(fails) => script.push_str(&format!("if {fails}; then exit 9; fi\n")),
+                None => script.push_str(&format!("{line}\n")),
+            },
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
 //! Tests of the whole, by concern. Each starts a daemon of its own, in a directory and a network namespace of its own, and
 //! drives it over its socket. See the crate's documentation for how they are run.
 
+mod author;
 mod book;
 mod broken;
 mod clients;

@@ -64,7 +64,11 @@ impl Snapshot for Dir {
         let (restored, replaced) = (places.home.join(RESTORED), places.home.join(REPLACED));
         host.fs_copy_tree(&snapshot.join("rootfs"), &restored)?;
         host.fs_rename(&places.tree(), &replaced)?;
-        host.fs_rename(&restored, &places.tree())?;
+        if let Err(error) = host.fs_rename(&restored, &places.tree()) {
+            // The volume is what it was. Where even that fails, the next call finds it so.
+            let _ = host.fs_rename(&replaced, &places.tree());
+            return Err(error);
+        }
         host.fs_discard(&replaced)?;
         match note.quota {
             Some(bytes) => host.fs_set_quota(&places.tree(), Some(bytes)),

@@ -7,6 +7,7 @@ A file is a whole image: metadata.yaml and rootfs/ in one archive. The host fetc
 """
 
 import json
+import re
 
 from componentize_py_types import Err
 from wit_world import exports
@@ -16,6 +17,9 @@ from wit_world.imports.hutch_image_types import Image, ImageFile, Request
 
 # The largest index that is read, in bytes.
 MAX_INDEX = 4 << 20
+# The deepest nesting of an index. What is parsed recursively would use up the stack, which WebAssembly has little of.
+MAX_DEPTH = 16
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 
 def refuse(code: str, message: str) -> Err:
@@ -30,6 +34,18 @@ def check(request: Request) -> None:
         raise refuse("invalid", "a server is needed: its address stands before the image's name")
 
 
+def too_deep(document: bytes) -> bool:
+    depth = 0
+    for token in TOKEN.finditer(document):
+        if token.group() in (b"[", b"{"):
+            depth += 1
+        elif token.group() in (b"]", b"}"):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
 def index(server: str) -> list:
     """The entries of the server's index. What is not one is the server's fault, and is told as that."""
     address = f"{server}/index.json"
@@ -39,10 +55,12 @@ def index(server: str) -> list:
         raise refuse("not-found", f"{server} has no index.json")
     if response.status != 200:
         raise refuse("unavailable", f"{address} is answered with the status {response.status}")
+    if too_deep(response.body):
+        raise refuse("io", f"{address} is not an index of images")
     try:
         entries = json.loads(response.body)["images"]
         return [entry for entry in entries if isinstance(entry, dict)]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise refuse("io", f"{address} is not an index of images")
 
 

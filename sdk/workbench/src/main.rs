@@ -1,10 +1,12 @@
-//! What the author of a plugin works with. `hutch plugin new | check | test` start this program, which lies beside them.
+//! What the author of a plugin works with. `hutch plugin new | check | test | bench | dev` start this program, which lies beside them.
 //!
 //! It is a program of its own: it has the WebAssembly engine and the broker in it, which the command line must not carry, and it
 //! does to the machine what a daemon in service should not have code for. It needs no daemon.
 
+mod bench;
 mod check;
 mod component;
+mod dev;
 mod machine;
 mod new;
 mod scratch;
@@ -38,6 +40,10 @@ enum Chore {
     Check(check::Options),
     /// Run the conformance suite against a plugin, on a scratch host (as root)
     Test(test::Options),
+    /// Measure what a call of the plugin costs, on a scratch host (as root)
+    Bench(bench::Options),
+    /// Build, check and try the plugin of this folder whenever a file changes (trying it takes root)
+    Dev(dev::Options),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +56,8 @@ fn main() -> ExitCode {
         Chore::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
         Chore::Check(options) => check::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Bench(options) => bench::run(&options),
+        Chore::Dev(options) => dev::run(&options),
     };
     done.unwrap_or_else(|error: anyhow::Error| {
         eprintln!("hutch plugin: {error:#}");

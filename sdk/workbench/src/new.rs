@@ -15,12 +15,18 @@ mod packed {
 enum Family {
     /// Pools of volumes
     Storage,
+    /// Networks and the interfaces of instances
+    Network,
+    /// Where images come from
+    Image,
 }
 
 impl Family {
     fn name(self) -> &'static str {
         match self {
             Self::Storage => "storage",
+            Self::Network => "network",
+            Self::Image => "image",
         }
     }
 }
@@ -30,12 +36,15 @@ impl Family {
 enum Language {
     /// With the SDK and cargo
     Rust,
+    /// With componentize-py; an image source
+    Python,
 }
 
 impl Language {
     fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
+            Self::Python => "python",
         }
     }
 
@@ -43,6 +52,9 @@ impl Language {
     fn next(self) -> &'static str {
         match self {
             Self::Rust => "cargo build && hutch plugin check && sudo hutch plugin test",
+            Self::Python => {
+                "pip install componentize-py && python3 build.py && hutch plugin check && sudo hutch plugin test"
+            }
         }
     }
 }
@@ -62,7 +74,7 @@ pub(crate) struct Options {
     /// The plugin's id, a reversed domain name of yours; org.example.FAMILY.NAME otherwise
     #[arg(long)]
     id: Option<String>,
-    /// Use the SDK in this folder (sdk/rust of Hutch's tree) instead of a copy in the new one
+    /// Of a project in Rust: use the SDK in this folder (sdk/rust of Hutch's tree) instead of a copy in the new one
     #[arg(long, value_name = "FOLDER")]
     sdk: Option<PathBuf>,
 }
@@ -95,24 +107,46 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ("@sdk@", &sdk),
         ("@machine@", &machine),
     ];
-    std::fs::create_dir(&options.folder).with_context(|| format!("can't create {}", options.folder.display()))?;
     let language = options.language.name();
-    for template in [language.to_owned(), format!("{language}-{family}")] {
-        for (path, content) in below(packed::TEMPLATES, &template) {
-            write(&options.folder.join(path), &filled(content, &values)?)?;
-        }
+    let template = below(packed::TEMPLATES, &format!("{language}-{family}"));
+    if template.is_empty() {
+        bail!("there is no template for a {family} driver in {language}: `--language rust` has one for every family");
     }
-    if options.sdk.is_none() {
-        for (path, content) in packed::VENDORED {
-            write(&options.folder.join("vendor").join(path), content)?;
-        }
+    let shared = below(packed::TEMPLATES, language);
+    let data = below(packed::TEMPLATES, &format!("{family}-testdata"));
+    std::fs::create_dir(&options.folder).with_context(|| format!("can't create {}", options.folder.display()))?;
+    for (path, content) in shared.into_iter().chain(template).chain(data) {
+        write(&options.folder.join(path), &filled(content, &values)?)?;
     }
+    vendor(options, family)?;
     println!(
         "made {} ({id}), a {family} driver in {language}",
         options.folder.display()
     );
     println!("next: cd {} && {}", options.folder.display(), options.language.next());
     Ok(())
+}
+
+/// Writes what the project is built against, so that it needs nothing of ours: for Rust the SDK with all interfaces, for Python the
+/// interfaces of its family.
+fn vendor(options: &Options, family: &str) -> Result<()> {
+    match options.language {
+        Language::Rust if options.sdk.is_some() => Ok(()),
+        Language::Rust => {
+            let below = options.folder.join("vendor");
+            let mut files = packed::VENDORED.iter();
+            files.try_for_each(|(path, content)| write(&below.join(path), content))
+        }
+        Language::Python => {
+            for package in ["host", family] {
+                for (path, content) in below(packed::VENDORED, &format!("wit/{package}")) {
+                    let file = Path::new(path).file_name().context("a file has a name")?;
+                    write(&options.folder.join("wit/deps").join(package).join(file), content)?;
+                }
+            }
+            Ok(())
+        }
+    }
 }
 
 /// The driver's name: the last part of the folder's path.

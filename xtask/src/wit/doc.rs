@@ -129,7 +129,7 @@ fn interface_text(body: &[&str]) -> String {
     }
     let mut out = String::new();
     if !types.is_empty() {
-        let _ = writeln!(out, "```wit\n{}```\n", types);
+        let _ = writeln!(out, "```wit\n{types}```\n");
     }
     if !functions.is_empty() {
         let _ = writeln!(out, "{functions}");

@@ -1,4 +1,4 @@
-//! `plugin new | check | test`: what the author of a plugin works with. It is a program of its own beside this one, which has the
+//! `plugin new | check | test | bench | dev`: what the author of a plugin works with. It is a program of its own beside this one, which has the
 //! WebAssembly engine in it, and becomes this process.
 
 use std::ffi::{OsStr, OsString};
@@ -24,6 +24,12 @@ pub(crate) enum AuthorCommand {
     /// Run the conformance suite against a plugin, on a scratch host
     #[command(disable_help_flag = true)]
     Test(Rest),
+    /// Measure what a call of a plugin costs, on a scratch host
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
+    /// Build, check and try the plugin of this folder whenever a file changes
+    #[command(disable_help_flag = true)]
+    Dev(Rest),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +46,8 @@ impl AuthorCommand {
             Self::New(rest) => ("new", rest),
             Self::Check(rest) => ("check", rest),
             Self::Test(rest) => ("test", rest),
+            Self::Bench(rest) => ("bench", rest),
+            Self::Dev(rest) => ("dev", rest),
         };
         let program = program();
         let source = Command::new(&program).arg(name).args(rest.arguments).exec();

@@ -190,7 +190,15 @@ async fn option(stand: &Stand) -> Outcome {
 }
 
 /// Codes for what a server did wrong.
-const TOLD: [&str; 6] = ["not-found", "io", "unavailable", "invalid", "not-granted", "limit"];
+const TOLD: [&str; 7] = [
+    "not-found",
+    "io",
+    "unavailable",
+    "invalid",
+    "not-requested",
+    "not-granted",
+    "limit",
+];
 
 async fn server(stand: &Stand) -> Outcome {
     let source = Source::of(stand)?;

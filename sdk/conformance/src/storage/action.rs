@@ -240,6 +240,27 @@ impl Action {
         }
     }
 
+    /// What must be so after the call failed and nobody has repeated it: nothing that was there is lost.
+    async fn intact(self, stand: &Stand, pool: &Pool, when: &str) -> Outcome {
+        let volume = c("c1");
+        let now = if stand.can("snapshot") { "second" } else { "first" };
+        match self {
+            Self::PoolCreate | Self::PoolDelete | Self::Create | Self::EndFill | Self::Delete => Ok(()),
+            Self::FromImage | Self::FromImagePlain => pool.says(&image(0), "image", when).await,
+            Self::Snapshot => pool.says(&volume, "first", when).await,
+            // As it was, or restored.
+            Self::SnapshotRestore => match pool.says(&volume, "first", when).await {
+                Ok(()) => Ok(()),
+                Err(_) => pool.says(&volume, now, when).await,
+            },
+            Self::Rename => match pool.says(&c("c2"), now, when).await {
+                Ok(()) => Ok(()),
+                Err(_) => pool.says(&volume, now, when).await,
+            },
+            _ => pool.says(&volume, now, when).await,
+        }
+    }
+
     /// What makes the call as if it had never been, where it makes something.
     async fn undo(self, pool: &Pool) -> Option<Answer> {
         Some(match self {
@@ -281,7 +302,9 @@ impl Action {
             ),
             Case::new(
                 format!("{id}.host-error"),
-                format!("{words} tells each error of the host's, and succeeds when it is repeated"),
+                format!(
+                    "{words} tells each error of the host's, loses nothing by it, and succeeds when it is repeated"
+                ),
                 move |stand| Box::pin(self.host_error(stand)),
             ),
             Case::new(
@@ -350,7 +373,7 @@ impl Action {
             match answer {
                 // What could not be done was not needed: then all must be as if it had been.
                 Ok(()) => self.check(stand, &pool, &when).await?,
-                Err(refused) if refused.error.is(INJECTED) => {}
+                Err(refused) if refused.error.is(INJECTED) => self.intact(stand, &pool, &when).await?,
                 Err(refused) => return fail(format!("{when}, and the driver told another error: {refused}")),
             }
             if let Err(refused) = self.act(&pool, &valid).await {

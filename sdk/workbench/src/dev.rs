@@ -1,0 +1,157 @@
+//! `dev`: builds, checks and tries a project again whenever one of its files changes.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// How long nothing must change before a build begins, in milliseconds: editors write several files, and each more than once.
+const QUIET: u8 = 100;
+
+/// Directories that hold what is made, or what is not the author's.
+const SKIPPED: [&str; 5] = [
+    "target",
+    "vendor",
+    "__pycache__",
+    "wit_world",
+    "componentize_py_async_support",
+];
+
+/// What `dev` may be told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Build and check only: do not try the driver, which takes root
+    #[arg(long)]
+    no_test: bool,
+    /// All cases of the suite instead of the quick ones
+    #[arg(long)]
+    all: bool,
+}
+
+/// Goes on until it is interrupted.
+///
+/// # Errors
+/// When this folder is no project, or can't be watched.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let build = build_command()?;
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch files")?;
+    loop {
+        watch_below(&watch, Path::new("."))?;
+        round(options, &build)?;
+        println!("dev: waiting for a change");
+        wait(&watch)?;
+    }
+}
+
+/// What builds the project in this folder.
+fn build_command() -> Result<Vec<&'static str>> {
+    if Path::new("Cargo.toml").exists() {
+        Ok(vec!["cargo", "build"])
+    } else if Path::new("build.py").exists() {
+        Ok(vec!["python3", "build.py"])
+    } else {
+        bail!("this folder is no project of a plugin: it has neither Cargo.toml nor build.py")
+    }
+}
+
+/// Builds, checks and tries it, as far as that goes. What fails has said why.
+fn round(options: &Options, build: &[&str]) -> Result<()> {
+    let own = std::env::current_exe().context("can't find this program")?;
+    let own = own.to_string_lossy().into_owned();
+    let check = vec![own.as_str(), "check", "--quick"];
+    let mut test = vec![own.as_str(), "test"];
+    if !options.all {
+        test.push("--quick");
+    }
+    let mut steps = vec![build.to_vec(), check];
+    if !options.no_test {
+        steps.push(test);
+    }
+    for step in steps {
+        let (program, arguments) = step.split_first().context("a step has a program")?;
+        let status = Command::new(program)
+            .args(arguments)
+            .status()
+            .with_context(|| format!("can't run {program}"))?;
+        if !status.success() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Watches a directory and those below it. One that is watched already stays so.
+fn watch_below(watch: &Inotify, directory: &Path) -> Result<()> {
+    let events = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVED_FROM;
+    watch
+        .add_watch(directory, events)
+        .with_context(|| format!("can't watch {}", directory.display()))?;
+    let entries = std::fs::read_dir(directory).with_context(|| format!("can't list {}", directory.display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let ours = !name.to_string_lossy().starts_with('.') && !SKIPPED.iter().any(|skipped| name == *skipped);
+        if ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            watch_below(watch, &entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a change of something that the author writes, and then until nothing changes any more.
+fn wait(watch: &Inotify) -> Result<()> {
+    let mut changed = false;
+    loop {
+        let mut ready = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        let time = if changed {
+            PollTimeout::from(QUIET)
+        } else {
+            PollTimeout::NONE
+        };
+        if poll(&mut ready, time).context("can't wait for changes")? == 0 {
+            return Ok(());
+        }
+        let events = watch.read_events().context("can't read what changed")?;
+        changed |= events.iter().any(|event| event.name.as_deref().is_none_or(matters));
+    }
+}
+
+/// Whether a file's change asks for a build: not what builds make, nor what editors leave for a moment.
+fn matters(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let made = name.ends_with(".wasm") || name == "Cargo.lock" || SKIPPED.contains(&&*name);
+    !(made || name.starts_with('.') || name.ends_with('~'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_build_makes_starts_no_build() {
+        for name in ["shelf.wasm", "Cargo.lock", ".lib.rs.swp", "lib.rs~", "target"] {
+            assert!(!matters(OsStr::new(name)), "{name}");
+        }
+        for name in ["lib.rs", "plugin.toml", "app.py", "index.json"] {
+            assert!(matters(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_noticed_in_a_folder_below() {
+        let project = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(project.path().join("src/deep")).unwrap();
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).unwrap();
+        watch_below(&watch, project.path()).unwrap();
+        std::fs::write(project.path().join("src/deep/lib.rs"), "").unwrap();
+        wait(&watch).unwrap();
+    }
+}
