@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{Either, select};
-use hutch_broker::{Broker, CallContext, Permissions, Request, Response};
+use hutch_broker::{Broker, CallContext, Grants, Permissions, Request, Response};
 use hutch_driver::DriverError;
 use tokio::sync::watch;
 
@@ -234,7 +234,10 @@ impl Faults {
         permission: Permission,
     ) -> std::result::Result<Response, DriverError> {
         let mut subject = (*cx.subject).clone();
-        permission.remove(&mut subject.grants.granted);
+        let mut granted = Permissions::clone(&subject.grants.granted.get());
+        permission.remove(&mut granted);
+        // Of this request's own: the plugin's is shared by all calls.
+        subject.grants = Grants::new(subject.grants.requested, granted);
         let poorer = CallContext {
             subject: Arc::new(subject),
             ..cx.clone()

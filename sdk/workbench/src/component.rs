@@ -29,7 +29,10 @@ impl Which {
 }
 
 /// The newest component that cargo or componentize-py left here.
-fn newest() -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn newest() -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let built = ["debug", "release"].map(|profile| target.join("wasm32-wasip2").join(profile));
     let places = built.iter().map(PathBuf::as_path).chain([Path::new(".")]);

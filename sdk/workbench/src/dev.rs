@@ -7,8 +7,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use hutch_plugin::binary;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::component;
 
 /// How long nothing must change before a build begins, in milliseconds: editors write several files, and each more than once.
 const QUIET: u8 = 100;
@@ -31,6 +34,9 @@ pub(crate) struct Options {
     /// All cases of the suite instead of the quick ones
     #[arg(long)]
     all: bool,
+    /// Bring what passed into use in the running daemon, with all that it asks for granted
+    #[arg(long)]
+    reload: bool,
 }
 
 /// Goes on until it is interrupted.
@@ -62,9 +68,9 @@ fn build_command() -> Result<Vec<&'static str>> {
 /// Builds, checks and tries it, as far as that goes. What fails has said why.
 fn round(options: &Options, build: &[&str]) -> Result<()> {
     let own = std::env::current_exe().context("can't find this program")?;
-    let own = own.to_string_lossy().into_owned();
-    let check = vec![own.as_str(), "check", "--quick"];
-    let mut test = vec![own.as_str(), "test"];
+    let name = own.to_string_lossy().into_owned();
+    let check = vec![name.as_str(), "check", "--quick"];
+    let mut test = vec![name.as_str(), "test"];
     if !options.all {
         test.push("--quick");
     }
@@ -79,10 +85,31 @@ fn round(options: &Options, build: &[&str]) -> Result<()> {
             .status()
             .with_context(|| format!("can't run {program}"))?;
         if !status.success() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
+    if options.reload { reload(&own) } else { Ok(()) }
+}
+
+/// Has the daemon use the plugin that was built: as an upgrade where it has one of this id.
+fn reload(own: &Path) -> Result<()> {
+    let file = component::newest()?;
+    let bytes = std::fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+    let id = binary::inspect(&bytes)?.manifest.id;
+    let hutch = |arguments: &[&OsStr]| {
+        let mut command = Command::new(own.with_file_name("hutch"));
+        command.arg("plugin").args(arguments);
+        command
+    };
+    let (id, yes) = (OsStr::new(&id), OsStr::new("--yes"));
+    let info = hutch(&[OsStr::new("info"), id]).output().context("can't run hutch")?;
+    let mut command = if info.status.success() {
+        hutch(&[OsStr::new("upgrade"), id, file.as_os_str(), yes])
+    } else {
+        hutch(&[OsStr::new("install"), file.as_os_str(), yes])
+    };
+    // What it failed with, it has said.
+    command.status().map(|_| ()).context("can't run hutch")
 }
 
 /// Watches a directory and those below it. One that is watched already stays so.
