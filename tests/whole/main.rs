@@ -34,4 +34,5 @@ mod restart;
 mod snapshots;
 mod socket;
 mod storage;
+mod syscalls;
 mod templates;
