@@ -214,6 +214,27 @@ fn a_link_in_a_volume_leads_a_driver_nowhere() -> Result<()> {
 }
 
 #[test]
+fn a_snapshot_is_never_what_an_earlier_one_has_left() -> Result<()> {
+    let faulty = with_pool()?;
+    let mut client = faulty.daemon.client();
+    client.run("POST", "/1.0/instances", &victim("victim"))?;
+    let (path, body) = ("/1.0/instances/victim/snapshots", json!({ "name": "s1" }));
+    faulty.fault(BROKEN, "snapshot.create", "own-error")?;
+    faulty.fault(BROKEN, "snapshot.delete", "own-error")?;
+    client.refused("POST", path, &body)?;
+    // As long as it can't be removed there is no other of its name.
+    faulty.fault(BROKEN, "snapshot.create", "")?;
+    let (_, message) = client.refused("POST", path, &body)?;
+    is_blamed(&message, STORAGE, "victim/s1", "left of an earlier snapshot")?;
+    client.run("POST", path, &json!({ "name": "s2" }))?;
+    faulty.fault(BROKEN, "snapshot.delete", "")?;
+    client.run("POST", path, &body)?;
+    let list = client.get(path)?;
+    ensure!(list.as_array().is_some_and(|list| list.len() == 2), "{list}");
+    Ok(())
+}
+
+#[test]
 fn a_deletion_that_failed_does_not_come_back() -> Result<()> {
     let mut faulty = with_pool()?;
     let mut client = faulty.daemon.client();

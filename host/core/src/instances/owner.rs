@@ -1,5 +1,6 @@
 //! The owner of an instance: the one task that changes it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hutch_api::Timestamp;
@@ -42,6 +43,9 @@ pub struct Owner {
     pub(crate) half_renewed: Option<Open>,
     /// A renaming, to this name, that failed and could not be taken back yet.
     pub(crate) half_renamed: Option<(Open, String)>,
+    /// Snapshots that failed and could not be taken back: the volume may have them, and no record does. What is left of them at
+    /// the next start goes when the pool is cleaned up.
+    pub(crate) spoilt_snapshots: BTreeSet<String>,
     /// As it was when a profile changed that it could not follow because of these two.
     pub(crate) behind: Option<Arc<View>>,
     /// Stops that were asked for.
@@ -81,6 +85,7 @@ impl Owner {
             moving_to: None,
             half_renewed: None,
             half_renamed: None,
+            spoilt_snapshots: BTreeSet::new(),
             behind: None,
             stops: Vec::new(),
             restarts: Vec::new(),

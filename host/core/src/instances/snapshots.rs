@@ -206,6 +206,7 @@ impl Owner {
         let pool = self.core.open_pool(&self.record.pool).await?;
         pool.require("snapshot")?;
         self.close_files().await;
+        self.clear_spoilt(&pool, &name).await?;
         let entry = Entry::SnapshotCreate {
             project: self.record.project.clone(),
             name: self.record.name.clone(),
@@ -225,12 +226,14 @@ impl Owner {
         }
         self.core.journal.step(&entry, "volume");
         if let Err(error) = made {
-            let undone = pool
-                .driver
-                .snapshot_delete(&call, &pool.reference(), &volume, &name)
-                .await;
-            if let Err(error) = undone {
-                tracing::warn!(instance = self.record.name, %error, "a snapshot that failed could not be taken back");
+            self.spoilt_snapshots.insert(name.clone());
+            if let Err(error) = self.clear_spoilt(&pool, &name).await {
+                let error = error.report();
+                tracing::warn!(
+                    instance = self.record.name,
+                    error,
+                    "a snapshot that failed could not be taken back"
+                );
             }
             self.core.journal.done(entry, Transaction::new()).await?;
             return Err(Error::driver(format!("making snapshot {}/{name}", self.record.name))(
@@ -253,6 +256,25 @@ impl Owner {
         self.snapshots.push(Arc::new(record));
         self.publish();
         self.tell_snapshot("instance-snapshot-created", &name);
+        Ok(())
+    }
+
+    /// Removes what is left of a snapshot of this name that failed, so that its content is not taken for the new one's.
+    async fn clear_spoilt(&mut self, pool: &OpenPool, name: &str) -> Result<()> {
+        if !self.spoilt_snapshots.contains(name) {
+            return Ok(());
+        }
+        let (call, volume) = (pool.call(None), instance_volume(&self.record));
+        let action = format!(
+            "removing what is left of an earlier snapshot {}/{name}",
+            self.record.name
+        );
+        let removed = pool
+            .driver
+            .snapshot_delete(&call, &pool.reference(), &volume, name)
+            .await;
+        removed.map_err(Error::driver(action))?;
+        self.spoilt_snapshots.remove(name);
         Ok(())
     }
 
