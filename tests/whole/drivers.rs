@@ -419,6 +419,7 @@ fn warnings_are_acknowledged_and_removed() -> Result<()> {
     let mut faulty = with_pool()?;
     let trap = configuration(&storage_file()?, "\"fault.pool.open\" = \"trap\"")?;
     faulty.restart(&trap)?;
+    has_status(&mut faulty.daemon.client(), BROKEN, "Unavailable")?;
     let of_pool = |faulty: &Faulty| -> Result<Option<Value>> {
         let all = faulty.daemon.client().get("/1.0/warnings?recursion=1")?;
         let mut all = all.as_array().context("no list")?.clone().into_iter();
@@ -452,6 +453,7 @@ fn warnings_are_acknowledged_and_removed() -> Result<()> {
     ensure!(client.get(&path)?["status"] == "acknowledged");
     // What was said of it is remembered for as long as the same is wrong.
     faulty.restart(&trap)?;
+    has_status(&mut faulty.daemon.client(), BROKEN, "Unavailable")?;
     let mut client = faulty.daemon.client();
     ensure!(client.get(&path)?["status"] == "acknowledged");
     client.sync("PUT", &path, &json!({ "status": "new" }))?;
@@ -461,6 +463,7 @@ fn warnings_are_acknowledged_and_removed() -> Result<()> {
     is_missing(&mut client, "GET", &path)?;
     is_missing(&mut client, "DELETE", &path)?;
     faulty.restart(&trap)?;
+    has_status(&mut faulty.daemon.client(), BROKEN, "Unavailable")?;
     ensure!(of_pool(&faulty)?.is_none(), "it is back, with nothing new to say");
     // Another trouble of the same pool is another thing to be told.
     faulty.restart(&configuration(&storage_file()?, "\"fault.pool.reconcile\" = \"exit\"")?)?;

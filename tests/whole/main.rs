@@ -36,3 +36,4 @@ mod socket;
 mod storage;
 mod syscalls;
 mod templates;
+mod workers;

@@ -55,8 +55,10 @@ fn main() -> ExitCode {
         return code;
     }
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(hutch_plugin::SUBCOMMAND) {
-        return hutch_plugin::compile_child_main(arguments);
+    match arguments.next().as_deref() {
+        Some(hutch_plugin::SUBCOMMAND) => return hutch_plugin::compile_child_main(arguments),
+        Some(hutch_plugin::WORKER_SUBCOMMAND) => return hutch_plugin::worker_main(arguments),
+        _ => {}
     }
     hutch_sys::memory::limit_heaps(HEAPS);
     match run(&Arguments::parse()) {

@@ -37,6 +37,8 @@ wasmtime::component::bindgen!({
     ",
     world: "hutch:plugin-host/everything",
     imports: { default: async | trappable },
+    // Parameters and answers travel to and from plugins that run in a process of their own (`worker/`).
+    additional_derives: [serde::Serialize, serde::Deserialize],
 });
 
 pub use hutch::{host, image, network, storage};

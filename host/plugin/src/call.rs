@@ -4,56 +4,29 @@
 //! zone, a watched database); they will stand beside [`Plugin::call`] and share everything below it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hutch_broker::CallContext;
 use hutch_driver::{Call, DriverError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::AcquireError;
 use tokio::time::Instant;
 use tracing::Instrument;
 use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
-use wasmtime::{Store, Trap};
 
 use crate::bindings::host::types::Error as GuestError;
-use crate::export::{Answer, Export, Exports};
-use crate::functions::HostFault;
+use crate::code::Code;
+use crate::desk::HostDesk;
+use crate::export::{Export, Exports};
+use crate::harm::{Failure, Fault, MAX_MESSAGE};
 use crate::health::QuarantinePolicy;
 use crate::log::{CallLog, one_line};
-use crate::plugin::{Plugin, Ready};
-use crate::state::{Bounds, CallState, GuestClock, on_tick};
+use crate::plugin::{Place, Plugin};
 
 /// How long a call may go on after its host functions were given up, so that the guest can tidy up and say why it failed.
 const GRACE: Duration = Duration::from_secs(2);
-/// Bytes that a guest may pass to the host in one function, and answer with. Strings that overlap in its memory count as
-/// often as they are named.
-const MAX_TRANSFER: usize = 16 << 20;
-/// What wasmtime says of a transfer beyond that, for which it has no type of its own.
-const TOO_MUCH_DATA: &str = "fuel allocated for hostcalls has been exhausted";
-/// Handles of component-model resources that an instance may hold: streams and the like, of which it needs a few.
-const MAX_HANDLES: usize = 1024;
-/// Bounds of an error that a guest makes up.
-const MAX_CODE: usize = 128;
-const MAX_MESSAGE: usize = 2048;
-const MAX_DETAILS: usize = 16;
-
-/// How a call failed, and whether the plugin is to blame in a way that counts towards its quarantine.
-struct Failure {
-    error: DriverError,
-    fault: bool,
-}
-
-impl Failure {
-    fn fault(code: &str, message: String) -> Self {
-        Self {
-            error: DriverError::new(code, message),
-            fault: true,
-        }
-    }
-
-    fn plain(error: DriverError) -> Self {
-        Self { error, fault: false }
-    }
-}
-
 impl Plugin {
     /// Calls a function of the plugin for `call`. `target` names what it works on, finer than the call's object where
     /// parts of the object can be worked on side by side; `pick` chooses the function; `check` makes of its answer what the
@@ -67,8 +40,8 @@ impl Plugin {
         check: impl FnOnce(T) -> Result<U, String> + Send,
     ) -> Result<U, DriverError>
     where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
-        T: ComponentType + Lift + Send + Sync + 'static,
+        P: ComponentNamedList + Lower + Serialize + Send + Sync + 'static,
+        T: ComponentType + Lift + DeserializeOwned + Send + Sync + 'static,
     {
         let started = std::time::Instant::now();
         let log = Arc::new(CallLog::new(Arc::clone(&self.standing.log), &call.object));
@@ -102,8 +75,8 @@ impl Plugin {
         log: &Arc<CallLog>,
     ) -> Result<U, Failure>
     where
-        P: ComponentNamedList + Lower + Send + Sync + 'static,
-        T: ComponentType + Lift + Send + Sync + 'static,
+        P: ComponentNamedList + Lower + Serialize + Send + Sync + 'static,
+        T: ComponentType + Lift + DeserializeOwned + Send + Sync + 'static,
     {
         let limits = &self.manifest.limits;
         let ready = self.ready().await.map_err(Failure::plain)?;
@@ -113,36 +86,41 @@ impl Plugin {
             Failure::plain(DriverError::new("unsupported", message))
         })?;
         tracing::Span::current().record("function", export.name);
+        let here = matches!(ready.place, Place::Here(_));
         let _turn = self
-            .turn(&target, export.name, deadline)
+            .turn(&target, export.name, deadline, here)
             .await
             .map_err(Failure::plain)?;
 
-        let clock = Arc::new(GuestClock::new(limits.cpu_time.0));
-        let bounds = Bounds {
-            memory: usize::try_from(limits.memory.0).unwrap_or(usize::MAX),
-            deadline,
-        };
         let cx = self.context(call, log);
         let cancel = CancelOnDrop(cx.call.cancel.clone());
-        let lingering = Arc::clone(&self.shared.lingering);
-        let broker = Arc::clone(&self.shared.broker);
-        let state = CallState::new(Arc::new(cx), broker, lingering, target, Arc::clone(&clock), bounds);
-        let mut store = new_store(self.shared.runtime.engine(), state);
-        let guest = self
-            .shared
-            .runtime
-            .ticking(&clock, Box::pin(guest(&ready, export, &mut store, params)));
-        let outcome = tokio::time::timeout_at(deadline + GRACE, guest).await;
+        let desk = Arc::new(HostDesk {
+            cx: Arc::new(cx),
+            broker: Arc::clone(&self.shared.broker),
+            deadline,
+            lingering: Arc::clone(&self.shared.lingering),
+            target,
+            denials: AtomicU64::new(0),
+        });
+        let outcome = match &ready.place {
+            Place::Here(code) => {
+                let guest = self.guest(code, export, params, Arc::clone(&desk));
+                tokio::time::timeout_at(deadline + GRACE, guest).await
+            }
+            Place::Worker(worker) => {
+                let guest = worker.call(export, params, Arc::clone(&desk));
+                tokio::time::timeout_at(deadline + GRACE, guest).await
+            }
+        };
         drop(cancel);
-        self.standing.counters.denied(store.data().denials);
+        self.standing.counters.denied(desk.denials.load(Ordering::Relaxed));
         match outcome {
-            Ok(Ok((Ok(answer),))) => check(answer).map_err(|reason| {
+            Ok(Ok(Ok(answer))) => check(answer).map_err(|reason| {
                 let message = format!("{} gave an invalid answer: {reason}", export.name);
                 Failure::fault("internal", one_line(&message, MAX_MESSAGE))
             }),
-            Ok(Ok((Err(error),))) => Err(Failure::plain(self.guest_error(error))),
-            Ok(Err(error)) => Err(self.classify(export.name, &error, store.data())),
+            Ok(Ok(Err(error))) => Err(Failure::plain(self.guest_error(error))),
+            Ok(Err(fault)) => Err(self.classify(export.name, fault)),
             Err(_) => {
                 let time = limits.call_timeout.0.as_secs_f32();
                 let message = format!("{} did not end within {time} s", export.name);
@@ -152,6 +130,33 @@ impl Plugin {
                 }))
             }
         }
+    }
+
+    /// Runs the guest in this process.
+    async fn guest<P, T>(
+        &self,
+        code: &Code,
+        export: &Export<P, T>,
+        params: P,
+        desk: Arc<HostDesk>,
+    ) -> Result<Result<T, GuestError>, Fault>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        T: ComponentType + Lift + Send + Sync + 'static,
+    {
+        let limits = &self.manifest.limits;
+        let log = Arc::clone(&desk.cx.log);
+        let memory = usize::try_from(limits.memory.0).unwrap_or(usize::MAX);
+        code.call(
+            &self.shared.runtime,
+            export,
+            params,
+            desk,
+            log,
+            limits.cpu_time.0,
+            memory,
+        )
+        .await
     }
 
     pub(crate) fn context(&self, call: &Call, log: &Arc<CallLog>) -> CallContext {
@@ -166,8 +171,9 @@ impl Plugin {
         }
     }
 
-    /// Waits until the plugin and the engine have room for a call, and until nothing of an earlier one works on `target`.
-    async fn turn(&self, target: &str, function: &str, deadline: Instant) -> Result<Turn<'_>, DriverError> {
+    /// Waits until the plugin, and the engine where it runs `here`, have room for a call, and until nothing of an earlier one works
+    /// on `target`.
+    async fn turn(&self, target: &str, function: &str, deadline: Instant, here: bool) -> Result<Turn<'_>, DriverError> {
         let busy = |what: String| DriverError {
             retryable: true,
             ..DriverError::new("timeout", what)
@@ -180,81 +186,24 @@ impl Plugin {
                 )));
             }
         }
-        let turns = async { (self.turns.acquire().await, self.shared.instances.acquire().await) };
-        match tokio::time::timeout_at(deadline, turns).await {
-            Ok((Ok(plugin), Ok(engine))) => Ok(Turn {
+        let turns = async {
+            let plugin = self.turns.acquire().await?;
+            let engine = match here {
+                true => Some(self.shared.instances.acquire().await?),
+                false => None,
+            };
+            Ok::<_, AcquireError>(Turn {
                 _plugin: plugin,
                 _engine: engine,
-            }),
-            Ok(_) => Err(DriverError::new("unavailable", "the plugin host is going down")),
+            })
+        };
+        match tokio::time::timeout_at(deadline, turns).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) => Err(DriverError::new("unavailable", "the plugin host is going down")),
             Err(_) => Err(busy(format!(
                 "{function} did not get its turn: too many calls of {} at once",
                 self.id()
             ))),
-        }
-    }
-
-    /// What an error of wasmtime's means.
-    fn classify(&self, function: &str, error: &wasmtime::Error, state: &CallState) -> Failure {
-        if let Some(HostFault(error)) = error.downcast_ref() {
-            return Failure::plain(error.clone());
-        }
-        let limits = &self.manifest.limits;
-        if state.clock.exceeded() {
-            let time = limits.cpu_time.0.as_secs_f32();
-            return Failure::fault("timeout", format!("{function} was stopped after running for {time} s"));
-        }
-        let trap = error.downcast_ref::<Trap>();
-        if state.room.refused {
-            let memory = limits.memory.0 >> 10;
-            return Failure::fault(
-                "limit",
-                format!("{function} needs more memory than the {memory} KiB that it has"),
-            );
-        }
-        if let Some(trap) = trap {
-            let what = trap.to_string();
-            let what = what.strip_prefix("wasm trap: ").unwrap_or(&what);
-            return Failure::fault("trap", format!("{function} crashed: {what}"));
-        }
-        if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-            return Failure::fault("trap", format!("{function} ended the program with status {}", exit.0));
-        }
-        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-            let message = format!("{function}: all places for instances are taken");
-            return Failure::plain(DriverError {
-                retryable: true,
-                ..DriverError::new("unavailable", message)
-            });
-        }
-        // Without the frames of the guest's code, which wasmtime puts before the cause.
-        let cause = error.root_cause().to_string();
-        if cause.contains(TOO_MUCH_DATA) {
-            let most = MAX_TRANSFER >> 20;
-            return Failure::fault(
-                "limit",
-                format!("{function} passed or answered more than {most} MiB at once"),
-            );
-        }
-        let message = format!("{function} gave an answer that can't be read: {cause}");
-        Failure::fault("internal", one_line(&message, MAX_MESSAGE))
-    }
-
-    /// An error that a guest answered with, as far as it can be trusted: bounded, and on one line.
-    fn guest_error(&self, error: GuestError) -> DriverError {
-        let code_fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-./_".contains(c);
-        let code = if error.code.is_empty() || error.code.len() > MAX_CODE || !error.code.chars().all(code_fits) {
-            "internal".to_owned()
-        } else {
-            error.code
-        };
-        let details = error.details.into_iter().take(MAX_DETAILS);
-        DriverError {
-            retryable: error.retryable,
-            details: details
-                .map(|(key, value)| (one_line(&key, 64), one_line(&value, 512)))
-                .collect(),
-            ..DriverError::new(code, one_line(&error.message, MAX_MESSAGE))
         }
     }
 
@@ -306,7 +255,7 @@ impl Plugin {
 
 struct Turn<'a> {
     _plugin: tokio::sync::SemaphorePermit<'a>,
-    _engine: tokio::sync::SemaphorePermit<'a>,
+    _engine: Option<tokio::sync::SemaphorePermit<'a>>,
 }
 
 /// Tells what is left of a call that it is over.
@@ -316,29 +265,4 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel();
     }
-}
-
-fn new_store(engine: &wasmtime::Engine, state: CallState) -> Store<CallState> {
-    let mut store = Store::new(engine, state);
-    store.limiter(|state| &mut state.room);
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(on_tick);
-    store.set_hostcall_fuel(MAX_TRANSFER);
-    store.set_max_component_handles(MAX_HANDLES);
-    store
-}
-
-async fn guest<P, T>(
-    ready: &Ready,
-    export: &Export<P, T>,
-    store: &mut Store<CallState>,
-    params: P,
-) -> wasmtime::Result<Answer<T>>
-where
-    P: ComponentNamedList + Lower + Send + Sync + 'static,
-    T: ComponentType + Lift + Send + Sync + 'static,
-{
-    let instance = ready.pre.instantiate_async(&mut *store).await?;
-    let function = instance.get_typed_func::<P, Answer<T>>(&mut *store, &export.index)?;
-    function.call_async(store, params).await
 }

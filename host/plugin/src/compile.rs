@@ -18,7 +18,7 @@ use wasmtime::component::Component;
 
 use crate::engine::config_hash;
 use crate::log::one_line;
-use crate::mapped::{MapError, map};
+use crate::mapped::{MapError, map, open};
 
 /// The hidden subcommand of the daemon that [`compile_child_main`] belongs to.
 pub const SUBCOMMAND: &str = "compile-plugin";
@@ -69,9 +69,6 @@ pub enum CompileError {
         /// What it said.
         complaint: String,
     },
-    /// What it made can't be mapped.
-    #[error("the compiled code can't be used: {0}")]
-    Unusable(String),
 }
 
 /// How the compiling child is started.
@@ -120,14 +117,24 @@ impl Cache {
         })
     }
 
-    fn file(&self, digest: &str) -> PathBuf {
+    fn path(&self, digest: &str) -> PathBuf {
         self.directory.join(format!("{digest}{}", self.suffix))
     }
 
     /// The code for `digest`, if it is there and can be used.
     pub(crate) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
-        match map(engine, &self.directory, &self.file(digest)) {
-            Ok(component) => Some(component),
+        self.found(digest, map(engine, &self.directory, &self.path(digest)))
+    }
+
+    /// The file with the code for `digest`, opened to be read, if it is there and nobody else could have written it. Whether it can be
+    /// used is for whoever reads it to find out.
+    pub(crate) fn file(&self, digest: &str) -> Option<std::fs::File> {
+        self.found(digest, open(&self.directory, &self.path(digest)))
+    }
+
+    fn found<T>(&self, digest: &str, found: Result<T, MapError>) -> Option<T> {
+        match found {
+            Ok(found) => Some(found),
             Err(MapError::Open(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -137,15 +144,15 @@ impl Cache {
         }
     }
 
-    /// Compiles the component `wasm`, whose digest is `digest`, and maps the result.
-    pub(crate) async fn make(&self, engine: &Engine, digest: &str, wasm: &Path) -> Result<Component, CompileError> {
+    /// Compiles the component `wasm`, whose digest is `digest`, and keeps the result.
+    pub(crate) async fn make(&self, digest: &str, wasm: &Path) -> Result<(), CompileError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| CompileError::Cache { path, source }
         };
         let input = std::fs::File::open(wasm).map_err(at(wasm))?;
         let size = input.metadata().map_err(at(wasm))?.len();
-        let target = self.file(digest);
+        let target = self.path(digest);
         // Two may compile the same at once.
         static TURN: AtomicU64 = AtomicU64::new(0);
         let name = format!(
@@ -172,13 +179,7 @@ impl Cache {
         });
         put.await
             .map_err(|error| CompileError::Child(error.into()))?
-            .map_err(at(&target))?;
-        map(engine, &self.directory, &target).map_err(|error| {
-            let cause = std::error::Error::source(&error)
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            CompileError::Unusable(format!("{error}{cause}"))
-        })
+            .map_err(at(&target))
     }
 
     /// Runs the compiling child to its end.
@@ -216,7 +217,7 @@ impl Cache {
 
     /// Removes the code for `digest`. Where it is in use, it goes with its last user.
     pub(crate) fn remove(&self, digest: &str) -> std::io::Result<()> {
-        match std::fs::remove_file(self.file(digest)) {
+        match std::fs::remove_file(self.path(digest)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::compile::Compiler;
 use crate::health::QuarantinePolicy;
+use crate::worker::Workers;
 
 /// One plugin in the daemon's configuration:
 ///
@@ -16,6 +17,7 @@ use crate::health::QuarantinePolicy;
 /// path = "/opt/drivers/thing.wasm"   # or: digest = "sha256:…" of one that is in the store
 /// grants = { fs = { roots = true } } # as [permissions] in a manifest; nothing where it is missing
 /// config = { cache = "true" }        # what the plugin reads with config.get
+/// worker = true                      # whether it runs in a process of its own; all do but those that come with the daemon
 /// ```
 ///
 /// The order of the list is the operator's order of preference.
@@ -35,6 +37,10 @@ pub struct PluginConfig {
     /// The plugin's settings, under the schema in its manifest.
     #[serde(default)]
     pub config: Options,
+    /// Whether the plugin runs in a process of its own, without privileges. Where it is missing, a plugin of the bundled directory
+    /// runs in the daemon and any other in such a process.
+    #[serde(default)]
+    pub worker: Option<bool>,
 }
 
 /// How a plugin host is set up.
@@ -48,6 +54,8 @@ pub struct PluginHostOptions {
     pub bundled: Option<PathBuf>,
     /// How compiling children are started.
     pub compiler: Compiler,
+    /// How the processes are started that plugins run in.
+    pub workers: Workers,
     /// When a plugin is taken out of service.
     pub quarantine: QuarantinePolicy,
 }
@@ -60,6 +68,7 @@ impl PluginHostOptions {
             plugins: None,
             bundled: bundled_directory(),
             compiler: Compiler::default(),
+            workers: Workers::default(),
             quarantine: QuarantinePolicy::default(),
         }
     }

@@ -45,15 +45,15 @@ fn compile_config() -> Config {
     config
 }
 
-/// The configuration of the process that runs guests. It has no compiler: what that needs of memory is the child's.
-fn run_config() -> Config {
+/// The configuration of a process that runs guests, so many at once. It has no compiler: what that needs of memory is the child's.
+fn run_config(instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(MAX_INSTANCES)
+    pool.total_component_instances(instances)
         // As many as the instances can want together, so that the pool never runs out before their number does.
-        .total_core_instances(MAX_INSTANCES * MAX_CORE_INSTANCES)
-        .total_memories(MAX_INSTANCES * MAX_MEMORIES)
-        .total_tables(MAX_INSTANCES * MAX_TABLES)
-        .total_stacks(MAX_INSTANCES)
+        .total_core_instances(instances * MAX_CORE_INSTANCES)
+        .total_memories(instances * MAX_MEMORIES)
+        .total_tables(instances * MAX_TABLES)
+        .total_stacks(instances)
         .max_core_instances_per_component(MAX_CORE_INSTANCES)
         .max_memories_per_component(MAX_MEMORIES)
         .max_tables_per_component(MAX_TABLES)
@@ -97,14 +97,16 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Makes the engine with its pool and starts the thread, which sleeps as long as no guest runs.
-    pub(crate) fn new() -> wasmtime::Result<Self> {
-        let engine = Engine::new(&run_config())?;
+    /// Makes the engine with a pool for so many instances at once and starts the thread, which sleeps as long as no guest runs.
+    pub(crate) fn new(instances: u32) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&run_config(instances))?;
         let ticker = Arc::new(Ticker::default());
+        let (tell, begun) = std::sync::mpsc::channel::<()>();
         let handle = std::thread::Builder::new().name("plugin-ticker".to_owned()).spawn({
             let engine = engine.weak();
             let ticker = Arc::clone(&ticker);
             move || {
+                drop(tell);
                 while ticker.wait_for_guest() {
                     std::thread::sleep(TICK);
                     match engine.upgrade() {
@@ -114,6 +116,9 @@ impl Runtime {
                 }
             }
         })?;
+        // What a thread asks of the kernel when it begins may not be asked for once a worker has its filter of system calls. The
+        // channel says nothing but that it is closed.
+        let _ = begun.recv();
         Ok(Self {
             engine,
             ticker,
@@ -206,14 +211,14 @@ mod tests {
     #[test]
     fn the_running_engine_can_not_compile() {
         let component = b"\0asm\x0d\0\x01\0";
-        let runtime = Runtime::new().expect("an engine");
+        let runtime = Runtime::new(MAX_INSTANCES).expect("an engine");
         assert!(runtime.engine().precompile_component(component).is_err());
         assert!(compiler().expect("a compiler").precompile_component(component).is_ok());
     }
 
     #[test]
     fn the_ticker_sleeps_without_guests_and_ends_with_the_runtime() {
-        let runtime = Runtime::new().expect("an engine");
+        let runtime = Runtime::new(MAX_INSTANCES).expect("an engine");
         let ticker = Arc::clone(&runtime.ticker);
         let count = || Arc::strong_count(&ticker);
         assert_eq!(count(), 3, "the thread holds one");

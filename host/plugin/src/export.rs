@@ -1,7 +1,11 @@
-//! What a plugin exports: one typed function at a time, looked up and checked when the plugin is loaded.
+//! What a plugin exports: one typed function at a time, known by name and type wherever the plugin runs, and looked up and
+//! checked where its code is.
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentType, InstancePre, Lift, Lower};
 
@@ -10,9 +14,9 @@ use crate::state::CallState;
 
 /// A function that a plugin exports, with parameters `P` and the result `result<T, error>`.
 pub(crate) struct Export<P, T> {
-    pub(crate) index: ComponentExportIndex,
     /// `pool.validate`.
     pub(crate) name: &'static str,
+    package: Package,
     types: PhantomData<fn(P) -> T>,
 }
 
@@ -35,8 +39,22 @@ where
     P: ComponentNamedList + Lower + 'static,
     T: ComponentType + Lift + 'static,
 {
-    /// Finds `name` (`interface.function`) of the package `package`.
-    fn find(pre: &InstancePre<CallState>, package: Package, name: &'static str) -> Result<Self, ExportError> {
+    fn new(package: Package, name: &'static str) -> Self {
+        Self {
+            name,
+            package,
+            types: PhantomData,
+        }
+    }
+
+    /// The same once more.
+    pub(crate) fn copy(&self) -> Self {
+        Self::new(self.package, self.name)
+    }
+
+    /// Finds the function in a plugin's code and holds its type against the one that it must have.
+    fn find(&self, pre: &InstancePre<CallState>) -> Result<ComponentExportIndex, ExportError> {
+        let (name, package) = (self.name, self.package);
         let missing = || ExportError::Missing(name);
         let (interface, function) = name.split_once('.').ok_or_else(missing)?;
         let component = pre.component();
@@ -49,11 +67,7 @@ where
         found
             .typecheck::<P, Answer<T>>(&pre.instance_type())
             .map_err(|error| ExportError::Type(name, error))?;
-        Ok(Self {
-            index,
-            name,
-            types: PhantomData,
-        })
+        Ok(index)
     }
 }
 
@@ -69,10 +83,15 @@ macro_rules! interface {
         }
 
         impl $name {
-            fn find(pre: &InstancePre<CallState>) -> Result<Self, ExportError> {
+            fn new() -> Self {
                 let version = crate::manifest::FAMILIES.iter().find(|(name, _)| *name == $package).map_or("", |f| f.1);
                 let package = Package($package, version);
-                Ok(Self { $($field: Export::find(pre, package, $wit)?,)* })
+                Self { $($field: Export::new(package, $wit),)* }
+            }
+
+            fn visit(&self, visitor: &mut impl Visitor) -> Result<(), ExportError> {
+                $(visitor.visit(&self.$field)?;)*
+                Ok(())
             }
         }
     };
@@ -215,34 +234,87 @@ pub(crate) enum Exports {
     Image(Box<ImageExports>),
 }
 
+/// Something that is done for every function of a plugin.
+pub(crate) trait Visitor {
+    /// Does it for one.
+    fn visit<P, T>(&mut self, export: &Export<P, T>) -> Result<(), ExportError>
+    where
+        P: ComponentNamedList + Lower + DeserializeOwned + Send + Sync + 'static,
+        T: ComponentType + Lift + Serialize + Send + Sync + 'static;
+}
+
+/// Where a plugin's functions are in its code, by their names.
+pub(crate) type Indices = HashMap<&'static str, ComponentExportIndex>;
+
 impl Exports {
-    /// Finds the functions of a plugin of `family` with these abilities.
-    pub(crate) fn find(pre: &InstancePre<CallState>, family: &str, abilities: &[String]) -> Result<Self, ExportError> {
-        fn when<T>(
-            abilities: &[String],
-            ability: &str,
-            find: impl FnOnce() -> Result<T, ExportError>,
-        ) -> Result<Option<T>, ExportError> {
-            abilities.iter().any(|a| a == ability).then(find).transpose()
-        }
-        Ok(match family {
+    /// The functions that a plugin of `family` with these abilities has.
+    pub(crate) fn of(family: &str, abilities: &[String]) -> Self {
+        let can = |ability: &str| abilities.iter().any(|a| a == ability);
+        match family {
             "network" => Self::Network(Box::new(NetworkExports {
-                network: Network::find(pre)?,
-                nic: Nic::find(pre)?,
-                lease: when(abilities, "lease", || Leases::find(pre))?,
+                network: Network::new(),
+                nic: Nic::new(),
+                lease: can("lease").then(Leases::new),
             })),
             "image" => Self::Image(Box::new(ImageExports {
-                source: Source::find(pre)?,
-                build: when(abilities, "build", || Build::find(pre))?,
+                source: Source::new(),
+                build: can("build").then(Build::new),
             })),
             _ => Self::Storage(Box::new(StorageExports {
-                pool: Pool::find(pre)?,
-                volume: Volume::find(pre)?,
-                snapshot: when(abilities, "snapshot", || Snapshot::find(pre))?,
-                clone: when(abilities, "clone", || Clone::find(pre))?,
-                replica: when(abilities, "replica", || Replica::find(pre))?,
-                quota: when(abilities, "quota", || Quota::find(pre))?,
+                pool: Pool::new(),
+                volume: Volume::new(),
+                snapshot: can("snapshot").then(Snapshot::new),
+                clone: can("clone").then(Clone::new),
+                replica: can("replica").then(Replica::new),
+                quota: can("quota").then(Quota::new),
             })),
-        })
+        }
+    }
+
+    /// Finds all of them in the plugin's code.
+    ///
+    /// # Errors
+    /// One is missing or has another type.
+    pub(crate) fn find(&self, pre: &InstancePre<CallState>) -> Result<Indices, ExportError> {
+        struct Find<'a>(&'a InstancePre<CallState>, Indices);
+        impl Visitor for Find<'_> {
+            fn visit<P, T>(&mut self, export: &Export<P, T>) -> Result<(), ExportError>
+            where
+                P: ComponentNamedList + Lower + 'static,
+                T: ComponentType + Lift + 'static,
+            {
+                self.1.insert(export.name, export.find(self.0)?);
+                Ok(())
+            }
+        }
+        let mut find = Find(pre, Indices::new());
+        self.visit(&mut find)?;
+        Ok(find.1)
+    }
+
+    /// Does something for each of them.
+    ///
+    /// # Errors
+    /// The visitor's first.
+    pub(crate) fn visit(&self, visitor: &mut impl Visitor) -> Result<(), ExportError> {
+        match self {
+            Self::Storage(exports) => {
+                exports.pool.visit(visitor)?;
+                exports.volume.visit(visitor)?;
+                exports.snapshot.iter().try_for_each(|e| e.visit(visitor))?;
+                exports.clone.iter().try_for_each(|e| e.visit(visitor))?;
+                exports.replica.iter().try_for_each(|e| e.visit(visitor))?;
+                exports.quota.iter().try_for_each(|e| e.visit(visitor))
+            }
+            Self::Network(exports) => {
+                exports.network.visit(visitor)?;
+                exports.nic.visit(visitor)?;
+                exports.lease.iter().try_for_each(|e| e.visit(visitor))
+            }
+            Self::Image(exports) => {
+                exports.source.visit(visitor)?;
+                exports.build.iter().try_for_each(|e| e.visit(visitor))
+            }
+        }
     }
 }

@@ -71,7 +71,7 @@ impl PluginHost {
         broker: Arc<dyn Broker>,
         events: broadcast::Sender<DriverEvent>,
     ) -> Result<Arc<Self>, HostError> {
-        let runtime = Runtime::new().map_err(HostError::Engine)?;
+        let runtime = Runtime::new(MAX_INSTANCES).map_err(HostError::Engine)?;
         let files = FileStore::open(options.state_dir.join("plugins/sha256")).map_err(HostError::Store)?;
         let files = Arc::new(files);
         let registry = Registry::open(&options.state_dir.join("plugins")).map_err(HostError::Registry)?;
@@ -83,6 +83,8 @@ impl PluginHost {
         .map_err(HostError::Cache)?;
         cache.tidy();
         let linker = linker(runtime.engine()).map_err(HostError::Engine)?;
+        let (bases, records) = (candidates(&options, &files), registry.records().to_vec());
+        let in_daemon = bases.iter().filter(|base| !base.worker);
         let shared = Arc::new(Shared {
             runtime,
             broker,
@@ -90,8 +92,12 @@ impl PluginHost {
             lingering: Arc::default(),
             instances: Semaphore::new(MAX_INSTANCES as usize),
             quarantine: options.quarantine,
+            workers: options.workers,
+            in_daemon: in_daemon
+                .filter_map(|base| base.found.as_ref().ok())
+                .map(|stored| stored.digest.clone())
+                .collect(),
         });
-        let (bases, records) = (candidates(&options, &files), registry.records().to_vec());
         let host = Arc::new(Self {
             table: ArcSwap::default(),
             registry: Arc::new(tokio::sync::Mutex::new(registry)),
@@ -258,6 +264,10 @@ fn status(entry: &Entry) -> PluginStatus {
         (Phase::Loading, None) => (PluginState::Loading, String::new()),
         (Phase::Ready(_), None) => (PluginState::Enabled, taken_names(entry, manifest.names())),
     };
+    let process = match &*plugin.phase.borrow() {
+        Phase::Ready(ready) => ready.place.process(),
+        Phase::Loading | Phase::Failed(_) => None,
+    };
     PluginStatus {
         id: manifest.id.clone(),
         version: manifest.version.clone(),
@@ -278,6 +288,7 @@ fn status(entry: &Entry) -> PluginStatus {
         config: manifest.config.clone(),
         options: manifest.options.clone(),
         metrics: entry.slot.standing.counters.snapshot(),
+        process,
         loaded_at: *plugin.loaded.lock(),
         quarantined_at: quarantined.map(|quarantine| quarantine.since),
     }
@@ -317,6 +328,7 @@ fn refused_status(refused: &Refused) -> PluginStatus {
         config: crate::manifest::Section::default(),
         options: crate::manifest::Section::default(),
         metrics: crate::health::PluginMetrics::default(),
+        process: None,
         loaded_at: None,
         quarantined_at: None,
     }

@@ -10,15 +10,17 @@ use tokio::sync::{Semaphore, watch};
 use wasmtime::component::Linker;
 
 use crate::bindings::Everything;
+use crate::code::Code;
 use crate::compile::Cache;
 use crate::config::{PluginConfig, PluginHostOptions};
 use crate::export::Exports;
 use crate::files::{FileStore, Stored};
 use crate::health::Health;
-use crate::plugin::{Phase, Plugin, Ready, Shared, Standing};
+use crate::plugin::{Phase, Place, Plugin, Ready, Shared, Standing};
 use crate::state::CallState;
 use crate::status::Origin;
 use crate::sync::Mutex;
+use crate::worker::{StartError, Supervisor};
 
 /// A plugin to be loaded, before anything is known of it.
 pub(crate) struct Candidate {
@@ -32,6 +34,8 @@ pub(crate) struct Candidate {
     pub(crate) config: Options,
     /// Who lists it.
     pub(crate) origin: Origin,
+    /// Whether its guests run in a process of their own.
+    pub(crate) worker: bool,
 }
 
 /// What is to be loaded, in order.
@@ -120,6 +124,7 @@ fn configured(config: &PluginConfig, origin: Origin, bundled: Option<&Path>, fil
         grants,
         config: config.config.clone(),
         origin,
+        worker: config.worker.unwrap_or(!ours),
     }
 }
 
@@ -174,6 +179,7 @@ pub(crate) fn make_plugin(
     if let Some(quarantine) = &quarantined {
         tracing::error!(plugin = manifest.id, "still in quarantine: {}", quarantine.reason);
     }
+    let worker = !shared.in_daemon.contains(&digest);
     Ok(Plugin {
         shared: Arc::clone(shared),
         standing,
@@ -184,6 +190,7 @@ pub(crate) fn make_plugin(
         health: Arc::new(Health::new(quarantined)),
         phase: watch::Sender::new(Phase::Loading),
         loaded: Mutex::new(None),
+        worker,
         manifest,
     })
 }
@@ -222,38 +229,59 @@ impl Loader {
         Ok(())
     }
 
+    /// Brings a plugin's code to where it runs. Code in the cache that can't be used there (it was made for another processor, say) is
+    /// made again.
     async fn code(&self, plugin: &Plugin) -> Result<Ready, String> {
-        let engine = plugin.shared.runtime.engine();
-        let component = match self.cache.get(engine, &plugin.digest) {
-            Some(component) => component,
+        let exports = Exports::of(plugin.manifest.family(), &plugin.abilities);
+        let place = match self.place(plugin, &exports).await? {
+            Some(place) => place,
             None => {
-                let _turn = self
-                    .compilers
-                    .acquire()
-                    .await
-                    .map_err(|_| "the plugin host is going down".to_owned())?;
-                self.files.verify(&plugin.digest).map_err(|error| with_causes(&error))?;
-                let started = std::time::Instant::now();
-                let wasm = self.files.wasm(&plugin.digest);
-                let made = self
-                    .cache
-                    .make(engine, &plugin.digest, &wasm)
-                    .await
-                    .map_err(|error| with_causes(&error))?;
-                tracing::info!(
-                    plugin = plugin.id(),
-                    ms = started.elapsed().as_millis(),
-                    "plugin compiled"
-                );
-                made
+                self.compile(plugin).await?;
+                self.place(plugin, &exports)
+                    .await?
+                    .ok_or("the code that was just compiled can't be used")?
             }
         };
-        let pre = self
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|error| format!("it can't be linked: {error:#}"))?;
-        let exports = Exports::find(&pre, plugin.manifest.family(), &plugin.abilities);
-        let exports = exports.map_err(|error| with_causes(&error))?;
-        Ok(Ready { pre, exports })
+        Ok(Ready { exports, place })
+    }
+
+    /// The plugin in its place; none where the cache has no code that can be used.
+    async fn place(&self, plugin: &Plugin, exports: &Exports) -> Result<Option<Place>, String> {
+        if !plugin.worker {
+            let Some(component) = self.cache.get(plugin.shared.runtime.engine(), &plugin.digest) else {
+                return Ok(None);
+            };
+            return Code::new(&self.linker, &component, exports).map(|code| Some(Place::Here(code)));
+        }
+        // Never mapped here: what the compiler made of a stranger's file is as little to be trusted as the file.
+        let Some(code) = self.cache.file(&plugin.digest) else {
+            return Ok(None);
+        };
+        let supervisor = Supervisor::new(code, plugin);
+        match supervisor.begin().await {
+            Ok(()) => Ok(Some(Place::Worker(supervisor))),
+            Err(StartError::Code(reason)) => {
+                tracing::warn!(plugin = plugin.id(), reason, "compiled code in the cache is not used");
+                Ok(None)
+            }
+            Err(error) => Err(with_causes(&error)),
+        }
+    }
+
+    /// Makes the plugin's code.
+    async fn compile(&self, plugin: &Plugin) -> Result<(), String> {
+        let _turn = self
+            .compilers
+            .acquire()
+            .await
+            .map_err(|_| "the plugin host is going down".to_owned())?;
+        self.files.verify(&plugin.digest).map_err(|error| with_causes(&error))?;
+        let started = std::time::Instant::now();
+        let wasm = self.files.wasm(&plugin.digest);
+        let made = self.cache.make(&plugin.digest, &wasm).await;
+        made.map_err(|error| with_causes(&error))?;
+        let ms = started.elapsed().as_millis();
+        tracing::info!(plugin = plugin.id(), ms, "plugin compiled");
+        Ok(())
     }
 }

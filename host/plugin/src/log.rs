@@ -13,7 +13,7 @@ pub const KEPT_LINES: usize = 50;
 /// Lines of one call that its error carries.
 const CALL_LINES: usize = 8;
 /// Lines that one call may log. The rest is counted and dropped, so that a guest in a loop does not fill the daemon's log.
-const MAX_CALL_LINES: u32 = 500;
+pub(crate) const MAX_CALL_LINES: u32 = 500;
 /// Bytes of a line.
 const MAX_LINE: usize = 2048;
 

@@ -5,7 +5,8 @@
     reason = "wasmtime can't check that a file holds code of its own making"
 )]
 
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use wasmtime::Engine;
@@ -25,12 +26,11 @@ pub(crate) enum MapError {
     Refused(#[source] wasmtime::Error),
 }
 
-/// Maps the code in `file`, a file of the cache directory `directory`.
+/// Opens `file`, a file of the cache directory `directory`, to be read.
 ///
 /// # Errors
-/// The file is not there, others could have changed it, or wasmtime refuses it for its version or configuration. It should be
-/// made again then.
-pub(crate) fn map(engine: &Engine, directory: &Path, file: &Path) -> Result<Component, MapError> {
+/// The file is not there, or others could have changed it.
+pub(crate) fn open(directory: &Path, file: &Path) -> Result<File, MapError> {
     let opened = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc_nofollow())
@@ -44,7 +44,32 @@ pub(crate) fn map(engine: &Engine, directory: &Path, file: &Path) -> Result<Comp
     if !meta.is_file() || !own(&meta, 0o022) {
         return Err(MapError::Foreign(file.display().to_string()));
     }
-    drop(opened);
+    Ok(opened)
+}
+
+/// Reads code in a worker, which has nothing to lose: it was handed an open file by the daemon, which had made sure of it with
+/// [`open`]. It is copied, because wasmtime maps a file by its name only and a worker has no names.
+///
+/// # Errors
+/// [`MapError::Open`] where it can't be read, [`MapError::Refused`] where wasmtime refuses it.
+pub(crate) fn read(engine: &Engine, code: &File) -> Result<Component, MapError> {
+    let length = code.metadata().map_err(MapError::Open)?.len();
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    // From its beginning, wherever another worker that has the same open file has read to.
+    code.read_exact_at(&mut bytes, 0).map_err(MapError::Open)?;
+    // SAFETY: `deserialize` requires that the bytes were made by `Engine::precompile_component` of this version of wasmtime. The
+    // daemon passes only what `open` let it have, of which the comment in `map` says why that is so. Should the compiling
+    // child have been made to write something else, it harms a process that is confined for this very case before it comes here.
+    unsafe { Component::deserialize(engine, bytes) }.map_err(MapError::Refused)
+}
+
+/// Maps the code in `file`, a file of the cache directory `directory`.
+///
+/// # Errors
+/// The file is not there, others could have changed it, or wasmtime refuses it for its version or configuration. It should be
+/// made again then.
+pub(crate) fn map(engine: &Engine, directory: &Path, file: &Path) -> Result<Component, MapError> {
+    drop(open(directory, file)?);
     // SAFETY: `deserialize_file` requires that the file was made by `Engine::precompile_component` of this version of
     // wasmtime and is not changed while it is mapped. Files appear in this directory only by the rename in `compile.rs`,
     // after our own child has written them whole and they were flushed to the disk; none is ever written again under its
@@ -73,7 +98,7 @@ mod tests {
     #[test]
     fn what_others_could_have_written_is_not_mapped() {
         let compiler = crate::engine::compiler().expect("a compiler");
-        let runtime = crate::engine::Runtime::new().expect("an engine");
+        let runtime = crate::engine::Runtime::new(crate::engine::MAX_INSTANCES).expect("an engine");
         let engine = runtime.engine();
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("x.cwasm");

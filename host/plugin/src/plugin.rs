@@ -1,5 +1,6 @@
 //! A plugin that is part of the running daemon: one version of it, and what lasts through its versions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -8,8 +9,8 @@ use arc_swap::ArcSwap;
 use hutch_broker::{Broker, Granted, Permissions, Subject};
 use hutch_driver::{DriverError, DriverInfo};
 use tokio::sync::{Semaphore, watch};
-use wasmtime::component::InstancePre;
 
+use crate::code::Code;
 use crate::engine::Runtime;
 use crate::export::Exports;
 use crate::files::FileStore;
@@ -17,8 +18,8 @@ use crate::health::{Counters, Health, QuarantinePolicy};
 use crate::lingering::Lingering;
 use crate::log::PluginLog;
 use crate::manifest::Manifest;
-use crate::state::CallState;
 use crate::sync::Mutex;
+use crate::worker::{Supervisor, Workers};
 
 /// What all plugins of a host share.
 pub(crate) struct Shared {
@@ -30,12 +31,34 @@ pub(crate) struct Shared {
     /// Places in the engine's pool.
     pub(crate) instances: Semaphore,
     pub(crate) quarantine: QuarantinePolicy,
+    /// How the processes of plugins are started.
+    pub(crate) workers: Workers,
+    /// The digests of those that run in this process: the ones that come with it, unless the configuration says otherwise.
+    pub(crate) in_daemon: BTreeSet<String>,
 }
 
-/// A plugin whose code is in memory.
+/// A plugin that can be called.
 pub(crate) struct Ready {
-    pub(crate) pre: InstancePre<CallState>,
     pub(crate) exports: Exports,
+    pub(crate) place: Place,
+}
+
+/// Where a plugin's guests run.
+pub(crate) enum Place {
+    /// In this process.
+    Here(Code),
+    /// In a process of the plugin's own.
+    Worker(Supervisor),
+}
+
+impl Place {
+    /// The process id of the worker, where it is one.
+    pub(crate) fn process(&self) -> Option<u32> {
+        match self {
+            Self::Here(_) => None,
+            Self::Worker(worker) => Some(worker.pid()),
+        }
+    }
 }
 
 /// How far a plugin is on its way into service.
@@ -118,6 +141,8 @@ pub(crate) struct Plugin {
     /// Calls at once, as its manifest limits them.
     pub(crate) turns: Semaphore,
     pub(crate) phase: watch::Sender<Phase>,
+    /// Whether its guests run in a process of their own.
+    pub(crate) worker: bool,
     /// When its code was last brought into memory.
     pub(crate) loaded: Mutex<Option<SystemTime>>,
 }

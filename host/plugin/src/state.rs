@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hutch_broker::{Broker, CallContext};
-use tokio::time::Instant;
+use hutch_broker::LogSink;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
+use crate::desk::Desk;
 use crate::engine::MAX_TABLE;
-use crate::lingering::Lingering;
 use crate::stdio::LogStream;
 
 /// Resources of WASI that one instance may hold. There is little that it could get hold of.
@@ -21,68 +20,38 @@ const MAX_RANDOM: u64 = 64 << 10;
 
 /// The data of a store.
 pub(crate) struct CallState {
-    /// Whom the broker works for.
-    pub(crate) cx: Arc<CallContext>,
-    /// Who does what the guest asks for.
-    pub(crate) broker: Arc<dyn Broker>,
-    /// When host functions are given up.
-    pub(crate) deadline: Instant,
-    /// Where host functions go on that could not be given up.
-    pub(crate) lingering: Arc<Lingering>,
-    /// What the call works on, as [`Lingering`] knows it.
-    pub(crate) target: Arc<str>,
+    /// Where the guest's requests go.
+    pub(crate) desk: Arc<dyn Desk>,
+    /// Where its standard output goes.
+    log: Arc<dyn LogSink>,
     /// The guest's running time and its bound.
     pub(crate) clock: Arc<GuestClock>,
     /// What the guest may allocate and whether it wanted more.
     pub(crate) room: Room,
-    /// Requests that were refused for lack of a permission.
-    pub(crate) denials: u64,
     // Made when it is first asked for: most calls don't use it, and it draws random numbers.
     wasi: Option<WasiCtx>,
     table: ResourceTable,
 }
 
 impl CallState {
-    pub(crate) fn new(
-        cx: Arc<CallContext>,
-        broker: Arc<dyn Broker>,
-        lingering: Arc<Lingering>,
-        target: Arc<str>,
-        clock: Arc<GuestClock>,
-        bounds: Bounds,
-    ) -> Self {
+    /// The state of a call whose guest may have `memory` bytes of linear memory.
+    pub(crate) fn new(desk: Arc<dyn Desk>, log: Arc<dyn LogSink>, clock: Arc<GuestClock>, memory: usize) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         Self {
-            cx,
-            broker,
-            deadline: bounds.deadline,
-            lingering,
-            target,
+            desk,
+            log,
             clock,
-            room: Room {
-                memory: bounds.memory,
-                refused: false,
-            },
-            denials: 0,
+            room: Room { memory, refused: false },
             wasi: None,
             table,
         }
     }
 }
 
-/// The bounds of one call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// Linear memory in bytes.
-    pub(crate) memory: usize,
-    /// When host functions are given up.
-    pub(crate) deadline: Instant,
-}
-
 impl WasiView for CallState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let log = &self.cx.log;
+        let log = &self.log;
         let wasi = self.wasi.get_or_insert_with(|| {
             WasiCtxBuilder::new()
                 .stdout(LogStream::new(Arc::clone(log), hutch_broker::LogLevel::Info))

@@ -79,6 +79,8 @@ pub struct PluginStatus {
     pub options: Section,
     /// Its figures since the daemon began.
     pub metrics: PluginMetrics,
+    /// The process of its own that it runs in, or last ran in; none where it runs in the daemon.
+    pub process: Option<u32>,
     /// When its code was last brought into memory; none before.
     pub loaded_at: Option<SystemTime>,
     /// Since when it is in quarantine, also by an earlier run of the daemon; none where it is not.

@@ -3,13 +3,10 @@
 mod machine;
 mod trees;
 
-use std::sync::Arc;
-
 use hutch_broker::{Request, Response};
 use hutch_driver::{DriverError, TreePath};
 
 use crate::bindings::host::{config, kv, log, metric, progress, types};
-use crate::lingering::Uninterruptible;
 use crate::state::CallState;
 
 /// What a host function answers: a fault of the host's that ends the call, or the function's own result.
@@ -26,35 +23,8 @@ fn misshapen(function: &str, shape: &str) -> wasmtime::Error {
 }
 
 impl CallState {
-    /// Asks the broker, and waits no longer than the call has time.
     async fn ask(&mut self, request: Request) -> Result<Response, DriverError> {
-        let function = request.function();
-        // What only reaches over a network or waits for a program is given up by dropping it; what works on the machine's
-        // own objects must come to its end.
-        let interruptible = matches!(request.interface(), "http" | "command");
-        let cx = Arc::clone(&self.cx);
-        let broker = Arc::clone(&self.broker);
-        let work = Box::pin(async move { broker.call(&cx, request).await });
-        let answer = if interruptible {
-            tokio::time::timeout_at(self.deadline, work).await
-        } else {
-            let lingering = Arc::clone(&self.lingering);
-            let work = Uninterruptible::new(work, lingering, Arc::clone(&self.target), function);
-            tokio::time::timeout_at(self.deadline, work).await
-        };
-        let answer = answer.unwrap_or_else(|_| {
-            self.cx.call.cancel.cancel();
-            Err(DriverError {
-                retryable: true,
-                ..DriverError::new("timeout", format!("{function} did not end within the time of the call"))
-            })
-        });
-        if let Err(error) = &answer
-            && (error.is("not-requested") || error.is("not-granted"))
-        {
-            self.denials += 1;
-        }
-        answer
+        self.desk.ask(request).await
     }
 
     async fn unit(&mut self, request: Request) -> Answer<()> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hutch_broker::{Broker, CallContext, Permissions, Request, Response};
 use hutch_driver::{Call, DriverError, DriverEvent, Options, Root};
-use hutch_plugin::{Compiler, PluginConfig, PluginHost, PluginHostOptions, QuarantinePolicy};
+use hutch_plugin::{Compiler, PluginConfig, PluginHost, PluginHostOptions, QuarantinePolicy, Workers};
 use tokio::sync::{Notify, broadcast};
 
 /// Builds the misbehaving guest, once per test program, and answers with its file.
@@ -104,6 +104,11 @@ pub fn options(state: &Path) -> PluginHostOptions {
         compiler: Compiler {
             program: env!("CARGO_BIN_EXE_compile-plugin").into(),
             args: Vec::new(),
+        },
+        workers: Workers {
+            program: env!("CARGO_BIN_EXE_plugin-worker").into(),
+            args: Vec::new(),
+            ..Workers::default()
         },
         // Tests make more faults than any plugin should.
         quarantine: QuarantinePolicy {

@@ -112,7 +112,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         rows.extend(many::figures(&mut contest)?);
     }
     if wanted("driver call") && !arguments.only_peer {
-        rows.push(driver_call()?);
+        rows.extend(driver_call()?);
     }
     if rows.is_empty() {
         bail!("no figure is called {:?}", arguments.only);
@@ -167,22 +167,40 @@ fn idle_memory(contest: &Contest) -> Result<Row> {
     Ok(row)
 }
 
-/// One call of a driver through Wasm with its instance, from the plugin host's own benchmark.
-fn driver_call() -> Result<Row> {
+/// One call of a driver through Wasm with its instance, in the daemon and in a process of the plugin's own, from the plugin host's
+/// own benchmark.
+fn driver_call() -> Result<Vec<Row>> {
     let program = std::env::var_os("HUTCH_DRIVER_CALL").context("HUTCH_DRIVER_CALL does not name the benchmark")?;
     let plugin = Programs::from_environment()?.plugins.join("storage-overlay.wasm");
     let output = hutch_tests::sandbox::must(&program.to_string_lossy(), &[&plugin.to_string_lossy()])?;
     let figures: serde_json::Value = serde_json::from_str(&output).context("the benchmark of calls printed no JSON")?;
-    let figure = |name: &str| {
-        figures["wasm"][name]
+    let figure = |value: &serde_json::Value, name: &str| {
+        value
             .as_f64()
             .with_context(|| format!("the benchmark of calls printed no {name}"))
     };
+    let mut rows = Vec::new();
+    for (key, name, most) in [
+        ("wasm", "one driver call through Wasm, instance included", 60.0),
+        (
+            "worker",
+            "one driver call through Wasm in a process of the plugin's own",
+            150.0,
+        ),
+        ("worker_asking", "the same with one function of the host", 150.0),
+    ] {
+        let mut row = Row::new(name, Unit::Microseconds, Goal::AtMost(most));
+        let times = &figures[key];
+        row.hutch = Samples::summary(figure(&times["p50_us"], key)?, figure(&times["p99_us"], key)?);
+        rows.push(row);
+    }
     let mut row = Row::new(
-        "one driver call through Wasm, instance included",
-        Unit::Microseconds,
-        Goal::AtMost(60.0),
+        "memory of a plugin's own process (PSS)",
+        Unit::Mebibytes,
+        Goal::AtMost(10.0),
     );
-    row.hutch = Samples::summary(figure("p50_us")?, figure("p99_us")?);
-    Ok(row)
+    row.hutch
+        .push(figure(&figures["worker_pss_kib"], "worker_pss_kib")? / 1024.0);
+    rows.push(row);
+    Ok(rows)
 }

@@ -1,0 +1,74 @@
+//! Where a guest's requests to the host go: the broker, asked no longer than the call has time.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hutch_broker::{Broker, CallContext, Request, Response};
+use hutch_driver::DriverError;
+use tokio::time::Instant;
+
+use crate::lingering::{Lingering, Uninterruptible};
+
+/// The broker's answer, later.
+pub(crate) type Answered<'a> = Pin<Box<dyn Future<Output = Result<Response, DriverError>> + Send + 'a>>;
+
+/// Answers what the guest of one call asks.
+pub(crate) trait Desk: Send + Sync {
+    /// Does `request`, or says why not.
+    fn ask(&self, request: Request) -> Answered<'_>;
+}
+
+/// The desk in the daemon, in front of the broker.
+pub(crate) struct HostDesk {
+    /// Whom the broker works for.
+    pub(crate) cx: Arc<CallContext>,
+    pub(crate) broker: Arc<dyn Broker>,
+    /// When host functions are given up.
+    pub(crate) deadline: Instant,
+    /// Where host functions go on that could not be given up.
+    pub(crate) lingering: Arc<Lingering>,
+    /// What the call works on, as [`Lingering`] knows it.
+    pub(crate) target: Arc<str>,
+    /// Requests that were refused for lack of a permission.
+    pub(crate) denials: AtomicU64,
+}
+
+impl HostDesk {
+    /// Asks the broker, and waits no longer than the call has time.
+    async fn answer(&self, request: Request) -> Result<Response, DriverError> {
+        let function = request.function();
+        // What only reaches over a network or waits for a program is given up by dropping it; what works on the machine's
+        // own objects must come to its end.
+        let interruptible = matches!(request.interface(), "http" | "command");
+        let cx = Arc::clone(&self.cx);
+        let broker = Arc::clone(&self.broker);
+        let work = Box::pin(async move { broker.call(&cx, request).await });
+        let answer = if interruptible {
+            tokio::time::timeout_at(self.deadline, work).await
+        } else {
+            let lingering = Arc::clone(&self.lingering);
+            let work = Uninterruptible::new(work, lingering, Arc::clone(&self.target), function);
+            tokio::time::timeout_at(self.deadline, work).await
+        };
+        let answer = answer.unwrap_or_else(|_| {
+            self.cx.call.cancel.cancel();
+            Err(DriverError {
+                retryable: true,
+                ..DriverError::new("timeout", format!("{function} did not end within the time of the call"))
+            })
+        });
+        if let Err(error) = &answer
+            && (error.is("not-requested") || error.is("not-granted"))
+        {
+            self.denials.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
+    }
+}
+
+impl Desk for HostDesk {
+    fn ask(&self, request: Request) -> Answered<'_> {
+        Box::pin(self.answer(request))
+    }
+}

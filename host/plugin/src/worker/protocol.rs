@@ -1,0 +1,156 @@
+//! What daemon and worker say to each other: messages in postcard's encoding (<https://postcard.jamesmunns.com/wire-format>), each
+//! behind its length ([`super::frame`]).
+//!
+//! The daemon begins with [`ToWorker::Hello`] and the worker answers with [`FromWorker::Ready`] or [`FromWorker::Failed`]. After
+//! that the daemon sends calls, any number at a time up to the plugin's limit, and each ends with one [`FromWorker::Done`]. A guest
+//! runs on one thread, so a call has at most one question on the way.
+//!
+//! Both are the same program, and the version is there to refuse what is not.
+
+use std::time::Duration;
+
+use hutch_broker::{Request, Response};
+use hutch_driver::DriverError;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::walls::Walls;
+use crate::harm::Fault;
+
+/// The version of these messages.
+pub(crate) const VERSION: u32 = 1;
+/// The longest message of a worker. What a file, a key or a program's arguments may hold is less; a longer answer is refused in the
+/// worker already.
+pub(crate) const MAX_FROM_WORKER: usize = 8 << 20;
+/// The longest message to a worker: a document that it had fetched (32 MiB at most, see `host/broker/src/http.rs`) with its headers.
+pub(crate) const MAX_TO_WORKER: usize = 40 << 20;
+
+/// What the daemon says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToWorker {
+    /// The first message.
+    Hello(Hello),
+    /// Call a function of the plugin.
+    Call {
+        /// A number that the daemon never uses twice.
+        id: u64,
+        /// `pool.validate`.
+        function: String,
+        /// The parameters, a tuple in postcard's encoding.
+        params: Vec<u8>,
+    },
+    /// The answer to a question.
+    Answer {
+        /// The call that asked.
+        call: u64,
+        /// The question's number within the call.
+        ask: u64,
+        /// What the broker said.
+        result: Result<Response, DriverError>,
+    },
+    /// Nobody waits for this call any more. It is dropped, and told as done.
+    Cancel {
+        /// The call.
+        call: u64,
+    },
+}
+
+/// What a worker has to know of its plugin.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// [`VERSION`].
+    pub(crate) version: u32,
+    /// `storage`, `network`, `image`.
+    pub(crate) family: String,
+    /// The optional interfaces that it exports.
+    pub(crate) abilities: Vec<String>,
+    /// Linear memory of one instance, in bytes.
+    pub(crate) memory: u64,
+    /// The guest's own running time in a call.
+    pub(crate) cpu_time: Duration,
+    /// Calls at once.
+    pub(crate) concurrency: u32,
+}
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromWorker {
+    /// It can be called.
+    Ready {
+        /// [`VERSION`].
+        version: u32,
+        /// What it says of the walls around it.
+        walls: Walls,
+    },
+    /// It can't.
+    Failed(Failed),
+    /// A guest asks, and waits.
+    Ask {
+        /// Its call.
+        call: u64,
+        /// A number of the worker's choice, which the answer carries.
+        ask: u64,
+        /// What it asks.
+        request: Request,
+    },
+    /// A guest tells what needs no answer: a line of its log, a figure, how far it is.
+    Tell {
+        /// Its call.
+        call: u64,
+        /// What it tells.
+        request: Request,
+    },
+    /// A call has ended.
+    Done {
+        /// The call.
+        call: u64,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// Why a worker can't be used.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Failed {
+    /// The code is not for this machine or this version, and should be made again.
+    Code(String),
+    /// The plugin does not fit its world.
+    Plugin(String),
+    /// Its walls could not be put up.
+    Walls(String),
+}
+
+/// How a call ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// The guest answered, or failed with an error of its own: a `Result` in postcard's encoding.
+    Answer(Vec<u8>),
+    /// It came to harm.
+    Fault(Fault),
+    /// It was given up, as the daemon wanted.
+    Cancelled,
+}
+
+/// Whether a request is one that is told and not asked.
+pub(crate) fn is_told(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Log { .. }
+            | Request::MetricCount { .. }
+            | Request::MetricGauge { .. }
+            | Request::ProgressReport { .. }
+    )
+}
+
+/// Writes a value in postcard's encoding.
+pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_allocvec(value)
+}
+
+/// Reads a value that takes up all of `bytes`.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
