@@ -60,13 +60,16 @@ fn an_image_source_in_rust_begins_whole() -> Result<()> {
 }
 
 #[test]
-fn an_image_source_in_python_begins_whole() -> Result<()> {
+fn drivers_in_python_begin_whole() -> Result<()> {
     let there = Command::new("componentize-py").arg("--version").output();
     if !there.is_ok_and(|output| output.status.success()) {
         println!("NOT TESTED: componentize-py is not installed (pip install componentize-py)");
         return Ok(());
     }
-    begins("python", "image", &["python3", "build.py"], 13)
+    for (family, least) in [("storage", 60), ("network", 40), ("image", 13)] {
+        begins("python", family, &["python3", "build.py"], least)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Family {
 enum Language {
     /// With the SDK and cargo
     Rust,
-    /// With componentize-py; an image source
+    /// With componentize-py
     Python,
 }
 

@@ -373,7 +373,10 @@ impl Action {
             match answer {
                 // What could not be done was not needed: then all must be as if it had been.
                 Ok(()) => self.check(stand, &pool, &when).await?,
-                Err(refused) if refused.error.is(INJECTED) => self.intact(stand, &pool, &when).await?,
+                Err(refused) if refused.error.is(INJECTED) => {
+                    let intact = self.intact(stand, &pool, &when).await;
+                    intact.map_err(|stop| Stop::Fail(format!("{when}: {stop}")))?;
+                }
                 Err(refused) => return fail(format!("{when}, and the driver told another error: {refused}")),
             }
             if let Err(refused) = self.act(&pool, &valid).await {
