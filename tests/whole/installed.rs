@@ -6,6 +6,7 @@ use hutch_tests::faulty::has_status;
 use hutch_tests::sample::sample;
 use hutch_tests::stock::Stock;
 use hutch_tests::variant::Variant;
+use hutch_tests::web::{Page, Web};
 use serde_json::{Value, json};
 
 const POOL: &str = "/1.0/storage-pools/own";
@@ -321,6 +322,139 @@ fn seen(daemon: &Daemon) -> Result<String> {
             format!("{} {state}, before it {previous}, may {granted}", plugin["version"])
         },
     ))
+}
+
+/// Runs Debian's minisign without a password.
+fn minisign(arguments: &[&str]) -> Result<()> {
+    let output = std::process::Command::new("minisign").args(arguments).output();
+    let output = output.context("minisign is missing: `cargo xtask setup --tests` installs it")?;
+    ensure!(
+        output.status.success(),
+        "minisign {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+#[test]
+fn signatures_of_minisign_say_who_answers_for_a_plugin() -> Result<()> {
+    let daemon = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let place = daemon.sandbox().path().to_owned();
+    let at = |name: &str| place.join(name).display().to_string();
+    let (public, secret) = (at("key.pub"), at("key.sec"));
+    minisign(&["-G", "-W", "-p", &public, "-s", &secret])?;
+    let file = Variant::storage("plain", "1.0.0").write(&place)?.display().to_string();
+    minisign(&["-S", "-s", &secret, "-m", &file])?;
+    let hutch = Stock::hutch(&daemon)?;
+    let install = ["plugin", "install", &file, "--yes"];
+    let id = std::fs::read_to_string(&public)?
+        .lines()
+        .next()
+        .and_then(|line| line.split_whitespace().next_back().map(str::to_owned))
+        .context("a key without an id")?;
+
+    let (_, refusal) = hutch.fails(&install)?;
+    ensure!(refusal.contains(&id) && refusal.contains("not trusted"), "{refusal}");
+    let (_, refusal) = hutch.fails(&["plugin", "trust", "add", "example", "RWnonsense"])?;
+    ensure!(
+        refusal.contains("no public key") || refusal.contains("not a public key"),
+        "{refusal}"
+    );
+    hutch.run(&["plugin", "trust", "add", "example", &public])?;
+    ensure!(hutch.run(&["plugin", "trust", "list"])?.contains(&id));
+    // The signature of another file.
+    let other = Variant::storage("plain", "1.1.0").write(&place)?.display().to_string();
+    let (signature, other_signature) = (format!("{file}.minisig"), format!("{other}.minisig"));
+    std::fs::copy(&signature, &other_signature)?;
+    let (_, refusal) = hutch.fails(&["plugin", "install", &other, "--yes", "--allow-unsigned"])?;
+    ensure!(
+        refusal.contains("is of another file") && refusal.contains(&id),
+        "{refusal}"
+    );
+    hutch.run(&install)?;
+    ensure!(hutch.run(&["plugin", "list"])?.contains("signed by example"));
+    // The old way of signing, too.
+    minisign(&["-S", "-l", "-s", &secret, "-m", &other])?;
+    hutch.run(&["plugin", "upgrade", "plain", &other])?;
+    ensure!(hutch.run(&["plugin", "list"])?.contains("signed by example"));
+    hutch.run(&["plugin", "remove", "plain", "--yes"])?;
+    hutch.run(&["plugin", "trust", "remove", &id])?;
+    ensure!(hutch.run(&["plugin", "trust", "list"])?.contains("REVOKED"));
+    let (_, refusal) = hutch.fails(&install)?;
+    ensure!(refusal.contains("which was revoked"), "{refusal}");
+    Ok(())
+}
+
+#[test]
+fn a_plugin_that_is_fetched_needs_a_signature_or_a_waiver() -> Result<()> {
+    let daemon = Daemon::with(Options {
+        bare: true,
+        ..Options::default()
+    })?;
+    let place = daemon.sandbox().path().to_owned();
+    let at = |name: &str| place.join(name).display().to_string();
+    let (public, secret) = (at("key.pub"), at("key.sec"));
+    minisign(&["-G", "-W", "-p", &public, "-s", &secret])?;
+    let file = Variant::storage("plain", "1.0.0").write(&place)?;
+    minisign(&["-S", "-s", &secret, "-m", &file.to_string_lossy()])?;
+    let content = std::fs::read(&file)?;
+    let signature = std::fs::read(at("plain-1.0.0.wasm.minisig"))?;
+    let web = Web::serve(daemon.sandbox(), move |asked| match asked.path.as_str() {
+        "/plain.wasm" | "/signed.wasm" => Page {
+            body: content.clone(),
+            ..Page::default()
+        },
+        "/signed.wasm.minisig" => Page {
+            body: signature.clone(),
+            ..Page::default()
+        },
+        "/away.wasm" => Page {
+            moved: Some("http://example.org/plain.wasm".to_owned()),
+            ..Page::default()
+        },
+        "/endless.wasm" => Page {
+            body: vec![0; 40 << 20],
+            ..Page::default()
+        },
+        _ => Page {
+            missing: true,
+            ..Page::default()
+        },
+    })?;
+    let hutch = Stock::hutch(&daemon)?;
+    let url = |path: &str| format!("{}/{path}", web.address);
+    for (url, why) in [
+        (url("plain.wasm"), "--allow-unsigned"),
+        (url("signed.wasm"), "not trusted"),
+        (url("absent.wasm"), "is not there"),
+        (url("away.wasm"), "plugins come by https"),
+        (url("endless.wasm"), "larger than"),
+        ("http://example.org/plain.wasm".to_owned(), "plugins come by https"),
+    ] {
+        let (_, refusal) = hutch.fails(&["plugin", "install", &url, "--yes"])?;
+        ensure!(refusal.contains(why), "{url}: {refusal}");
+    }
+    let (_, refusal) = hutch.fails(&[
+        "plugin",
+        "install",
+        &url("plain.wasm"),
+        "--yes",
+        "--digest",
+        &"0".repeat(64),
+    ])?;
+    ensure!(refusal.contains("should have 0000"), "{refusal}");
+    hutch.run(&["plugin", "install", &url("plain.wasm"), "--yes", "--allow-unsigned"])?;
+    ensure!(hutch.run(&["plugin", "list"])?.contains("unsigned"));
+    hutch.run(&["plugin", "remove", "plain", "--yes"])?;
+    hutch.run(&["plugin", "trust", "add", "example", &public])?;
+    hutch.run(&["plugin", "install", &url("signed.wasm"), "--yes"])?;
+    ensure!(hutch.run(&["plugin", "list"])?.contains("signed by example"));
+    let left = std::fs::read_dir(daemon.state_dir().join("plugins/incoming"))?.count();
+    ensure!(left == 0, "{left} fetched files are left");
+    Ok(())
 }
 
 /// Operations that have to go through while the plugin is exchanged under them.

@@ -57,6 +57,7 @@ const TESTS: &[Need] = &[
     need("/bin/busybox", "busybox-static"),
     need("nsenter", "util-linux"),
     need("python3", "python3"),
+    need("minisign", "minisign"),
     wish("incus", "incus-client"),
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),

@@ -164,6 +164,28 @@ wire! {
         pub more: Vec<PluginPermission>,
     }
 
+    /// A publisher's key.
+    pub struct PluginKey {
+        /// Its id, 16 hexadecimal digits, as minisign prints it.
+        pub id: String,
+        /// What the publisher is called here.
+        pub name: String,
+        /// The public key, in base64.
+        pub key: String,
+        /// Whether it was revoked: what it signed is refused.
+        pub revoked: bool,
+        /// When it was added.
+        pub added_at: Timestamp,
+    }
+
+    /// `POST /1.0/plugin-keys`.
+    pub struct PluginKeysPost {
+        /// What the publisher is called here.
+        pub name: String,
+        /// The public key in base64, or the content of the file that minisign wrote it to.
+        pub key: String,
+    }
+
     /// `PUT /1.0/plugins/ID/grants`.
     pub struct PluginGrantsPut {
         /// `grant` or `revoke`.
@@ -196,6 +218,8 @@ wire! {
         pub timeouts: u64,
         /// Host functions that were refused.
         pub denials: u64,
+        /// Time of all calls together, in microseconds.
+        pub total_us: u64,
         /// Median time of a call, in microseconds.
         pub p50_us: u64,
         /// The time that 99 of 100 calls stay under, in microseconds.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hutch_api::plugin::{Plugin, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
+use hutch_api::plugin::{Plugin, PluginKey, PluginKeysPost, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
 use hutch_driver::{Cancel, DriverError, Progress};
 use serde_json::{Value, json};
 
@@ -70,6 +70,12 @@ pub trait PluginDirectory: Send + Sync {
     async fn rollback(&self, id: &str, needed: Vec<String>) -> Result<(), DriverError>;
     /// Removes an installed plugin. Whether it is in use was asked before.
     async fn remove(&self, id: &str) -> Result<(), DriverError>;
+    /// The publishers' keys.
+    fn keys(&self) -> Vec<PluginKey>;
+    /// Trusts a publisher's key.
+    async fn trust(&self, post: PluginKeysPost) -> Result<PluginKey, DriverError>;
+    /// Revokes a key by its id, or the keys of a publisher.
+    async fn distrust(&self, which: &str) -> Result<(), DriverError>;
 }
 
 /// A daemon that has no plugins and takes none, for what runs a core with drivers of its own.
@@ -141,6 +147,18 @@ impl PluginDirectory for NoPlugins {
     }
 
     async fn remove(&self, _: &str) -> Result<(), DriverError> {
+        Self::none()
+    }
+
+    fn keys(&self) -> Vec<PluginKey> {
+        Vec::new()
+    }
+
+    async fn trust(&self, _: PluginKeysPost) -> Result<PluginKey, DriverError> {
+        Self::none()
+    }
+
+    async fn distrust(&self, _: &str) -> Result<(), DriverError> {
         Self::none()
     }
 }
@@ -369,6 +387,29 @@ impl Core {
             .map_err(Error::driver(format!("removing plugin {id}")))?;
         self.tell_of_plugin("plugin-removed", id);
         Ok(())
+    }
+
+    /// The publishers' keys, also those that were revoked.
+    pub fn plugin_keys(&self) -> Vec<PluginKey> {
+        self.plugin_directory.keys()
+    }
+
+    /// Trusts a publisher's key.
+    ///
+    /// # Errors
+    /// When it is no key, or can't be recorded.
+    pub async fn plugin_key_trust(&self, post: PluginKeysPost) -> Result<PluginKey> {
+        let action = format!("trusting the key of {}", post.name);
+        self.plugin_directory.trust(post).await.map_err(Error::driver(action))
+    }
+
+    /// Revokes a key by its id, or the keys of a publisher.
+    ///
+    /// # Errors
+    /// When there is none, or it can't be recorded.
+    pub async fn plugin_key_revoke(&self, which: &str) -> Result<()> {
+        let done = self.plugin_directory.distrust(which).await;
+        done.map_err(Error::driver(format!("revoking the key {which}")))
     }
 
     /// The names of a plugin's drivers that are in use.

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use hutch_api::plugin::{Plugin, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
+use hutch_api::plugin::{Plugin, PluginKey, PluginKeysPost, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
 use hutch_broker::HostBroker;
 use hutch_core::plugins::{PluginDirectory, PluginFile};
 use hutch_core::pools::Roots;
 use hutch_driver::{Call, Cancel, DriverError, MountPlan, Progress, TreePath};
-use hutch_plugin::{ChangeError, Intake, Offer, OfferKind, PluginHost};
+use hutch_plugin::{ChangeError, Intake, Offer, OfferKind, PluginHost, TrustedKey};
 
 use crate::render;
 
@@ -31,6 +32,8 @@ impl Roots for PoolRoots {
 pub(crate) struct Directory {
     /// The plugin host.
     pub(crate) host: Arc<PluginHost>,
+    /// Has what plugins keep.
+    pub(crate) broker: Arc<HostBroker>,
 }
 
 #[async_trait]
@@ -48,22 +51,34 @@ impl PluginDirectory for Directory {
     }
 
     async fn file(&self, id: &str) -> Result<PluginFile, DriverError> {
-        let bytes = self.host.file(id).await.map_err(failed)?;
-        Ok(PluginFile { bytes, signature: None })
+        let (bytes, signature) = self.host.file(id).await.map_err(failed)?;
+        Ok(PluginFile {
+            bytes,
+            signature: signature.map(String::into_bytes),
+        })
     }
 
     async fn examine(
         &self,
         post: &PluginsPost,
         file: Option<PluginFile>,
-        _progress: &dyn Progress,
-        _cancel: &Cancel,
+        progress: &dyn Progress,
+        cancel: &Cancel,
     ) -> Result<PluginOffer, DriverError> {
         let source = &post.source;
-        let file = file.ok_or_else(|| DriverError::new("invalid", "there is no file"))?;
+        let (name, file) = match file {
+            Some(file) => (&source.name, file),
+            None => {
+                let (url, signature) = (&source.url, &source.signature_url);
+                let fetched = self.host.fetch(url, signature, &source.digest, progress, cancel).await;
+                let (bytes, signature) = fetched.map_err(failed)?;
+                (url, PluginFile { bytes, signature })
+            }
+        };
         let offer = Offer {
             bytes: file.bytes,
-            source: source.name.clone(),
+            signature: file.signature,
+            source: name.clone(),
             kind: if source.kind == "upload" {
                 OfferKind::Upload
             } else {
@@ -120,7 +135,36 @@ impl PluginDirectory for Directory {
     }
 
     async fn remove(&self, id: &str) -> Result<(), DriverError> {
+        // Before the plugin itself, so that the next one of this id finds nothing: a daemon that is killed in between has a plugin
+        // that nothing uses and that kept nothing, and it can be removed again.
+        if self.host.goes_whole(id) {
+            self.broker.forget_plugin(id).await?;
+        }
         self.host.remove(id).await.map_err(failed)
+    }
+
+    fn keys(&self) -> Vec<PluginKey> {
+        self.host.trusted_keys().iter().map(key).collect()
+    }
+
+    async fn trust(&self, post: PluginKeysPost) -> Result<PluginKey, DriverError> {
+        let trusted = self.host.trust_key(post.name, post.key).await;
+        trusted.map(|trusted| key(&trusted)).map_err(failed)
+    }
+
+    async fn distrust(&self, which: &str) -> Result<(), DriverError> {
+        self.host.revoke_key(which.to_owned()).await.map_err(failed)
+    }
+}
+
+/// A key in the API's terms.
+fn key(key: &TrustedKey) -> PluginKey {
+    PluginKey {
+        id: key.id(),
+        name: key.name.clone(),
+        key: key.key.clone(),
+        revoked: key.revoked,
+        added_at: (UNIX_EPOCH + Duration::from_secs(key.added)).into(),
     }
 }
 

@@ -127,9 +127,10 @@ async fn serve(state_dir: PathBuf, config: Config) -> Result<()> {
         runtime,
         id_ranges: PathBuf::from(ID_RANGES),
         drivers: Arc::clone(&plugins) as Arc<dyn Drivers>,
-        roots: Arc::new(directory::PoolRoots(broker)),
+        roots: Arc::new(directory::PoolRoots(Arc::clone(&broker))),
         plugins: Arc::new(directory::Directory {
             host: Arc::clone(&plugins),
+            broker,
         }),
         downloader: Arc::new(download::Fetcher(Arc::clone(&plugins))),
         store,

@@ -155,6 +155,7 @@ fn metrics(metrics: &hutch_plugin::PluginMetrics) -> PluginMetrics {
         traps: metrics.traps,
         timeouts: metrics.timeouts,
         denials: metrics.denials,
+        total_us: metrics.total_us,
         p50_us: quantile(&metrics.latency, 50),
         p99_us: quantile(&metrics.latency, 99),
     }

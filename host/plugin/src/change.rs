@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hutch_broker::Permissions;
-use hutch_driver::Options;
+use hutch_driver::{DriverError, Options};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::fault;
@@ -19,6 +19,7 @@ use crate::manifest::Manifest;
 use crate::plugin::{Plugin, Slot, Standing};
 use crate::registry::{Held, Provenance, Record, Registry, RegistryError, Version, now};
 use crate::status::Origin;
+use crate::trust::TrustError;
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,12 @@ pub enum ChangeError {
     /// Nobody whom the operator trusts answers for the file.
     #[error("{0}")]
     Untrusted(String),
+    /// What its signature says is not enough, or the publishers' keys can't be worked with.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// It can't be fetched.
+    #[error("can't fetch the file")]
+    Fetch(#[source] DriverError),
     /// The file can't be taken in.
     #[error(transparent)]
     File(#[from] FileError),
@@ -56,6 +63,18 @@ impl ChangeError {
             Self::Unknown(_) | Self::File(FileError::Unknown(_)) => "not-found",
             Self::Conflict(_) | Self::Declared(_) => "in-use",
             Self::Untrusted(_) => "not-granted",
+            Self::Trust(error) => match error {
+                TrustError::Stranger(_) | TrustError::Revoked { .. } | TrustError::Mismatch { .. } => "not-granted",
+                TrustError::Key(_) | TrustError::Name(_) | TrustError::Many | TrustError::Signature(_) => "invalid",
+                TrustError::Unknown(_) => "not-found",
+                TrustError::Io { .. } | TrustError::Damaged { .. } => "io",
+            },
+            Self::Fetch(error) => match error.code.as_str() {
+                "not-found" => "not-found",
+                "limit" | "invalid" => "invalid",
+                "cancelled" => "cancelled",
+                _ => "unavailable",
+            },
             Self::Invalid(_) | Self::File(FileError::NotAPlugin { .. } | FileError::Digest(_)) => "invalid",
             Self::File(_) | Self::Registry(_) => "io",
             Self::Own(_) => "internal",
@@ -84,6 +103,8 @@ pub struct Offer {
     pub source: String,
     /// How it came.
     pub kind: OfferKind,
+    /// A signature of it, as minisign writes it.
+    pub signature: Option<Vec<u8>>,
     /// What its digest has to be, in lower-case hexadecimal, with or without `sha256:` before it.
     pub digest: Option<String>,
     /// Whether it may have no signature.
@@ -147,10 +168,17 @@ impl PluginHost {
                 offer.source
             )));
         }
-        let provenance = match (offer.kind, offer.allow_unsigned) {
-            (OfferKind::Upload, _) => Provenance::Dev,
-            (OfferKind::Foreign, true) => Provenance::Unsigned,
-            (OfferKind::Foreign, false) => {
+        let signature = offer
+            .signature
+            .as_deref()
+            .map(String::from_utf8_lossy)
+            .map(String::from);
+        let provenance = match (&signature, offer.kind, offer.allow_unsigned) {
+            // One that is there has to be right, whatever the operator waives.
+            (Some(signature), ..) => self.trust.lock().verify(&offer.bytes, signature)?,
+            (None, OfferKind::Upload, _) => Provenance::Dev,
+            (None, OfferKind::Foreign, true) => Provenance::Unsigned,
+            (None, OfferKind::Foreign, false) => {
                 return Err(ChangeError::Untrusted(format!(
                     "{} has no signature, and what comes from elsewhere needs one; --allow-unsigned waives it",
                     offer.source
@@ -166,6 +194,7 @@ impl PluginHost {
             version: stored.manifest.version.clone(),
             source: offer.source,
             provenance,
+            signature,
             config: Options::new(),
             taken_in: now(),
         };
@@ -221,7 +250,7 @@ impl PluginHost {
         let table = self.table.load_full();
         if let Some(entry) = table.entry(&manifest.id) {
             let plugin = entry.slot.current();
-            if plugin.digest == version.digest {
+            if plugin.digest == version.digest && entry.origin == Origin::Installed {
                 // Somebody else was quicker with the same file.
                 return Ok(Outcome::Active);
             }
@@ -323,6 +352,13 @@ impl PluginHost {
         self.commit(turn, "plugin-upgrade", record, &[prepared]).await
     }
 
+    /// Whether nothing of this id is left when the plugin is removed: it was installed, and none came with the daemon.
+    pub fn goes_whole(&self, id: &str) -> bool {
+        let table = self.table.load();
+        let installed = table.entry(id).is_some_and(|entry| entry.origin == Origin::Installed);
+        installed && self.bundled(id).is_none()
+    }
+
     /// The names that would no longer be provided if the plugin were removed, by family; empty where one that came with the
     /// daemon provides them, too.
     pub fn lost_with(&self, id: &str) -> (String, Vec<String>) {
@@ -336,14 +372,20 @@ impl PluginHost {
         (entry.slot.current().manifest.family().to_owned(), names)
     }
 
-    /// The file of a plugin that is in use, for `save`.
+    /// The file of a plugin that is in use, with its signature if it has one, for `save`.
     ///
     /// # Errors
     /// When there is no such plugin, or its file was changed.
-    pub async fn file(&self, id: &str) -> Result<Vec<u8>> {
+    pub async fn file(&self, id: &str) -> Result<(Vec<u8>, Option<String>)> {
         let digest = self.slot(id)?.current().digest.clone();
+        let registry = self.registry.lock().await;
+        let active = registry.get(id).and_then(|record| record.active.as_ref());
+        let signature = active.filter(|version| version.digest == digest);
+        let signature = signature.and_then(|version| version.signature.clone());
+        drop(registry);
         let files = Arc::clone(&self.loader.files);
-        Ok(tokio::task::spawn_blocking(move || files.read(&digest)).await??)
+        let bytes = tokio::task::spawn_blocking(move || files.read(&digest)).await??;
+        Ok((bytes, signature))
     }
 
     pub(crate) fn slot(&self, id: &str) -> Result<Arc<Slot>> {

@@ -10,8 +10,32 @@ use crate::fault;
 use crate::files::FileError;
 use crate::host::PluginHost;
 use crate::plugin::Phase;
+use crate::trust::TrustedKey;
 
 impl PluginHost {
+    /// The publishers' keys, also those that were revoked.
+    pub fn trusted_keys(&self) -> Vec<TrustedKey> {
+        self.trust.lock().keys().to_vec()
+    }
+
+    /// Trusts a publisher's key: what minisign calls a public key, or the content of its file.
+    ///
+    /// # Errors
+    /// When it is none, or can't be recorded.
+    pub async fn trust_key(self: &Arc<Self>, name: String, key: String) -> Result<TrustedKey> {
+        let host = Arc::clone(self);
+        Ok(tokio::task::spawn_blocking(move || host.trust.lock().add(&name, &key)).await??)
+    }
+
+    /// Revokes a key by its id, or the keys of a publisher. What they signed and is installed stays.
+    ///
+    /// # Errors
+    /// When there is none, or it can't be recorded.
+    pub async fn revoke_key(self: &Arc<Self>, which: String) -> Result<()> {
+        let host = Arc::clone(self);
+        Ok(tokio::task::spawn_blocking(move || host.trust.lock().revoke(&which)).await??)
+    }
+
     /// Goes back to the version before; the one that was in use becomes the one before. What it may do stays as it is.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The plugin host: which plugins there are, how they get into service, and where the core finds their drivers.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::adapter::{ImageAdapter, NetworkAdapter, StorageAdapter};
 use crate::compile::{Cache, CompileError};
 use crate::config::PluginHostOptions;
 use crate::engine::{MAX_INSTANCES, Runtime};
+use crate::fetch;
 use crate::files::{FileError, FileStore};
 use crate::load::{Candidate, Loader, candidates, linker};
 use crate::log::LogLine;
@@ -22,7 +24,9 @@ use crate::plugin::{Phase, Plugin, Shared, Slot};
 use crate::registry::{Record, Registry, RegistryError};
 use crate::staged::Staged;
 use crate::status::{PluginState, PluginStatus};
+use crate::sync::Mutex;
 use crate::table::{Entry, Refused, Sources, Table};
+use crate::trust::{Trust, TrustError};
 
 /// Compiling children at once. Each uses several processors.
 const COMPILERS: usize = 2;
@@ -39,6 +43,9 @@ pub enum HostError {
     /// The registry can't be used. Without it nobody knows what was granted.
     #[error("can't use the registry of plugins")]
     Registry(#[source] RegistryError),
+    /// The publishers' keys can't be used. Without them nobody knows whom to believe.
+    #[error("can't use the publishers' keys")]
+    Trust(#[source] TrustError),
     /// The cache of compiled code can't be used.
     #[error("can't use the cache of compiled plugins")]
     Cache(#[source] CompileError),
@@ -52,6 +59,10 @@ pub struct PluginHost {
     pub(crate) registry: Arc<tokio::sync::Mutex<Registry>>,
     /// What the configuration or the bundled directory gives, in order.
     pub(crate) bases: Vec<Candidate>,
+    /// Whose signatures are believed.
+    pub(crate) trust: Mutex<Trust>,
+    /// Where files lie that are being fetched.
+    pub(crate) incoming: PathBuf,
     /// Files that are being taken in.
     pub(crate) staged: Arc<Staged>,
     pub(crate) shared: Arc<Shared>,
@@ -75,6 +86,9 @@ impl PluginHost {
         let files = FileStore::open(options.state_dir.join("plugins/sha256")).map_err(HostError::Store)?;
         let files = Arc::new(files);
         let registry = Registry::open(&options.state_dir.join("plugins")).map_err(HostError::Registry)?;
+        let trust = Trust::open(&options.state_dir.join("plugins")).map_err(HostError::Trust)?;
+        let incoming = options.state_dir.join("plugins/incoming");
+        fetch::empty(&incoming).map_err(HostError::Store)?;
         let cache = Cache::open(
             options.state_dir.join("cache/plugins"),
             options.compiler.clone(),
@@ -102,6 +116,8 @@ impl PluginHost {
             table: ArcSwap::default(),
             registry: Arc::new(tokio::sync::Mutex::new(registry)),
             bases,
+            trust: Mutex::new(trust),
+            incoming,
             staged: Arc::default(),
             shared,
             loader: Arc::new(Loader {

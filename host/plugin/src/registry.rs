@@ -80,6 +80,9 @@ pub struct Version {
     pub source: String,
     /// Who answers for it.
     pub provenance: Provenance,
+    /// The publisher's signature of it, as minisign writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// The operator's settings for it.
     pub config: Options,
     /// When it was taken in, in seconds since 1970-01-01 00:00 UTC.
@@ -285,6 +288,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             source: "x.wasm".to_owned(),
             provenance: Provenance::Dev,
+            signature: None,
             config: Options::from([("a".to_owned(), "1".to_owned())]),
             taken_in: 1,
         }

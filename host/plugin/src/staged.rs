@@ -110,6 +110,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             source: String::new(),
             provenance: Provenance::Dev,
+            signature: None,
             config: hutch_driver::Options::new(),
             taken_in: 0,
         }

@@ -5,7 +5,7 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use hutch_api::plugin::{PluginGrantsPut, PluginStatePut, PluginsPost};
+use hutch_api::plugin::{PluginGrantsPut, PluginKeysPost, PluginStatePut, PluginsPost};
 use hutch_core::Error;
 use hutch_core::plugins::PluginFile;
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::reply::{self, Failure, Result};
 use crate::request::{Json, Params};
 
 const ALL: &str = "/1.0/plugins";
+const KEYS: &str = "/1.0/plugin-keys";
 
 pub(super) fn routes() -> Router<App> {
     let any_size = DefaultBodyLimit::disable;
@@ -29,6 +30,8 @@ pub(super) fn routes() -> Router<App> {
         .route("/1.0/plugins/{id}/rollback", post(rollback))
         .route("/1.0/plugins/{id}/signature", get(signature))
         .route("/1.0/plugins/{id}/state", put(change))
+        .route(KEYS, get(keys).post(trust))
+        .route("/1.0/plugin-keys/{key}", get(key).delete(distrust))
         .route("/1.0/plugins/{id}/upgrade", post(upgrade).layer(any_size()))
 }
 
@@ -115,6 +118,34 @@ async fn signature(State(app): State<App>, Path(id): Path<String>) -> Result {
             format!("the file of plugin {id} has no signature"),
         )),
     }
+}
+
+async fn keys(State(app): State<App>, params: Params) -> Result {
+    let all = app.core.plugin_keys();
+    if params.recursion()? > 0 {
+        return Ok(reply::sync(&all));
+    }
+    Ok(reply::sync(
+        &all.iter().map(|key| path(KEYS, &key.id, "")).collect::<Vec<_>>(),
+    ))
+}
+
+async fn key(State(app): State<App>, Path(id): Path<String>) -> Result {
+    let found = app.core.plugin_keys().into_iter().find(|key| key.id == id);
+    match found {
+        Some(key) => Ok(reply::sync(&key)),
+        None => Err(Error::missing("Key", id).into()),
+    }
+}
+
+async fn trust(State(app): State<App>, Json(post): Json<PluginKeysPost>) -> Result {
+    let key = app.core.plugin_key_trust(post).await?;
+    Ok(reply::created(&path(KEYS, &key.id, "")))
+}
+
+async fn distrust(State(app): State<App>, Path(key): Path<String>) -> Result {
+    app.core.plugin_key_revoke(&key).await?;
+    Ok(reply::done())
 }
 
 fn bytes(kind: &'static str, content: Vec<u8>) -> Response {

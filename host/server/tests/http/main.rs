@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         an_upload_that_is_no_image_leaves_nothing,
         many_at_once_are_all_answered,
         an_image_is_taken_in_and_given_out_again,
+        the_document_of_the_plugins_api_has_its_paths_and_methods,
     ];
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&wanted)) {
         // A failed assertion ends the program with its message and a status that says so.
@@ -313,5 +314,56 @@ async fn an_image_is_taken_in_and_given_out_again() {
     assert_eq!(daemon.get(&wait).await.body["metadata"]["status_code"], 200);
     assert_eq!(daemon.get("/1.0/images/aliases").await.body["metadata"], json!([]));
     assert_eq!(daemon.staged_files(), Vec::<String>::new());
+    daemon.stop().await;
+}
+
+/// The paths of `docs/plugins-api.yaml` with their methods, in the form that the document has: paths two deep, methods four deep.
+fn documented() -> Vec<(String, Vec<String>)> {
+    let text = include_str!("../../../../docs/plugins-api.yaml");
+    let mut paths: Vec<(String, Vec<String>)> = Vec::new();
+    for line in text.lines() {
+        let depth = line.len() - line.trim_start().len();
+        let Some(key) = line.trim().strip_suffix(':') else {
+            continue;
+        };
+        if depth == 2 && key.starts_with('/') {
+            paths.push((key.to_owned(), Vec::new()));
+        } else if depth == 4
+            && ["get", "put", "post", "patch", "delete"].contains(&key)
+            && let Some((_, methods)) = paths.last_mut()
+        {
+            methods.push(key.to_uppercase());
+        }
+    }
+    paths
+}
+
+async fn the_document_of_the_plugins_api_has_its_paths_and_methods() {
+    let daemon = Daemon::start().await;
+    let documented = documented();
+    assert!(documented.len() > 8, "{documented:?}");
+    for (path, methods) in &documented {
+        let place = path.replace("{id}", "org.example.x").replace("{key}", "0");
+        for method in ["GET", "PUT", "POST", "PATCH", "DELETE"] {
+            let answer = daemon.send(method, &place, &[], "{}").await;
+            let error = answer.body["error"].as_str().unwrap_or_default();
+            let there = answer.status != 405 && !error.contains("path not found");
+            assert_eq!(
+                there,
+                methods.iter().any(|own| own == method),
+                "{method} {path}: {} {error}",
+                answer.status
+            );
+        }
+    }
+    // And the other way round: what the code routes is documented.
+    let code = include_str!("../../src/routes/plugins.rs");
+    let routed = code.split('"').filter(|text| text.starts_with("/1.0/plugin"));
+    for path in routed {
+        assert!(
+            documented.iter().any(|(other, _)| other == path),
+            "{path} is not documented"
+        );
+    }
     daemon.stop().await;
 }

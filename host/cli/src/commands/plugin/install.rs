@@ -1,7 +1,7 @@
 //! `plugin install` and `plugin upgrade`: the file goes to the daemon, which says what is in it; what it asks for is shown and
 //! granted; then the daemon is told to use it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use hutch_api::plugin::{PluginOffer, PluginPermission, PluginSignature, PluginSource, PluginsPost};
@@ -20,12 +20,14 @@ use crate::terminal;
 
 /// Bytes of the largest plugin that a daemon takes.
 const LARGEST: u64 = 32 << 20;
+/// Bytes of the largest signature.
+const LARGEST_SIGNATURE: u64 = 8 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
-    /// The plugin's file
-    #[arg(value_name = "FILE")]
-    source: PathBuf,
+    /// The plugin's file, or the https address that the daemon fetches it from
+    #[arg(value_name = "FILE|URL")]
+    source: String,
     /// The daemon
     #[arg(value_name = "REMOTE:")]
     remote: Option<String>,
@@ -38,9 +40,9 @@ pub(crate) struct UpgradeArgs {
     /// The plugin
     #[arg(value_name = "[REMOTE:]PLUGIN")]
     plugin: String,
-    /// The new version's file
-    #[arg(value_name = "FILE")]
-    source: PathBuf,
+    /// The new version's file, or the https address that the daemon fetches it from
+    #[arg(value_name = "FILE|URL")]
+    source: String,
     #[command(flatten)]
     choice: Choice,
 }
@@ -57,6 +59,13 @@ pub(crate) struct Choice {
     /// What the file's SHA-256 has to be
     #[arg(long, value_name = "sha256:DIGEST")]
     digest: Option<String>,
+    /// The file's signature as minisign writes it, or its address; without this, what is beside the file with .minisig behind
+    /// its name
+    #[arg(long, value_name = "FILE|URL")]
+    signature: Option<String>,
+    /// Take what was fetched also without a signature
+    #[arg(long)]
+    allow_unsigned: bool,
     /// A setting of the plugin's own; may be given several times
     #[arg(short, long = "config", value_name = "KEY=VALUE")]
     config: Vec<String>,
@@ -88,13 +97,10 @@ pub(crate) async fn install(ctx: &Context, args: InstallArgs) -> Result<()> {
     if !offer.present.is_empty() && offer.present != offer.version {
         return Err(Error::usage(format!(
             "{} {} is there already; `hutch plugin upgrade {} {}` brings this version of it",
-            offer.id,
-            offer.present,
-            offer.id,
-            args.source.display()
+            offer.id, offer.present, offer.id, args.source
         )));
     }
-    let again = format!("hutch plugin install {}", args.source.display());
+    let again = format!("hutch plugin install {}", args.source);
     let grants = match args.choice.grants() {
         Some(grants) => grants,
         None if offer.permissions.is_empty() => vec!["none".to_owned()],
@@ -127,24 +133,42 @@ pub(crate) async fn upgrade(ctx: &Context, args: UpgradeArgs) -> Result<()> {
     tell_held(ctx, &id, &missing)
 }
 
-/// Sends the file, and returns what the daemon found in it.
-async fn examine(ctx: &Context, target: &Target, path: ApiPath, file: &Path, choice: &Choice) -> Result<PluginOffer> {
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let post = PluginsPost {
+/// Sends the file, or has the daemon fetch it, and returns what the daemon found in it.
+async fn examine(ctx: &Context, target: &Target, path: ApiPath, source: &str, choice: &Choice) -> Result<PluginOffer> {
+    let post = |source: PluginSource| PluginsPost {
         source: PluginSource {
-            kind: "upload".to_owned(),
-            name: name.clone(),
             digest: choice.digest.clone().unwrap_or_default(),
-            ..PluginSource::default()
+            ..source
         },
         examine: true,
+        allow_unsigned: choice.allow_unsigned,
         ..PluginsPost::default()
     };
+    if is_address(source) {
+        let post = post(PluginSource {
+            kind: "url".to_owned(),
+            url: source.to_owned(),
+            signature_url: choice.signature.clone().unwrap_or_default(),
+            ..PluginSource::default()
+        });
+        let progress = ctx.progress(&format!("Fetching {source}"));
+        let metadata = target.client.change(Method::POST, path, &post, &progress).await?;
+        return field(&metadata, "plugin");
+    }
+    let file = Path::new(source);
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let post = post(PluginSource {
+        kind: "upload".to_owned(),
+        name: name.clone(),
+        ..PluginSource::default()
+    });
     let request = serde_json::to_vec(&post).map_err(|source| Error::Json {
         what: "the request".to_owned(),
         source,
     })?;
-    let (body, kind) = form(&[("request", request), ("plugin", read(file)?)]);
+    let mut parts = vec![("request", request), ("plugin", read(file, LARGEST)?)];
+    parts.extend(signature_of(file, choice)?.map(|signature| ("signature", signature)));
+    let (body, kind) = form(&parts);
     let headers = [(CONTENT_TYPE.as_str(), kind)];
     let answer = target
         .client
@@ -153,6 +177,24 @@ async fn examine(ctx: &Context, target: &Target, path: ApiPath, file: &Path, cho
     let progress = ctx.progress(&format!("Examining {name}"));
     let metadata = target.client.finish(answer, &progress).await?;
     field(&metadata, "plugin")
+}
+
+fn is_address(source: &str) -> bool {
+    source.starts_with("https://") || source.starts_with("http://")
+}
+
+/// The signature that was named, or that lies beside the file.
+fn signature_of(file: &Path, choice: &Choice) -> Result<Option<Vec<u8>>> {
+    if let Some(named) = &choice.signature {
+        return read(Path::new(named), LARGEST_SIGNATURE).map(Some);
+    }
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".minisig");
+    let beside = Path::new(&beside);
+    if beside.exists() {
+        return read(beside, LARGEST_SIGNATURE).map(Some);
+    }
+    Ok(None)
 }
 
 /// Has the daemon use a file that it has examined, and returns what it still waits for.
@@ -231,12 +273,12 @@ pub(super) fn signature(signature: &PluginSignature) -> String {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn read(path: &Path, largest: u64) -> Result<Vec<u8>> {
     let failed = |error| Error::file("cannot read", path, error);
     let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > LARGEST {
+    if size > largest {
         return Err(Error::usage(format!(
-            "{} has {size} bytes, and a plugin has at most {LARGEST}",
+            "{} has {size} bytes, and at most {largest} are taken",
             path.display()
         )));
     }

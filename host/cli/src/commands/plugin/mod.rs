@@ -1,6 +1,7 @@
 //! `plugin`: the drivers of the daemon, and what they may do.
 
 mod install;
+mod trust;
 
 use clap::{Args, Subcommand};
 use hutch_api::plugin::{Plugin, PluginGrantsPut, PluginLogLine, PluginPermission, PluginStatePut};
@@ -49,6 +50,9 @@ pub(crate) enum PluginCommand {
     /// Remove an installed plugin that nothing uses
     #[command(alias = "rm")]
     Remove(RemoveArgs),
+    /// Manage whose signatures of plugins are believed
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
     /// Print what a plugin has logged
     Logs {
         /// The plugin
@@ -138,6 +142,7 @@ impl PluginCommand {
             Self::Enable(args) => set_state(ctx, &args.plugin, "enable").await,
             Self::Disable(args) => set_state(ctx, &args.plugin, "disable").await,
             Self::Remove(args) => remove(ctx, args).await,
+            Self::Trust(command) => command.run(ctx).await,
             Self::Logs { plugin, lines } => logs(ctx, &plugin, lines).await,
         }
     }
