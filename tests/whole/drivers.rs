@@ -467,6 +467,7 @@ fn warnings_are_acknowledged_and_removed() -> Result<()> {
     ensure!(of_pool(&faulty)?.is_none(), "it is back, with nothing new to say");
     // Another trouble of the same pool is another thing to be told.
     faulty.restart(&configuration(&storage_file()?, "\"fault.pool.reconcile\" = \"exit\"")?)?;
+    has_status(&mut faulty.daemon.client(), BROKEN, "Unavailable")?;
     let warning = of_pool(&faulty)?.context("nothing warns of the pool's new trouble")?;
     ensure!(warning["status"] == "new", "{warning}");
     Ok(())
