@@ -464,7 +464,10 @@ impl PluginHost {
                 })
             };
             let stored = loader.files.digests()?;
-            let unneeded = stored.iter().filter(|digest| !kept.contains(digest));
+            // One in quarantine stays, so that it is in quarantine still when it is asked for again.
+            let unneeded = stored
+                .iter()
+                .filter(|digest| !kept.contains(digest) && loader.files.quarantine(digest).is_none());
             for digest in unneeded {
                 staged.unless_kept(digest, || remove(digest)).unwrap_or(Ok(()))?;
             }

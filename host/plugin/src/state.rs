@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hutch_broker::LogSink;
+use nix::time::{ClockId, clock_gettime};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -91,11 +92,10 @@ impl ResourceLimiter for Room {
     }
 }
 
-/// How long a guest has run. Waiting for a host function does not count, so this is measured where the call's future is
-/// polled, and not in ticks of the epoch, which go by for everybody.
+/// How long a guest has run: processor time of the thread that polls the call's future, while it polls it. Neither waiting for a
+/// host function counts, nor that other threads had the processor, nor ticks of the epoch, which go by for everybody.
 #[derive(Debug)]
 pub(crate) struct GuestClock {
-    start: std::time::Instant,
     limit: Duration,
     spent: AtomicU64,
     running_since: AtomicU64,
@@ -105,7 +105,6 @@ pub(crate) struct GuestClock {
 impl GuestClock {
     pub(crate) fn new(limit: Duration) -> Self {
         Self {
-            start: std::time::Instant::now(),
             limit,
             spent: AtomicU64::new(0),
             running_since: AtomicU64::new(0),
@@ -113,18 +112,21 @@ impl GuestClock {
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// The processor time of this thread, in nanoseconds. Every Linux has this clock (clock_gettime(2)); without it the time of the
+    /// call alone would limit a guest.
+    fn now() -> u64 {
+        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+        time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// The guest begins or goes on to run.
     pub(crate) fn enter(&self) {
-        self.running_since.store(self.now(), Ordering::Relaxed);
+        self.running_since.store(Self::now(), Ordering::Relaxed);
     }
 
     /// The guest waits or has ended.
     pub(crate) fn leave(&self) {
-        let ran = self.now().saturating_sub(self.running_since.load(Ordering::Relaxed));
+        let ran = Self::now().saturating_sub(self.running_since.load(Ordering::Relaxed));
         self.spent.fetch_add(ran, Ordering::Relaxed);
     }
 
@@ -134,7 +136,7 @@ impl GuestClock {
     }
 
     fn is_over(&self) -> bool {
-        let running = self.now().saturating_sub(self.running_since.load(Ordering::Relaxed));
+        let running = Self::now().saturating_sub(self.running_since.load(Ordering::Relaxed));
         Duration::from_nanos(self.spent.load(Ordering::Relaxed).saturating_add(running)) > self.limit
     }
 }
