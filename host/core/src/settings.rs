@@ -1,7 +1,7 @@
 //! Configuration keys of instances: which there are, what they may hold and what they mean.
 //!
 //! A key that has no effect here is refused rather than kept, so that nobody relies on it; keys under `user.`, `image.` and
-//! `environment.` are the caller's own text. Those under `volatile.` are [`crate::instances::volatile`]'s.
+//! `environment.` are the caller's own text. Those under `volatile.` are `instances::volatile`'s.
 
 pub(crate) mod syscalls;
 
