@@ -25,6 +25,8 @@ fn begins(language: &str, family: &str, build: &[&str], least: usize) -> Result<
     let hutch = |folder: &Path, arguments: &[&str]| {
         let mut command = Command::new(&programs.cli);
         command.arg("plugin").args(arguments).current_dir(folder);
+        // An author's build goes to where cargo puts it by itself.
+        command.env_remove("CARGO_TARGET_DIR");
         command
     };
     run(&mut hutch(

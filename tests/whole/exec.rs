@@ -79,7 +79,8 @@ fn a_terminal_has_a_size_and_takes_signals() -> Result<()> {
     let daemon = Daemon::start()?;
     daemon.instance("c1", &json!({}))?;
     let mut client = daemon.client();
-    let script = "stty size; trap 'stty size' WINCH; while :; do sleep 0.1; done";
+    // What is told is told once it is listened for.
+    let script = "trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done";
     let mut running = exec::begin(&mut client, "c1", &["/bin/sh", "-c", script], true)?;
     let mut terminal = running.streams.remove(0);
     read_until(&mut terminal, "24 80")?;

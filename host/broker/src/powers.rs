@@ -116,7 +116,7 @@ impl Power {
                 kind(&["command"])
                     || text
                         .strip_prefix("command=")
-                        .is_some_and(|typed| typed == command.program || typed == line(command) || runs(command, typed))
+                        .is_some_and(|typed| typed == command.program || typed == line(command))
             }
             Self::Http(pattern) => kind(&["http"]) || text.strip_prefix("http=") == Some(pattern),
             Self::Link | Self::Filter | Self::Watch | Self::System => kind(&[]) || text == self.to_string(),
@@ -124,11 +124,19 @@ impl Power {
     }
 }
 
-/// Whether the command line `typed` is one that `command` allows: an error of a refused command quotes it so.
-fn runs(command: &CommandPermission, typed: &str) -> bool {
+/// The command line `typed`, with single spaces between its words, as an error of a refused command quotes it: a permission for that
+/// line alone, if `command` allows it.
+fn one_line(command: &CommandPermission, typed: &str) -> Option<CommandPermission> {
     let mut words = typed.split(' ').map(str::to_owned);
     let program = words.next().unwrap_or_default();
-    command.allows(&program, &words.collect::<Vec<_>>(), &[])
+    let args: Vec<String> = words.collect();
+    // A star in a word would be a pattern.
+    let plain = !args.iter().any(|arg| arg.contains('*'));
+    (plain && command.allows(&program, &args, &[])).then(|| CommandPermission {
+        args,
+        env: Vec::new(),
+        ..command.clone()
+    })
 }
 
 impl Permissions {
@@ -194,11 +202,13 @@ impl Permissions {
     /// # Errors
     /// A sentence that says what there is instead.
     pub fn named(&self, text: &str) -> Result<Self, String> {
-        let mut powers: Vec<Power> = self
-            .powers()
-            .into_iter()
-            .filter(|power| power.is_called(text))
-            .collect();
+        let mut powers = self.powers();
+        // One command may be called as all of a program are: whoever types it out means that one.
+        let exact = powers.iter().any(|power| power.to_string() == text);
+        powers.retain(|power| match exact {
+            true => power.to_string() == text,
+            false => power.is_called(text),
+        });
         if powers.is_empty() {
             powers.extend(self.narrowed(text));
         }
@@ -217,6 +227,13 @@ impl Permissions {
         if let Some(pattern) = text.strip_prefix("http=") {
             let wide = self.http.iter().any(|wide| url_pattern_covers(wide, pattern));
             return wide.then(|| Power::Http(pattern.to_owned()));
+        }
+        if let Some(typed) = text.strip_prefix("command=") {
+            return self
+                .command
+                .iter()
+                .find_map(|wide| one_line(wide, typed))
+                .map(Power::Command);
         }
         let path = text.strip_prefix("fs.paths=")?.strip_suffix(":ro")?;
         let place = self
@@ -282,6 +299,21 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_command_is_not_a_wide_one() {
+        let two = set(
+            "{'command': [{'program': 'tool', 'args': ['--version']}, {'program': 'tool', 'args': ['**']},
+                          {'program': 'bare'}, {'program': 'bare', 'args': ['*']}]}",
+        );
+        let called = |text: &str| names(&two.named(text).expect("named"));
+        assert_eq!(called("command=tool --version"), ["command=tool --version"]);
+        assert_eq!(called("command=tool **"), ["command=tool **"]);
+        assert_eq!(called("command=tool --all"), ["command=tool --all"]);
+        assert_eq!(called("command=tool"), ["command=tool --version", "command=tool **"]);
+        assert_eq!(called("command=bare"), ["command=bare"]);
+        assert!(two.named("command=tool --*").is_err());
+    }
+
+    #[test]
     fn what_is_typed_names_powers() {
         let much = much();
         for (text, expected) in [
@@ -289,7 +321,7 @@ mod tests {
             ("fs", vec!["fs.roots", "fs.paths=/p"]),
             ("http", vec!["http=origin", "http=https://*.example.org/"]),
             ("command=tool", vec!["command=tool --a=* **"]),
-            ("command=tool --a=1 file", vec!["command=tool --a=* **"]),
+            ("command=tool --a=1 file", vec!["command=tool --a=1 file"]),
             ("http=https://a.example.org", vec!["http=https://a.example.org"]),
             ("fs.paths=/p:ro", vec!["fs.paths=/p"]),
         ] {

@@ -288,7 +288,12 @@ fn fork(scene: &Scene<'_>, listener: &OwnedFd, call: &Notification, request: Req
 
 /// The helper.
 fn help(scene: &Scene<'_>, listener: &OwnedFd, call: &Notification, request: Request) -> ! {
-    if target::prepare(&[listener.as_fd(), scene.userns]).is_err() {
+    // What it takes on behalf of the container is counted there, as what a command of it takes.
+    let prepared = scene.cgroup.enter_legacy();
+    if prepared
+        .and_then(|()| target::prepare(&[listener.as_fd(), scene.userns]))
+        .is_err()
+    {
         process::exit(1);
     }
     let answer = Target::open(listener.as_fd(), call).and_then(|target| match request {

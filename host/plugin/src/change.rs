@@ -307,7 +307,7 @@ impl PluginHost {
         if present.digest == version.digest && present.subject.config == version.config {
             return Ok(Outcome::Active);
         }
-        check_names(&stored.manifest, &intake.needed)?;
+        self.check_names(&present, &stored.manifest, &intake.needed)?;
         let more = beyond(&stored.manifest, Some(&present));
         let mut granted = Permissions::clone(&slot.standing.granted.get());
         match &intake.grants {
@@ -324,6 +324,36 @@ impl PluginHost {
         }
         self.switch(turn, record, &slot, stored, version, granted).await?;
         Ok(Outcome::Active)
+    }
+
+    /// Refuses a version that is of another family than `present`, does not provide what is in use (`needed`), or provides what
+    /// another plugin does.
+    pub(crate) fn check_names(&self, present: &Plugin, manifest: &Manifest, needed: &[String]) -> Result<()> {
+        let conflict = |why: String| {
+            Err(ChangeError::Conflict(format!(
+                "{} {} {why}",
+                manifest.id, manifest.version
+            )))
+        };
+        if manifest.family() != present.manifest.family() {
+            let (new, old) = (manifest.family(), present.manifest.family());
+            return conflict(format!("is a {new} plugin, and the one in use a {old} plugin"));
+        }
+        let table = self.table.load();
+        let others = manifest.names().iter().find_map(|name| {
+            let entry = table.find(manifest.family(), name)?;
+            let other = entry.id();
+            (other != manifest.id).then_some((name, other))
+        });
+        if let Some((name, other)) = others {
+            return conflict(format!("provides {name}, which {other} provides already"));
+        }
+        let lost = needed.iter().filter(|name| !manifest.names().contains(name));
+        let lost: Vec<&str> = lost.map(String::as_str).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        conflict(format!("no longer provides {}, which is in use", lost.join(", ")))
     }
 
     /// Has another version of a plugin take the place of the one that is in use.
@@ -503,22 +533,4 @@ pub(crate) fn chosen(offered: &Permissions, names: &[String]) -> Result<Permissi
         all = all.with(&some);
     }
     Ok(all)
-}
-
-/// Refuses a version that does not provide what is in use.
-pub(crate) fn check_names(manifest: &Manifest, needed: &[String]) -> Result<()> {
-    let lost: Vec<&str> = needed
-        .iter()
-        .filter(|name| !manifest.names().contains(name))
-        .map(String::as_str)
-        .collect();
-    if lost.is_empty() {
-        return Ok(());
-    }
-    Err(ChangeError::Conflict(format!(
-        "{} {} no longer provides {}, which is in use",
-        manifest.id,
-        manifest.version,
-        lost.join(", ")
-    )))
 }

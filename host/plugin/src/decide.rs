@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hutch_broker::Permissions;
 
-use crate::change::{ChangeError, Outcome, Result, check_names, chosen};
+use crate::change::{ChangeError, Outcome, Result, chosen};
 use crate::fault;
 use crate::files::FileError;
 use crate::host::PluginHost;
@@ -53,7 +53,7 @@ impl PluginHost {
                 )));
             }
         };
-        check_names(&stored.manifest, needed)?;
+        self.check_names(&slot.current(), &stored.manifest, needed)?;
         let config = record.previous.as_ref().map(|version| version.config.clone());
         let prepared = self
             .prepare(stored, Arc::clone(&slot.standing), config.unwrap_or_default())
@@ -89,7 +89,7 @@ impl PluginHost {
         };
         let missing = held.more.beyond(&granted);
         if missing.is_nothing() || names.iter().all(|name| name == "none") {
-            check_names(&stored.manifest, needed)?;
+            self.check_names(&present, &stored.manifest, needed)?;
             self.switch(turn, record, &slot, stored, held.version, granted).await?;
             self.sweep_all().await;
             return Ok(Outcome::Active);

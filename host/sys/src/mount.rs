@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -48,6 +49,21 @@ impl Flags {
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+}
+
+/// Returns when all that was written to the file system that `path` is on is on its disk (`syncfs(2)`).
+///
+/// # Errors
+/// Those of opening it and of `syncfs`, which tells of writes that failed.
+pub fn flush(path: &Path) -> io::Result<()> {
+    let open = openat2(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::empty(),
+    )?;
+    Ok(rustix::fs::syncfs(open)?)
 }
 
 /// Changes the mount that `tree` is the root of, with those below it when `recursive`. With `userns`, ids are mapped by that

@@ -173,20 +173,12 @@ impl Owner {
             pool: self.record.pool.clone(),
         };
         let entry = core.journal.begin(operation.id(), entry).await?;
-        let mut filled = self.fill(pool, &content, &entry, operation).await;
+        let filled = match self.finish_undo(pool, &entry).await {
+            Ok(()) => self.fill(pool, &content, &entry, operation).await,
+            Err(error) => Err(error),
+        };
         // What is there already is not this creation's to take back.
-        let mut ours = !is_taken(&filled);
-        if !ours {
-            filled = match self.finish_undo(pool, &entry).await {
-                Ok(true) => {
-                    let again = self.fill(pool, &content, &entry, operation).await;
-                    ours = !is_taken(&again);
-                    again
-                }
-                Ok(false) => filled,
-                Err(error) => Err(error),
-            };
-        }
+        let ours = !is_taken(&filled);
         let made = async {
             let copied = filled?;
             core.journal.step(&entry, "volume");
@@ -209,9 +201,9 @@ impl Owner {
         core.journal.unless_failed(entry, Err(error)).await
     }
 
-    /// Takes back what an instance of this name has left in the pool that was never finished, and whether there was one. `own` is the
-    /// entry of the one that is being made.
-    pub(super) async fn finish_undo(&self, pool: &OpenPool, own: &Open) -> Result<bool> {
+    /// Takes back what an instance of this name has left in the pool that was never finished: a driver may take it for what it is
+    /// asked to make. `own` is the entry of the one that is being made.
+    pub(super) async fn finish_undo(&self, pool: &OpenPool, own: &Open) -> Result<()> {
         let core = &self.core;
         let wanted = (&self.record.project, &self.record.name, &pool.record.name);
         let is_left = |entry: &Entry| match entry {
@@ -224,11 +216,10 @@ impl Owner {
         left.retain(|(open, _, entry)| open != own && is_left(entry));
         let left: Vec<Open> = left.into_iter().map(|(open, ..)| open).collect();
         if left.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         self.undo_create(pool).await?;
-        core.journal.all_done(&left, Transaction::new()).await?;
-        Ok(true)
+        core.journal.all_done(&left, Transaction::new()).await
     }
 
     /// Writes the record, with what profiles have become meanwhile, and those of the snapshots that were `copied` with it, and

@@ -250,12 +250,12 @@ impl Instances {
         list
     }
 
-    /// Interfaces of instances in a network, of those that run or of all.
+    /// Interfaces of instances in a network, of those that run or of all. One whose keeper does not answer may run.
     pub(crate) fn nics(&self, core: &Core, project: &str, network: &str, running: bool) -> Vec<NicRef> {
         let mut nics = Vec::new();
         for instance in self.using_network(core, project, network) {
             let view = instance.view();
-            if running && view.keeper.is_none() {
+            if running && view.keeper.is_none() && view.broken.is_none() {
                 continue;
             }
             nics.extend(

@@ -234,8 +234,15 @@ impl Owner {
         for snapshot in &snapshots {
             change = change.put(at(&snapshot.name), snapshot.as_ref())?;
         }
+        // What an earlier failure has left under the name of a new one goes, too.
+        let mut dropped = staged.dropped;
+        for (_, snapshot) in &staged.added {
+            if !dropped.contains(&snapshot.name) {
+                dropped.push(snapshot.name.clone());
+            }
+        }
         let renewal = Renewal {
-            dropped: staged.dropped,
+            dropped,
             added: staged
                 .added
                 .into_iter()

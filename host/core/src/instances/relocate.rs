@@ -159,20 +159,12 @@ impl Owner {
         let entry = core.journal.begin(operation.id(), entry).await?;
         let old = Arc::clone(&self.record);
         let copying = Copying::new(&core, (&from, &old), (&to, &record), operation);
-        let mut made = copying.root(None, false).await;
-        // What is there already is not this move's to take back, unless an earlier one of the name has left it.
-        let mut ours = !is_taken(&made);
-        if !ours {
-            made = match self.finish_undo(&to, &entry).await {
-                Ok(true) => {
-                    let again = copying.root(None, false).await;
-                    ours = !is_taken(&again);
-                    again
-                }
-                Ok(false) => made,
-                Err(error) => Err(error),
-            };
-        }
+        let made = match self.finish_undo(&to, &entry).await {
+            Ok(()) => copying.root(None, false).await,
+            Err(error) => Err(error),
+        };
+        // What is there already is not this move's to take back.
+        let ours = !is_taken(&made);
         let moved = async {
             made?;
             core.journal.step(&entry, "root");
@@ -184,7 +176,16 @@ impl Owner {
         };
         match moved.await {
             Ok(left) => {
-                self.leave(&from, &old, left).await;
+                // Not before it is certain, also after a loss of power, that the instance is where it went.
+                match core.store.sync().await {
+                    Ok(()) => self.leave(&from, &old, left).await,
+                    Err(error) => tracing::warn!(
+                        instance = old.name,
+                        pool = old.pool,
+                        %error,
+                        "the volume that an instance has left behind stays until the next start of the daemon"
+                    ),
+                }
                 Ok(())
             }
             Err(error) => {
@@ -239,6 +240,13 @@ impl Owner {
         if let Some(size) = devices::root(&expanded)?.get("size").filter(|size| !size.is_empty()) {
             create::set_size(to, &record, Some(size)).await?;
         }
+        let root = to.tree().path;
+        let flushed = tokio::task::spawn_blocking(move || hutch_sys::mount::flush(&root)).await;
+        let flushed = flushed.map_err(std::io::Error::other).and_then(|flushed| flushed);
+        flushed.map_err(Error::io(format!(
+            "writing storage pool {} to its disk",
+            to.record.name
+        )))?;
         let _guard = core.changes.lock().await;
         core.check_references(&record, Some(&self.instance.view()))?;
         let (project, name) = (&record.project, &record.name);

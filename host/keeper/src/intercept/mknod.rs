@@ -64,7 +64,7 @@ impl Request {
 }
 
 /// Makes the node.
-pub(super) fn carry_out(scene: &Scene<'_>, target: &Target, request: Request) -> Step<Answer> {
+pub(super) fn carry_out(scene: &Scene<'_>, target: &Target<'_>, request: Request) -> Step<Answer> {
     let path = target.string(request.path)?;
     let (directory, name) = split(&path).ok_or(AS_EVER)?;
     target.require(scene.userns, CapabilitySet::MKNOD)?;

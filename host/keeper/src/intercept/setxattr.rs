@@ -58,7 +58,7 @@ impl Request {
 }
 
 /// Sets the attribute.
-pub(super) fn carry_out(scene: &Scene<'_>, target: &Target, request: Request) -> Step<Answer> {
+pub(super) fn carry_out(scene: &Scene<'_>, target: &Target<'_>, request: Request) -> Step<Answer> {
     if target.string(request.name)? != NAME.as_bytes() || target.byte(request.value)? != VALUE {
         return Err(AS_EVER);
     }
@@ -73,7 +73,7 @@ pub(super) fn carry_out(scene: &Scene<'_>, target: &Target, request: Request) ->
 }
 
 /// Has the directory looked for by a process that goes where the caller is.
-fn find(scene: &Scene<'_>, target: &Target, object: Named) -> Step<OwnedFd> {
+fn find(scene: &Scene<'_>, target: &Target<'_>, object: Named) -> Step<OwnedFd> {
     let (ours, theirs) = wire::pair().map_err(|_| AS_EVER)?;
     // SAFETY: the helper has a single thread, as has the keeper that it was forked from.
     match unsafe { process::fork(0, None) }.map_err(|_| AS_EVER)? {
@@ -96,7 +96,7 @@ fn find(scene: &Scene<'_>, target: &Target, object: Named) -> Step<OwnedFd> {
     }
 }
 
-fn look(target: &Target, userns: BorrowedFd<'_>, object: Named) -> Step<OwnedFd> {
+fn look(target: &Target<'_>, userns: BorrowedFd<'_>, object: Named) -> Step<OwnedFd> {
     let base = target.base(libc::AT_FDCWD)?;
     let (path, open) = match object {
         Named::Path { address, .. } => (target.string(address)?, None),

@@ -7,7 +7,7 @@ use super::Scene;
 use super::target::{Step, Target, errno};
 
 /// Writes the figures where the caller wants them.
-pub(super) fn carry_out(scene: &Scene<'_>, target: &Target, address: u64, compat: bool) -> Step<Answer> {
+pub(super) fn carry_out(scene: &Scene<'_>, target: &Target<'_>, address: u64, compat: bool) -> Step<Answer> {
     let machine = Figures::of_machine().map_err(|error| errno(error.raw_os_error().unwrap_or(libc::EFAULT)))?;
     let figures = figures(&machine, scene);
     let bytes = if compat { figures.compat() } else { figures.native() };

@@ -49,7 +49,10 @@ pub(super) fn prepare(needed: &[BorrowedFd<'_>]) -> Result<()> {
 }
 
 /// The thread that makes a call and waits for its answer.
-pub(super) struct Target {
+pub(super) struct Target<'a> {
+    listener: BorrowedFd<'a>,
+    /// The call's number there.
+    id: u64,
     directory: OwnedFd,
 }
 
@@ -65,21 +68,35 @@ pub(super) struct Powers {
     pub(super) effective: CapabilitySet,
 }
 
-impl Target {
-    /// The caller. What is opened below its directory is its own, or fails.
-    pub(super) fn open(listener: BorrowedFd<'_>, call: &Notification) -> Step<Self> {
+impl<'a> Target<'a> {
+    /// The caller.
+    pub(super) fn open(listener: BorrowedFd<'a>, call: &Notification) -> Step<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, format!("/proc/{}", call.pid), flags, Mode::empty()).map_err(|_| AS_EVER)?;
-        // Asked after it was opened: as long as the call waits, the number is the caller's.
-        if !notify::is_waiting(listener, call.id) {
-            return Err(AS_EVER);
+        let target = Self {
+            listener,
+            id: call.id,
+            directory,
+        };
+        target.require_waiting()?;
+        Ok(target)
+    }
+
+    /// To be asked after anything was opened or read by the caller's number: as long as the call waits, it is the caller's. It can become
+    /// another program's under an open directory: where another thread executes one, that gets the number of the first thread, which
+    /// is gone from the listener before (`execve(2)`, "Effect on process attributes").
+    fn require_waiting(&self) -> Step<()> {
+        match notify::is_waiting(self.listener, self.id) {
+            true => Ok(()),
+            false => Err(AS_EVER),
         }
-        Ok(Self { directory })
     }
 
     /// Opens something of the caller's in `/proc`. Its links may lead to what has no path, and nothing waits there.
     pub(super) fn file(&self, name: &str, flags: OFlags) -> Step<OwnedFd> {
-        openat(&self.directory, name, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|_| AS_EVER)
+        let file = openat(&self.directory, name, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|_| AS_EVER)?;
+        self.require_waiting()?;
+        Ok(file)
     }
 
     /// A string of the caller's memory, without the zero byte that ends it; copied once.
@@ -115,6 +132,8 @@ impl Target {
             .take(LONGEST_STATUS)
             .read_to_string(&mut text)
             .map_err(|_| AS_EVER)?;
+        // What it says is found out when it is read.
+        self.require_waiting()?;
         Powers::parse(&text).ok_or(AS_EVER)
     }
 
