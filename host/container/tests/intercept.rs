@@ -1,16 +1,12 @@
 //! Calls that the keeper answers for a container, and lists of calls that are refused or allowed.
 //!
-//! The programs that make such calls in the ways that shells can't are this one: in a container it runs one of its own ignored tests.
-#![allow(unsafe_code, reason = "the programs make system calls as a hostile program would")]
+//! What makes such calls in the ways that shells can't is the program `intercepted-calls`, which is put into the container.
 
 mod common;
 
-use std::ffi::CString;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Lab, run, timeout};
@@ -21,7 +17,7 @@ use hutch_container::{
 
 const OK: ExitStatus = ExitStatus::Code(0);
 
-/// A busybox of which these calls are intercepted, with this program and the machine's libraries for it.
+/// A busybox of which these calls are intercepted, with the program that makes them and the machine's libraries for it.
 fn lab_with(intercept: Intercept) -> (Lab, ContainerSpec, PathBuf) {
     let lab = Lab::new();
     let mut spec = lab.busybox("calls");
@@ -29,7 +25,7 @@ fn lab_with(intercept: Intercept) -> (Lab, ContainerSpec, PathBuf) {
         panic!("busybox is on a plain tree")
     };
     let root = root.clone();
-    std::fs::copy(std::env::current_exe().unwrap(), root.join("bin/calls")).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_intercepted-calls"), root.join("bin/calls")).unwrap();
     for name in ["lib", "lib64"] {
         symlink(format!("host/{name}"), root.join(name)).unwrap();
     }
@@ -57,9 +53,9 @@ const ALL: Intercept = Intercept {
     sysinfo: true,
 };
 
-/// Runs one of the ignored tests of this program in the container.
-async fn call(keeper: &Keeper, test: &str) -> (ExitStatus, String) {
-    run(keeper, &["/bin/calls", "--ignored", "--exact", test, "--nocapture"]).await
+/// Has the program do this in the container.
+async fn call(keeper: &Keeper, what: &str) -> (ExitStatus, String) {
+    run(keeper, &["/bin/calls", what]).await
 }
 
 async fn shell(keeper: &Keeper, script: &str) -> String {
@@ -185,7 +181,7 @@ async fn an_opaque_directory_is_marked_and_nothing_else() {
         "mkdir -p /tmp/d /tmp/e /tmp/f; ln -s d /tmp/link; touch /tmp/file",
     )
     .await;
-    let (status, text) = call(&keeper, "inside_attributes").await;
+    let (status, text) = call(&keeper, "attributes").await;
     assert_eq!(status, OK, "{text}");
     let attribute = |path: &str, name: &str| {
         let mut value = [0; 8];
@@ -197,33 +193,6 @@ async fn an_opaque_directory_is_marked_and_nothing_else() {
     assert!(attribute("tmp/file", "trusted.overlay.opaque").is_err());
     assert!(attribute("tmp/d", "trusted.overlay.redirect").is_err());
     lab.stop(&keeper).await;
-}
-
-/// Attributes, from inside.
-#[test]
-#[ignore = "a program for a container"]
-fn inside_attributes() {
-    use rustix::fs::{XattrFlags, fsetxattr, lsetxattr, setxattr};
-    const NAME: &str = "trusted.overlay.opaque";
-    let none = XattrFlags::empty();
-    setxattr("/tmp/link", NAME, b"y", none).unwrap();
-    lsetxattr("/tmp/e", NAME, b"y", none).unwrap();
-    fsetxattr(std::fs::File::open("/tmp/f").unwrap(), NAME, b"y", none).unwrap();
-    assert_eq!(
-        setxattr("/tmp/d", NAME, b"y", XattrFlags::CREATE),
-        Err(rustix::io::Errno::EXIST)
-    );
-    let refused = Err(rustix::io::Errno::PERM);
-    assert_eq!(lsetxattr("/tmp/link", NAME, b"y", none), refused);
-    assert_eq!(setxattr("/tmp/file", NAME, b"y", none), refused);
-    assert_eq!(setxattr("/tmp/d", NAME, b"x", none), refused);
-    assert_eq!(setxattr("/tmp/d", "trusted.overlay.redirect", b"y", none), refused);
-    assert_eq!(setxattr("/tmp/d", "trusted.other", b"y", none), refused);
-    // The machine's own files.
-    assert!(setxattr("/host/bin", NAME, b"y", none).is_err());
-    // What needs no help goes on as ever.
-    setxattr("/tmp/d", "user.x", b"1", none).unwrap();
-    assert_eq!(setxattr("/nowhere", NAME, b"y", none), Err(rustix::io::Errno::NOENT));
 }
 
 #[tokio::test]
@@ -244,28 +213,9 @@ async fn sysinfo_tells_what_the_container_has() {
         .await
         .unwrap();
     shell(&keeper, "free | grep -q '^Mem: *98304'").await;
-    let (status, text) = call(&keeper, "inside_sysinfo").await;
+    let (status, text) = call(&keeper, "sysinfo").await;
     assert_eq!(status, OK, "{text}");
     lab.stop(&keeper).await;
-}
-
-/// Figures, from inside.
-#[test]
-#[ignore = "a program for a container"]
-fn inside_sysinfo() {
-    let figures = hutch_sys::sysinfo::Figures::of_machine().unwrap();
-    assert_eq!(figures.total_ram, 96 << 20);
-    assert!(
-        figures.free_ram > 0 && figures.free_ram < figures.total_ram,
-        "{figures:?}"
-    );
-    assert!(
-        figures.uptime < 60 && (1..50).contains(&figures.processes),
-        "{figures:?}"
-    );
-    // SAFETY: the address is nobody's; the kernel is to say so.
-    assert_eq!(unsafe { libc::syscall(libc::SYS_sysinfo, 8) }, -1);
-    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
 }
 
 #[tokio::test]
@@ -290,7 +240,7 @@ async fn a_caller_that_changes_what_it_has_given_gains_nothing() {
     let (lab, spec, root) = lab_with(ALL);
     let keeper = lab.start(&spec).await;
     shell(&keeper, "mkdir -p /tmp/a /tmp/d; ln -s / /tmp/out").await;
-    let (status, text) = call(&keeper, "inside_hostile").await;
+    let (status, text) = call(&keeper, "hostile").await;
     assert_eq!(status, OK, "{text}");
     assert!(text.contains("made"), "{text}");
     // No node but safe ones, and those as mounts: on the volume there are files.
@@ -325,79 +275,11 @@ async fn a_caller_that_changes_what_it_has_given_gains_nothing() {
     lab.stop(&keeper).await;
 }
 
-/// Calls whose memory another thread changes all the time, from threads that are killed in the middle of it.
-#[test]
-#[ignore = "a program for a container"]
-fn inside_hostile() {
-    static OVER: AtomicBool = AtomicBool::new(false);
-    let text =
-        |text: &str| Box::leak(CString::new(text).unwrap().into_bytes_with_nul().into_boxed_slice()).as_mut_ptr();
-    let (path, name) = (text("/tmp/a/0000000"), text("trusted.overlay.opaque"));
-    let (good, bad) = (c"/tmp/a/0000000", c"/tmp/out/dev/0");
-    let (opaque, other) = (c"trusted.overlay.opaque", c"trusted.overlay.elsewh");
-    let (path, name) = (path as usize, name as usize);
-    let swapper = std::thread::spawn(move || {
-        while !OVER.load(Ordering::Relaxed) {
-            for (path_text, name_text) in [(bad, other), (good, opaque)] {
-                for (place, text) in [(path, path_text), (name, name_text)] {
-                    for (number, byte) in text.to_bytes().iter().enumerate() {
-                        // SAFETY: the places are as long as the texts and live for ever; others that look at them make system
-                        // calls, which copy them in whatever state they are.
-                        unsafe { std::ptr::write_volatile((place as *mut u8).add(number), *byte) };
-                    }
-                }
-            }
-        }
-    });
-    let begun = Instant::now();
-    let mut made = 0;
-    while begun.elapsed() < Duration::from_secs(3) {
-        // SAFETY: the call reads a string that ends with a zero byte.
-        made += i32::from(unsafe { libc::mknod(path as *const libc::c_char, libc::S_IFCHR | 0o666, 0x103) } == 0);
-        // SAFETY: likewise.
-        unsafe {
-            libc::setxattr(
-                c"/tmp/d".as_ptr(),
-                name as *const libc::c_char,
-                c"y".as_ptr().cast(),
-                1,
-                0,
-            );
-            libc::umount2(good.as_ptr(), libc::MNT_DETACH);
-            libc::umount2(bad.as_ptr(), libc::MNT_DETACH);
-            libc::unlink(good.as_ptr());
-            libc::unlink(bad.as_ptr());
-        }
-        // SAFETY: the child makes one call, and is killed at some point of it.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: as above.
-            unsafe {
-                libc::mknod(c"/tmp/a/killed".as_ptr(), libc::S_IFCHR | 0o666, 0x103);
-                libc::_exit(0);
-            }
-        }
-        // SAFETY: the child is this process's, and is waited for.
-        unsafe {
-            libc::kill(child, libc::SIGKILL);
-            libc::waitpid(child, std::ptr::null_mut(), 0);
-        }
-    }
-    OVER.store(true, Ordering::Relaxed);
-    swapper.join().unwrap();
-    // A failed write is a failed test.
-    writeln!(std::io::stderr(), "made {made}").unwrap();
-    assert!(made > 0);
-}
-
 #[tokio::test]
 async fn a_path_that_never_answers_holds_up_its_callers_alone() {
     let (lab, spec, _) = lab_with(ALL);
     let keeper = lab.start(&spec).await;
-    let stuck = common::program(
-        "stuck",
-        &["/bin/calls", "--ignored", "--exact", "inside_stuck", "--nocapture"],
-    );
+    let stuck = common::program("stuck", &["/bin/calls", "stuck"]);
     let (read, write) = std::io::pipe().unwrap();
     let stdio = ExecStdio::Pipes {
         stdin: std::fs::File::open("/dev/null").unwrap().into(),
@@ -427,44 +309,6 @@ async fn a_path_that_never_answers_holds_up_its_callers_alone() {
     lab.stop(&keeper).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(exec);
-}
-
-/// A file system that answers nothing, and more callers than there are helpers.
-#[test]
-#[ignore = "a program for a container"]
-fn inside_stuck() {
-    use std::os::fd::AsRawFd;
-    let device = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .unwrap();
-    std::fs::create_dir_all("/tmp/fuse").unwrap();
-    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-    let options = CString::new(options).unwrap();
-    rustix::mount::mount(
-        "fuse",
-        "/tmp/fuse",
-        "fuse",
-        rustix::mount::MountFlags::empty(),
-        options.as_c_str(),
-    )
-    .unwrap();
-    let callers: Vec<_> = (0..12)
-        .map(|number| {
-            std::thread::spawn(move || {
-                let path = CString::new(format!("/tmp/fuse/{number}")).unwrap();
-                // SAFETY: the call reads a string that ends with a zero byte.
-                unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, 0x103) }
-            })
-        })
-        .collect();
-    // Each has either reached the file system or waits for a helper; there is nothing to be waited for.
-    std::thread::sleep(Duration::from_millis(500));
-    writeln!(std::io::stderr(), "all callers wait").unwrap();
-    for caller in callers {
-        let _ = caller.join();
-    }
 }
 
 #[tokio::test]
