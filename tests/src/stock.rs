@@ -53,13 +53,23 @@ impl Stock {
     /// Python with pylxd, or `None`, said aloud, where it is not installed.
     #[must_use]
     pub fn pylxd(daemon: &Daemon) -> Option<Self> {
+        Self::python(daemon, "pylxd")
+    }
+
+    /// Python with Prometheus's own parsers, or `None`, said aloud, where they are not installed.
+    #[must_use]
+    pub fn prometheus(daemon: &Daemon) -> Option<Self> {
+        Self::python(daemon, "prometheus_client")
+    }
+
+    fn python(daemon: &Daemon, module: &str) -> Option<Self> {
         let stock = Self::new(daemon, "python3", &[("LXD_DIR", &daemon.state_dir())]);
         let there = stock
-            .command(&["-c", "import pylxd"])
+            .command(&["-c", &format!("import {module}")])
             .output()
             .is_ok_and(|output| output.status.success());
         if !there {
-            println!("NOT TESTED: pylxd is not installed");
+            println!("NOT TESTED: {module} is not installed");
         }
         there.then_some(stock)
     }

@@ -23,6 +23,7 @@ mod lifecycle;
 mod limits;
 mod making;
 mod malice;
+mod metrics;
 mod mounts;
 mod network;
 mod nics;

@@ -62,6 +62,10 @@ const TESTS: &[Need] = &[
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),
     wish("/usr/lib/python3/dist-packages/pylxd/__init__.py", "python3-pylxd"),
+    wish(
+        "/usr/lib/python3/dist-packages/prometheus_client/__init__.py",
+        "python3-prometheus-client",
+    ),
 ];
 
 /// What the lab's machine is made of.

@@ -148,6 +148,12 @@ pub const EXTENSIONS: &[&str] = &[
     "container_edit_metadata",
     // /1.0/instances/NAME/rebuild.
     "instances_rebuild",
+    // /1.0/metrics: what instances use, by Incus's names.
+    "metrics",
+    // Processor times among the metrics are in seconds.
+    "metrics_cpu_seconds",
+    // How many processes were killed for lack of memory is among the metrics.
+    "metrics_memory_oom_total",
 ];
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod filter;
 pub mod image;
 pub mod instance;
 pub mod network;
+pub mod openmetrics;
 pub mod operation;
 pub mod plugin;
 pub mod profile;

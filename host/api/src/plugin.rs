@@ -206,7 +206,7 @@ wire! {
         pub kv_bytes: u64,
     }
 
-    /// Counters of a plugin.
+    /// Counters of a plugin, since the daemon started.
     pub struct PluginMetrics {
         /// Calls.
         pub calls: u64,
@@ -216,14 +216,52 @@ wire! {
         pub traps: u64,
         /// Calls that took too long.
         pub timeouts: u64,
+        /// Faults that counted towards a quarantine.
+        pub faults: u64,
         /// Host functions that were refused.
         pub denials: u64,
+        /// The same by the kind of the permission that it lacked: `fs`, `link`.
+        pub denied: BTreeMap<String, u64>,
+        /// How often its process was started anew after it had ended.
+        pub restarts: u64,
+        /// Instances that there are now, one for each call that is being made.
+        pub running: u64,
         /// Time of all calls together, in microseconds.
         pub total_us: u64,
+        /// Time that calls waited for their turn, in microseconds.
+        pub queue_us: u64,
+        /// Processor time of its guests, in microseconds.
+        pub guest_us: u64,
+        /// The most bytes of linear memory that one of its instances had.
+        pub memory_peak: u64,
+        /// Bytes of keys and values in its store.
+        pub kv_bytes: u64,
         /// Median time of a call, in microseconds.
         pub p50_us: u64,
         /// The time that 99 of 100 calls stay under, in microseconds.
         pub p99_us: u64,
+        /// Upper bounds of the numbers in `latency`, in microseconds.
+        pub latency_bounds_us: Vec<u64>,
+        /// Calls by their time: as many as were up to each bound and above the one before it, and last those above all.
+        pub latency: Vec<u64>,
+        /// Its functions that were called. Calls that did not get as far as to a function are `none`.
+        pub functions: BTreeMap<String, PluginFunctionMetrics>,
+        /// The host's functions that it called.
+        pub host_functions: BTreeMap<String, PluginFunctionMetrics>,
+        /// Its own counters.
+        pub counts: BTreeMap<String, u64>,
+        /// Its own gauges.
+        pub gauges: BTreeMap<String, i64>,
+    }
+
+    /// Counters of one function.
+    pub struct PluginFunctionMetrics {
+        /// Calls.
+        pub calls: u64,
+        /// Their time together, in microseconds.
+        pub total_us: u64,
+        /// How they ended: `ok`, the code of an error, `other`.
+        pub results: BTreeMap<String, u64>,
     }
 
     /// A line that a plugin logged.

@@ -84,6 +84,12 @@ impl MapValue for u64 {
     }
 }
 
+impl MapValue for i64 {
+    fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::lenient(deserializer)
+    }
+}
+
 impl MapValue for Vec<String> {
     fn value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::lenient(deserializer)

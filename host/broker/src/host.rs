@@ -96,6 +96,11 @@ impl HostBroker {
         self.fs.copy_between(call, plan, to).await
     }
 
+    /// Bytes of keys and values in a plugin's key-value store, as far as its writes have been answered. Nothing is read for it.
+    pub fn kept_bytes(&self, plugin: &str) -> u64 {
+        self.kv.used(plugin)
+    }
+
     /// Forgets a plugin's key-value store: for when the plugin is removed for good.
     ///
     /// # Errors

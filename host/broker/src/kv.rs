@@ -5,6 +5,7 @@
 //! and see what is committed. The file is in WAL mode with full synchronisation: what was answered survives a lost power
 //! supply.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,6 +57,37 @@ enum Change {
 pub(crate) struct Store {
     writes: mpsc::UnboundedSender<Write>,
     reader: Arc<Mutex<Connection>>,
+    used: Arc<Used>,
+}
+
+/// Bytes that each plugin's store holds, for whoever may not wait for the file. What was answered is counted.
+#[derive(Debug, Default)]
+struct Used(Mutex<HashMap<String, u64>>);
+
+impl Used {
+    /// Reads those of all plugins.
+    fn load(&self, db: &Connection) -> rusqlite::Result<()> {
+        let mut statement = db.prepare("SELECT plugin, bytes FROM used")?;
+        let rows = statement.query_map([], |row| {
+            let bytes: i64 = row.get(1)?;
+            Ok((row.get(0)?, u64::try_from(bytes).unwrap_or(0)))
+        })?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = rows.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    /// Reads those of the plugins of `group`, which has just been written.
+    fn refresh(&self, db: &Connection, group: &[Write]) -> rusqlite::Result<()> {
+        for write in group {
+            let bytes = used(db, &write.plugin)?;
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match bytes {
+                0 => drop(all.remove(&write.plugin)),
+                bytes => drop(all.insert(write.plugin.clone(), bytes)),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Store {
@@ -78,12 +110,15 @@ impl Store {
             let writer = connect(&path).map_err(fail)?;
             prepare(&writer, &path)?;
             let reader = Arc::new(Mutex::new(connect(&path).map_err(fail)?));
+            let used = Arc::new(Used::default());
+            used.load(&writer).map_err(fail)?;
+            let counted = Arc::clone(&used);
             let (writes, receiver) = mpsc::unbounded_channel();
             std::thread::Builder::new()
                 .name("hutch-kv".to_owned())
-                .spawn(move || run(writer, receiver))
+                .spawn(move || run(writer, receiver, &counted))
                 .map_err(|e| io("can't start the thread of the key-value store", &e))?;
-            Ok(Self { writes, reader })
+            Ok(Self { writes, reader, used })
         })
         .await
     }
@@ -109,6 +144,12 @@ impl Store {
             Request::KvDelete { key } => self.write(cx, Change::Delete { key }).await.map(|_| Response::Unit),
             other => Err(internal(format!("{} is not a function of kv", other.function()))),
         }
+    }
+
+    /// Bytes that a plugin's store holds.
+    pub(crate) fn used(&self, plugin: &str) -> u64 {
+        let used = self.used.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.get(plugin).copied().unwrap_or(0)
     }
 
     /// Removes everything of a plugin's.
@@ -204,7 +245,7 @@ fn prepare(db: &Connection, path: &Path) -> Result<(), DriverError> {
     Ok(())
 }
 
-fn run(mut db: Connection, mut writes: mpsc::UnboundedReceiver<Write>) {
+fn run(mut db: Connection, mut writes: mpsc::UnboundedReceiver<Write>, used: &Used) {
     while let Some(first) = writes.blocking_recv() {
         let mut group = vec![first];
         while group.len() < MAX_GROUP
@@ -213,6 +254,9 @@ fn run(mut db: Connection, mut writes: mpsc::UnboundedReceiver<Write>) {
             group.push(next);
         }
         let results = commit(&mut db, &group);
+        if let Err(error) = used.refresh(&db, &group) {
+            tracing::warn!(%error, "the sizes of plugins' stores are those of before");
+        }
         for (index, write) in group.into_iter().enumerate() {
             let result = match &results {
                 Ok(results) => results

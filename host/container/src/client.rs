@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::link::{Link, Told, wait_exec};
 use crate::protocol::{Answer, Request};
 use crate::spec::Mount;
-use crate::state::{ContainerState, ExecInfo, ExitStatus, KeeperEvent, Stats};
+use crate::state::{ContainerState, ExecInfo, ExitStatus, KeeperEvent, Stats, Usage};
 use crate::stats::StatsReader;
 
 /// A container that a keeper holds. Clones are handles of the same one; dropping them leaves it running.
@@ -305,6 +305,13 @@ impl Keeper {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner).read()
+    }
+
+    /// The same in more detail, by a few more of such reads.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let reader = self.inner.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.usage()
     }
 
     /// Replaces the limits of the running container.

@@ -40,7 +40,7 @@ pub use services::{SERVICE_VERSION, Service, ServiceSpec, ServiceState};
 pub use spec::{
     BadSpec, ConsoleSpec, ContainerSpec, DeviceRule, Mount, NewFile, Rlimit, RootFs, SPEC_VERSION, check_file_name,
 };
-pub use state::{ContainerState, ExecInfo, Exit, ExitKind, ExitStatus, KeeperEvent, Stats};
+pub use state::{ContainerState, DiskUse, ExecInfo, Exit, ExitKind, ExitStatus, KeeperEvent, MemoryUse, Stats, Usage};
 pub use syscalls::{BadSyscalls, Intercept, SeccompPolicy, SyscallRule, SyscallVerdict};
 
 /// Directory below the root of each cgroup hierarchy in which containers have theirs.

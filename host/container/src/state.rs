@@ -121,3 +121,64 @@ pub struct Stats {
     /// Processes and threads.
     pub processes: Option<u64>,
 }
+
+/// What a container uses in more detail: [`Stats`], and what only metrics tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What its state shows.
+    pub stats: Stats,
+    /// Processor time in programs, in nanoseconds.
+    pub cpu_user_ns: Option<u64>,
+    /// Processor time in the kernel, in nanoseconds.
+    pub cpu_system_ns: Option<u64>,
+    /// What its memory is used for; `None` where the kernel does not count it.
+    pub memory: Option<MemoryUse>,
+    /// How often a process was killed because there was no memory left for the container.
+    pub oom_kills: Option<u64>,
+    /// What went to and from disks; empty where the kernel does not count it.
+    pub disks: Vec<DiskUse>,
+}
+
+/// What the memory of a container is used for, in bytes; what the kernel does not tell is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Memory of programs.
+    pub anonymous: u64,
+    /// Page cache.
+    pub cached: u64,
+    /// Shared memory and `tmpfs`.
+    pub shared: u64,
+    /// Files that are mapped.
+    pub mapped: u64,
+    /// Page cache that is to be written.
+    pub dirty: u64,
+    /// Page cache that is being written.
+    pub writeback: u64,
+    /// Memory of programs that was used lately.
+    pub active_anonymous: u64,
+    /// Memory of programs that was not.
+    pub inactive_anonymous: u64,
+    /// Page cache that was used lately.
+    pub active_file: u64,
+    /// Page cache that was not.
+    pub inactive_file: u64,
+    /// What can't be reclaimed.
+    pub unevictable: u64,
+}
+
+/// What went to and from one disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// The device's major number.
+    pub major: u32,
+    /// The device's minor number.
+    pub minor: u32,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}

@@ -17,6 +17,7 @@ pub mod images;
 pub mod instances;
 pub mod journal;
 pub mod machine;
+mod metrics;
 pub mod names;
 pub mod networks;
 pub mod operations;

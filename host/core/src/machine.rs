@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use hutch_api::network::{NetworkState, NetworkStateAddress, NetworkStateCounters};
 use hutch_api::resources::{
@@ -23,8 +24,15 @@ pub struct Machine {
     pub cpus: Vec<u32>,
     /// `x86_64`, `aarch64`.
     pub architecture: String,
+    /// When the daemon was started.
+    pub(crate) started: Instant,
     probe: Mutex<Option<NetnsProbe>>,
+    /// The names of disks, by their numbers.
+    disks: Mutex<BTreeMap<(u32, u32), String>>,
 }
+
+/// Names of disks that are remembered.
+const MAX_DISKS: usize = 1024;
 
 /// A link of the machine.
 #[derive(Clone, Debug)]
@@ -42,8 +50,28 @@ impl Machine {
             cpus: online_cpus(),
             architecture: nix::sys::utsname::uname()
                 .map_or_else(|_| String::new(), |name| name.machine().to_string_lossy().into_owned()),
+            started: Instant::now(),
             probe: Mutex::new(None),
+            disks: Mutex::default(),
         }
+    }
+
+    /// The name of a disk, `sda`, which the kernel has in memory (sysfs-block); its numbers where it is gone.
+    pub(crate) fn disk(&self, major: u32, minor: u32) -> String {
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = disks.get(&(major, minor)) {
+            return name.clone();
+        }
+        let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).unwrap_or_default();
+        let Some(name) = text.lines().find_map(|line| line.strip_prefix("DEVNAME=")) else {
+            return format!("{major}:{minor}");
+        };
+        // Disks that went are forgotten with all others once there are many.
+        if disks.len() >= MAX_DISKS {
+            disks.clear();
+        }
+        disks.insert((major, minor), name.to_owned());
+        name.to_owned()
     }
 
     fn interfaces(&self) -> Result<Vec<Interface>> {

@@ -39,7 +39,11 @@ pub(crate) struct Directory {
 #[async_trait]
 impl PluginDirectory for Directory {
     fn plugins(&self) -> Vec<Plugin> {
-        self.host.plugins().iter().map(render::plugin).collect()
+        let plugins = self.host.plugins();
+        let rendered = plugins
+            .iter()
+            .map(|status| render::plugin(status, self.broker.kept_bytes(&status.id)));
+        rendered.collect()
     }
 
     fn logs(&self, id: &str) -> Option<Vec<PluginLogLine>> {

@@ -1,18 +1,19 @@
 //! Plugins as the API shows them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use hutch_api::Timestamp;
 use hutch_api::plugin::{
-    Plugin, PluginLimits, PluginLogLine, PluginMetrics, PluginOffer, PluginPermission, PluginPermissions,
-    PluginSignature, PluginVersion,
+    Plugin, PluginFunctionMetrics, PluginLimits, PluginLogLine, PluginMetrics, PluginOffer, PluginPermission,
+    PluginPermissions, PluginSignature, PluginVersion,
 };
 use hutch_broker::Permissions;
-use hutch_plugin::{Examined, LogLine, Origin, Outcome, PluginStatus, Provenance, Version};
+use hutch_plugin::{Examined, FunctionMetrics, LogLine, Origin, Outcome, PluginStatus, Provenance, Version};
 use serde::Serialize;
 
-/// A plugin with all that is known of it.
-pub(crate) fn plugin(status: &PluginStatus) -> Plugin {
+/// A plugin with all that is known of it, and that it keeps `kv_bytes`.
+pub(crate) fn plugin(status: &PluginStatus, kv_bytes: u64) -> Plugin {
     let record = status.record.as_ref();
     let active = record.and_then(|record| record.active.as_ref());
     let held = record.and_then(|record| record.held.as_ref());
@@ -50,7 +51,10 @@ pub(crate) fn plugin(status: &PluginStatus) -> Plugin {
         },
         config_schema: json(&status.config.schema),
         options_schema: json(&status.options.schema),
-        metrics: metrics(&status.metrics),
+        metrics: PluginMetrics {
+            kv_bytes,
+            ..metrics(&status.metrics)
+        },
         installed_at: record.map_or(Timestamp::NEVER, |record| {
             (UNIX_EPOCH + Duration::from_secs(record.installed_at)).into()
         }),
@@ -149,16 +153,49 @@ fn word<T: Serialize>(value: &T) -> String {
 }
 
 fn metrics(metrics: &hutch_plugin::PluginMetrics) -> PluginMetrics {
+    let words = |counts: &BTreeMap<&'static str, u64>| {
+        let counts = counts.iter().map(|(name, count)| ((*name).to_owned(), *count));
+        counts.collect::<BTreeMap<_, _>>()
+    };
+    let functions = |functions: &BTreeMap<&'static str, FunctionMetrics>| {
+        let function = |metrics: &FunctionMetrics| PluginFunctionMetrics {
+            calls: metrics.calls,
+            total_us: micros(metrics.total),
+            results: words(&metrics.results),
+        };
+        let functions = functions
+            .iter()
+            .map(|(name, metrics)| ((*name).to_owned(), function(metrics)));
+        functions.collect()
+    };
     PluginMetrics {
         calls: metrics.calls,
-        errors: metrics.errors.clone().into_iter().collect(),
+        errors: metrics.errors.clone(),
         traps: metrics.traps,
         timeouts: metrics.timeouts,
-        denials: metrics.denials,
-        total_us: metrics.total_us,
+        faults: metrics.faults,
+        denials: metrics.denied.values().sum(),
+        denied: words(&metrics.denied),
+        restarts: metrics.restarts,
+        running: metrics.running,
+        total_us: micros(metrics.total),
+        queue_us: micros(metrics.queue),
+        guest_us: micros(metrics.guest),
+        memory_peak: metrics.memory_peak,
         p50_us: quantile(&metrics.latency, 50),
         p99_us: quantile(&metrics.latency, 99),
+        latency_bounds_us: hutch_plugin::LATENCY_BOUNDS_US.to_vec(),
+        latency: metrics.latency.clone(),
+        functions: functions(&metrics.functions),
+        host_functions: functions(&metrics.host_functions),
+        counts: metrics.counts.clone(),
+        gauges: metrics.gauges.clone(),
+        ..PluginMetrics::default()
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The upper bound of the bucket in which this per cent of the calls lie; the last bucket has none, and its lower one stands

@@ -4,7 +4,6 @@
 //! zone, a watched database); they will stand beside [`Plugin::call`] and share everything below it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hutch_broker::CallContext;
@@ -18,6 +17,7 @@ use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
 
 use crate::bindings::host::types::Error as GuestError;
 use crate::code::Code;
+use crate::counters::Used;
 use crate::desk::HostDesk;
 use crate::export::{Export, Exports};
 use crate::harm::{Failure, Fault, MAX_MESSAGE};
@@ -53,18 +53,21 @@ impl Plugin {
             operation = call.operation,
             function = tracing::field::Empty,
         );
+        let mut function = None;
         let outcome = self
-            .run(call, target.into(), pick, params, check, &log)
+            .run(call, target.into(), pick, params, check, &log, &mut function)
             .instrument(span)
             .await;
         let outcome = match outcome {
             Ok(answer) => Ok(answer),
             Err(failure) => Err(self.blame(failure, &log).await),
         };
-        self.standing.counters.call(started.elapsed(), outcome.as_ref().err());
+        let counters = &self.standing.counters;
+        counters.call(function, started.elapsed(), outcome.as_ref().err());
         outcome
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a call is, and what becomes known of it")]
     async fn run<P, T, U>(
         &self,
         call: &Call,
@@ -73,6 +76,7 @@ impl Plugin {
         params: P,
         check: impl FnOnce(T) -> Result<U, String> + Send,
         log: &Arc<CallLog>,
+        called: &mut Option<&'static str>,
     ) -> Result<U, Failure>
     where
         P: ComponentNamedList + Lower + Serialize + Send + Sync + 'static,
@@ -85,12 +89,14 @@ impl Plugin {
             let message = format!("{} has no such ability", self.id());
             Failure::plain(DriverError::new("unsupported", message))
         })?;
+        *called = Some(export.name);
         tracing::Span::current().record("function", export.name);
         let here = matches!(ready.place, Place::Here(_));
-        let _turn = self
-            .turn(&target, export.name, deadline, here)
-            .await
-            .map_err(Failure::plain)?;
+        let (counters, queued) = (&self.standing.counters, Instant::now());
+        let turn = self.turn(&target, export.name, deadline, here).await;
+        counters.queued(queued.elapsed());
+        let _turn = turn.map_err(Failure::plain)?;
+        let _instance = counters.instance();
 
         let cx = self.context(call, log);
         let cancel = CancelOnDrop(cx.call.cancel.clone());
@@ -100,7 +106,7 @@ impl Plugin {
             deadline,
             lingering: Arc::clone(&self.shared.lingering),
             target,
-            denials: AtomicU64::new(0),
+            counters: Arc::clone(counters),
         });
         let outcome = match &ready.place {
             Place::Here(code) => {
@@ -113,8 +119,10 @@ impl Plugin {
             }
         };
         drop(cancel);
-        self.standing.counters.denied(desk.denials.load(Ordering::Relaxed));
-        match outcome {
+        if let Ok((_, used)) = &outcome {
+            counters.used(*used, limits.memory.0);
+        }
+        match outcome.map(|(outcome, _)| outcome) {
             Ok(Ok(Ok(answer))) => check(answer).map_err(|reason| {
                 let message = format!("{} gave an invalid answer: {reason}", export.name);
                 Failure::fault("internal", one_line(&message, MAX_MESSAGE))
@@ -139,7 +147,7 @@ impl Plugin {
         export: &Export<P, T>,
         params: P,
         desk: Arc<HostDesk>,
-    ) -> Result<Result<T, GuestError>, Fault>
+    ) -> (Result<Result<T, GuestError>, Fault>, Used)
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         T: ComponentType + Lift + Send + Sync + 'static,
@@ -213,6 +221,7 @@ impl Plugin {
         error.log = log.last_lines();
         if failure.fault {
             tracing::warn!(plugin = self.id(), code = error.code, "{}", error.message);
+            self.standing.counters.fault();
             self.fault(&error.message).await;
         }
         error

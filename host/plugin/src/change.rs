@@ -2,7 +2,8 @@
 //!
 //! Each is made in the same order: files first (the store, compiled code), then one write of the registry, then the switch in
 //! memory. A daemon that is killed in between has the old state or the new one after its next start, and files that nobody
-//! refers to are removed then. Changes wait for each other; calls of plugins wait for none of them.
+//! refers to are removed then. Changes wait for each other and not for a compiler (`ready.rs`); calls of plugins wait for none of
+//! them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::host::PluginHost;
 use crate::load::{make_plugin, with_causes};
 use crate::manifest::Manifest;
 use crate::plugin::{Plugin, Slot, Standing};
+use crate::ready::Ready;
 use crate::registry::{Held, Provenance, Record, Registry, RegistryError, Version, now};
 use crate::status::Origin;
 use crate::trust::TrustError;
@@ -222,8 +224,29 @@ impl PluginHost {
     /// When it was not examined lately, or does not fit what there is or what is wanted; nothing has changed then.
     pub async fn take_in(&self, digest: &str, intake: Intake) -> Result<Outcome> {
         let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
-        let turn = Arc::clone(&self.registry).lock_owned().await;
         let pin = self.staged.pin(digest);
+        let mut ready = Ready::default();
+        let outcome = loop {
+            let turn = Arc::clone(&self.registry).lock_owned().await;
+            match self.try_take_in(turn, digest, &intake, &mut ready).await? {
+                Some(outcome) => break outcome,
+                None => self.make_ready(&mut ready).await?,
+            }
+        };
+        pin.decided();
+        drop(pin);
+        self.sweep_all().await;
+        Ok(outcome)
+    }
+
+    /// Answers nothing where it first needs what is `ready` to be made.
+    async fn try_take_in(
+        &self,
+        turn: Turn,
+        digest: &str,
+        intake: &Intake,
+        ready: &mut Ready,
+    ) -> Result<Option<Outcome>> {
         let Some(mut version) = self.staged.version(digest) else {
             return Err(ChangeError::Invalid(format!(
                 "sha256:{digest} was not offered in the last minutes: send it again"
@@ -235,24 +258,27 @@ impl PluginHost {
             (None, Some(id)) => self.slot(id)?.current().subject.config.clone(),
             (None, None) => Options::new(),
         };
-        let outcome = match &intake.upgrade {
-            None => self.install(turn, stored, version, &intake).await?,
-            Some(id) => self.upgrade(turn, id, stored, version, &intake).await?,
-        };
-        pin.decided();
-        drop(pin);
-        self.sweep_all().await;
-        Ok(outcome)
+        match &intake.upgrade {
+            None => self.install(turn, stored, version, intake, ready).await,
+            Some(id) => self.upgrade(turn, id, stored, version, intake, ready).await,
+        }
     }
 
-    async fn install(&self, turn: Turn, stored: Stored, version: Version, intake: &Intake) -> Result<Outcome> {
+    async fn install(
+        &self,
+        turn: Turn,
+        stored: Stored,
+        version: Version,
+        intake: &Intake,
+        ready: &mut Ready,
+    ) -> Result<Option<Outcome>> {
         let manifest = &stored.manifest;
         let table = self.table.load_full();
         if let Some(entry) = table.entry(&manifest.id) {
             let plugin = entry.slot.current();
             if plugin.digest == version.digest && entry.origin == Origin::Installed {
                 // Somebody else was quicker with the same file.
-                return Ok(Outcome::Active);
+                return Ok(Some(Outcome::Active));
             }
             return Err(ChangeError::Conflict(format!(
                 "{} {} is there already: `hutch plugin upgrade` brings another version of it",
@@ -276,16 +302,17 @@ impl PluginHost {
             )));
         };
         let granted = chosen(&manifest.permissions, grants)?;
-        let standing = Arc::new(Standing::new(&manifest.id));
-        let config = version.config.clone();
+        let id = manifest.id.clone();
+        let Some(prepared) = ready.plugin(stored, None, &version.config) else {
+            return Ok(None);
+        };
         let record = Record {
             active: Some(version),
             grants: Some(granted),
-            ..Record::new(&manifest.id)
+            ..Record::new(&id)
         };
-        let prepared = self.prepare(stored, standing, config).await?;
         self.commit(turn, "plugin-install", record, &[prepared]).await?;
-        Ok(Outcome::Active)
+        Ok(Some(Outcome::Active))
     }
 
     async fn upgrade(
@@ -295,7 +322,8 @@ impl PluginHost {
         stored: Stored,
         version: Version,
         intake: &Intake,
-    ) -> Result<Outcome> {
+        ready: &mut Ready,
+    ) -> Result<Option<Outcome>> {
         if stored.manifest.id != id {
             return Err(ChangeError::Invalid(format!(
                 "the file is {} and not another version of {id}",
@@ -305,7 +333,7 @@ impl PluginHost {
         let (mut record, slot) = self.changeable(&turn, id)?;
         let present = slot.current();
         if present.digest == version.digest && present.subject.config == version.config {
-            return Ok(Outcome::Active);
+            return Ok(Some(Outcome::Active));
         }
         self.check_names(&present, &stored.manifest, &intake.needed)?;
         let more = beyond(&stored.manifest, Some(&present));
@@ -318,12 +346,15 @@ impl PluginHost {
                     more: more.clone(),
                 });
                 self.commit(turn, "plugin-upgrade", record, &[]).await?;
-                return Ok(Outcome::Held(more));
+                return Ok(Some(Outcome::Held(more)));
             }
             None => {}
         }
-        self.switch(turn, record, &slot, stored, version, granted).await?;
-        Ok(Outcome::Active)
+        let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &version.config) else {
+            return Ok(None);
+        };
+        self.switch(turn, record, prepared, version, granted).await?;
+        Ok(Some(Outcome::Active))
     }
 
     /// Refuses a version that is of another family than `present`, does not provide what is in use (`needed`), or provides what
@@ -356,18 +387,15 @@ impl PluginHost {
         conflict(format!("no longer provides {}, which is in use", lost.join(", ")))
     }
 
-    /// Has another version of a plugin take the place of the one that is in use.
+    /// Has another version of a plugin, which is ready, take the place of the one that is in use.
     pub(crate) async fn switch(
         &self,
         turn: Turn,
         mut record: Record,
-        slot: &Slot,
-        stored: Stored,
+        prepared: Arc<Plugin>,
         version: Version,
         granted: Permissions,
     ) -> Result<()> {
-        let config = version.config.clone();
-        let prepared = self.prepare(stored, Arc::clone(&slot.standing), config).await?;
         // The same file with other settings leaves the version before as it is.
         let same = record
             .active

@@ -8,6 +8,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, ComponentNamedList, ComponentType, InstancePre, Lift, Linker, Lower};
 
 use crate::bindings::host::types::Error as GuestError;
+use crate::counters::Used;
 use crate::desk::Desk;
 use crate::engine::Runtime;
 use crate::export::{Answer, Export, Exports, Indices};
@@ -40,7 +41,7 @@ impl Code {
     }
 
     /// Calls `export` in an instance of its own, whose requests go to `desk` and whose output to `log`. It may run for `time` and
-    /// have `memory` bytes.
+    /// have `memory` bytes. Answers also with what it used.
     #[expect(clippy::too_many_arguments, reason = "what a call is and what it may use")]
     pub(crate) async fn call<P, T>(
         &self,
@@ -51,7 +52,7 @@ impl Code {
         log: Arc<dyn LogSink>,
         time: Duration,
         memory: usize,
-    ) -> Result<Result<T, GuestError>, Fault>
+    ) -> (Result<Result<T, GuestError>, Fault>, Used)
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         T: ComponentType + Lift + Send + Sync + 'static,
@@ -61,10 +62,15 @@ impl Code {
         let mut store = new_store(runtime.engine(), state);
         let guest = Box::pin(self.guest(export, &mut store, params));
         let outcome = runtime.ticking(&clock, guest).await;
-        match outcome {
+        let used = Used {
+            guest_ns: clock.spent(),
+            memory: store.data().room.taken as u64,
+        };
+        let outcome = match outcome {
             Ok((answer,)) => Ok(answer),
             Err(error) => Err(Fault::of(&error, store.data())),
-        }
+        };
+        (outcome, used)
     }
 
     async fn guest<P, T>(

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use hutch_broker::Permissions;
 
-use crate::change::{ChangeError, Outcome, Result, chosen};
+use crate::change::{ChangeError, Outcome, Result, Turn, chosen};
 use crate::fault;
 use crate::files::FileError;
 use crate::host::PluginHost;
 use crate::plugin::Phase;
+use crate::ready::Ready;
 use crate::trust::TrustedKey;
 
 impl PluginHost {
@@ -41,7 +42,20 @@ impl PluginHost {
     /// # Errors
     /// When there is none, or it does not provide what is in use (`needed`).
     pub async fn rollback(&self, id: &str, needed: &[String]) -> Result<()> {
-        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let mut ready = Ready::default();
+        loop {
+            let turn = Arc::clone(&self.registry).lock_owned().await;
+            if self.try_rollback(turn, id, needed, &mut ready).await? {
+                break;
+            }
+            self.make_ready(&mut ready).await?;
+        }
+        self.sweep_all().await;
+        Ok(())
+    }
+
+    /// False where it first needs what is `ready` to be made.
+    async fn try_rollback(&self, turn: Turn, id: &str, needed: &[String], ready: &mut Ready) -> Result<bool> {
         let (mut record, slot) = self.changeable(&turn, id)?;
         let bundled = self.bundled(id);
         let stored = match (&record.previous, bundled) {
@@ -55,13 +69,12 @@ impl PluginHost {
         };
         self.check_names(&slot.current(), &stored.manifest, needed)?;
         let config = record.previous.as_ref().map(|version| version.config.clone());
-        let prepared = self
-            .prepare(stored, Arc::clone(&slot.standing), config.unwrap_or_default())
-            .await?;
+        let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &config.unwrap_or_default()) else {
+            return Ok(false);
+        };
         std::mem::swap(&mut record.active, &mut record.previous);
         self.commit(turn, "plugin-rollback", record, &[prepared]).await?;
-        self.sweep_all().await;
-        Ok(())
+        Ok(true)
     }
 
     /// Gives a plugin more of what it requests. Where that is all that a held version waits for, it comes into use; `none`
@@ -70,7 +83,27 @@ impl PluginHost {
     /// # Errors
     /// For a name that it requests nothing under, and one of a plugin that the configuration lists.
     pub async fn grant(&self, id: &str, names: &[String], needed: &[String]) -> Result<Outcome> {
-        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let mut ready = Ready::default();
+        let outcome = loop {
+            let turn = Arc::clone(&self.registry).lock_owned().await;
+            match self.try_grant(turn, id, names, needed, &mut ready).await? {
+                Some(outcome) => break outcome,
+                None => self.make_ready(&mut ready).await?,
+            }
+        };
+        self.sweep_all().await;
+        Ok(outcome)
+    }
+
+    /// Answers nothing where it first needs what is `ready` to be made.
+    async fn try_grant(
+        &self,
+        turn: Turn,
+        id: &str,
+        names: &[String],
+        needed: &[String],
+        ready: &mut Ready,
+    ) -> Result<Option<Outcome>> {
         let (mut record, slot) = self.changeable(&turn, id)?;
         let present = slot.current();
         let mut requested = present.manifest.permissions.clone();
@@ -85,18 +118,20 @@ impl PluginHost {
         let Some((held, stored)) = held else {
             record.grants = Some(granted);
             self.commit(turn, "plugin-grant", record, &[]).await?;
-            return Ok(Outcome::Active);
+            return Ok(Some(Outcome::Active));
         };
         let missing = held.more.beyond(&granted);
         if missing.is_nothing() || names.iter().all(|name| name == "none") {
             self.check_names(&present, &stored.manifest, needed)?;
-            self.switch(turn, record, &slot, stored, held.version, granted).await?;
-            self.sweep_all().await;
-            return Ok(Outcome::Active);
+            let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &held.version.config) else {
+                return Ok(None);
+            };
+            self.switch(turn, record, prepared, held.version, granted).await?;
+            return Ok(Some(Outcome::Active));
         }
         record.grants = Some(granted);
         self.commit(turn, "plugin-grant", record, &[]).await?;
-        Ok(Outcome::Held(missing))
+        Ok(Some(Outcome::Held(missing)))
     }
 
     /// Takes away what a plugin was granted, for every host function from now on.

@@ -2,12 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hutch_broker::{Broker, CallContext, Request, Response};
 use hutch_driver::DriverError;
 use tokio::time::Instant;
 
+use crate::counters::Counters;
 use crate::lingering::{Lingering, Uninterruptible};
 
 /// The broker's answer, later.
@@ -30,14 +30,14 @@ pub(crate) struct HostDesk {
     pub(crate) lingering: Arc<Lingering>,
     /// What the call works on, as [`Lingering`] knows it.
     pub(crate) target: Arc<str>,
-    /// Requests that were refused for lack of a permission.
-    pub(crate) denials: AtomicU64,
+    /// Where what is asked is counted.
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl HostDesk {
     /// Asks the broker, and waits no longer than the call has time.
     async fn answer(&self, request: Request) -> Result<Response, DriverError> {
-        let function = request.function();
+        let (function, began) = (request.function(), std::time::Instant::now());
         // What only reaches over a network or waits for a program is given up by dropping it; what works on the machine's
         // own objects must come to its end.
         let interruptible = matches!(request.interface(), "http" | "command");
@@ -58,11 +58,8 @@ impl HostDesk {
                 ..DriverError::new("timeout", format!("{function} did not end within the time of the call"))
             })
         });
-        if let Err(error) = &answer
-            && (error.is("not-requested") || error.is("not-granted"))
-        {
-            self.denials.fetch_add(1, Ordering::Relaxed);
-        }
+        self.counters
+            .host_call(function, began.elapsed(), answer.as_ref().err());
         answer
     }
 }

@@ -343,7 +343,7 @@ fn refused_status(refused: &Refused) -> PluginStatus {
         limits: crate::manifest::Limits::default(),
         config: crate::manifest::Section::default(),
         options: crate::manifest::Section::default(),
-        metrics: crate::health::PluginMetrics::default(),
+        metrics: crate::counters::PluginMetrics::default(),
         process: None,
         loaded_at: None,
         quarantined_at: None,

@@ -11,10 +11,11 @@ use hutch_driver::{DriverError, DriverInfo};
 use tokio::sync::{Semaphore, watch};
 
 use crate::code::Code;
+use crate::counters::Counters;
 use crate::engine::Runtime;
 use crate::export::Exports;
 use crate::files::FileStore;
-use crate::health::{Counters, Health, QuarantinePolicy};
+use crate::health::{Health, QuarantinePolicy};
 use crate::lingering::Lingering;
 use crate::log::PluginLog;
 use crate::manifest::Manifest;

@@ -43,7 +43,7 @@ impl CallState {
             desk,
             log,
             clock,
-            room: Room { memory, refused: false },
+            room: Room::new(memory),
             wasi: None,
             table,
         }
@@ -74,14 +74,29 @@ impl WasiView for CallState {
 #[derive(Debug)]
 pub(crate) struct Room {
     memory: usize,
+    /// Bytes of all its linear memories, which do not shrink.
+    pub(crate) taken: usize,
     /// Whether it was refused something.
     pub(crate) refused: bool,
 }
 
+impl Room {
+    fn new(memory: usize) -> Self {
+        Self {
+            memory,
+            taken: 0,
+            refused: false,
+        }
+    }
+}
+
 impl ResourceLimiter for Room {
-    fn memory_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let fits = desired <= self.memory && maximum.is_none_or(|maximum| desired <= maximum);
         self.refused |= !fits;
+        if fits {
+            self.taken = self.taken.saturating_add(desired.saturating_sub(current));
+        }
         Ok(fits)
     }
 
@@ -130,6 +145,11 @@ impl GuestClock {
         self.spent.fetch_add(ran, Ordering::Relaxed);
     }
 
+    /// How long the guest has run, in nanoseconds.
+    pub(crate) fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
+    }
+
     /// Whether the guest was stopped for running too long.
     pub(crate) fn exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
@@ -173,13 +193,11 @@ mod tests {
 
     #[test]
     fn a_refusal_of_memory_is_remembered() {
-        let mut room = Room {
-            memory: 1 << 20,
-            refused: false,
-        };
+        let mut room = Room::new(1 << 20);
         assert!(room.memory_growing(0, 1 << 20, None).expect("no trap"));
         assert!(!room.refused);
         assert!(!room.memory_growing(1 << 20, (1 << 20) + 1, None).expect("no trap"));
         assert!(room.refused);
+        assert_eq!(room.taken, 1 << 20, "what was refused was not taken");
     }
 }

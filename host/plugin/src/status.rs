@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use hutch_broker::Permissions;
 use serde::Serialize;
 
-use crate::health::PluginMetrics;
+use crate::counters::PluginMetrics;
 use crate::manifest::{Limits, Section};
 use crate::registry::Record;
 

@@ -86,6 +86,7 @@ fn try_call(name: &str) -> ExitCode {
     let result = match name {
         "executable memory" => executable_memory(),
         "memory made executable" => memory_made_executable(),
+        "shared memory" => shared_memory(),
         // A guest's runtime may try this one, which is refused in words.
         "socket" => match TcpStream::connect("127.0.0.1:1") {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => return ExitCode::from(7),
@@ -112,6 +113,14 @@ fn executable_memory() -> i64 {
     i64::from(page(libc::PROT_READ | libc::PROT_EXEC) == libc::MAP_FAILED)
 }
 
+fn shared_memory() -> i64 {
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: new, anonymous memory, which nothing points to.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+    i64::from(page == libc::MAP_FAILED)
+}
+
 fn memory_made_executable() -> i64 {
     let page = page(libc::PROT_READ | libc::PROT_WRITE);
     // SAFETY: this page is nobody else's.
@@ -125,16 +134,17 @@ fn own(args: &[&str]) -> std::process::Output {
 }
 
 fn system_calls_end_the_process() {
-    let names = CALLS
-        .iter()
-        .map(|(name, ..)| *name)
-        .chain(["executable memory", "memory made executable"]);
+    let names =
+        CALLS
+            .iter()
+            .map(|(name, ..)| *name)
+            .chain(["executable memory", "memory made executable", "shared memory"]);
     for name in names {
         let output = own(&["call", name]);
         assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{name}: {output:?}");
     }
     assert_eq!(own(&["call", "socket"]).status.code(), Some(7));
-    println!("{} system calls are refused", CALLS.len() + 3);
+    println!("{} system calls are refused", CALLS.len() + 4);
 }
 
 /// Without the filter of system calls, what the other walls hold back.
@@ -232,6 +242,7 @@ const WAYS: &[(&str, &str)] = &[
     ("ready twice", "ready twice"),
     ("ends", "ended with status 3"),
     ("half a message", "ended with status 4"),
+    ("hoards memory", "killed by signal 9"),
 ];
 
 /// A plugin host whose workers are this program.
@@ -285,8 +296,9 @@ async fn grants_are_checked_in_the_daemon() {
             .plugin("org.hutch.test.faulty")
             .expect("listed")
             .metrics
-            .denials,
-        1
+            .denied
+            .get("link"),
+        Some(&1)
     );
 }
 
@@ -317,6 +329,9 @@ const DONE: u32 = 4;
 const ANSWER: u32 = 0;
 const FAULT: u32 = 1;
 
+/// What it says that its guests used: processor time and memory.
+const USED: (u64, u64) = (1, u64::MAX);
+
 struct Liar(std::fs::File);
 
 impl Liar {
@@ -346,7 +361,7 @@ impl Liar {
 
     fn done(&mut self, call: u64) {
         let answer = postcard::to_allocvec(&Ok::<Vec<(String, String)>, ()>(Vec::new())).expect("it can be written");
-        self.send(&(DONE, call, ANSWER, answer));
+        self.send(&(DONE, call, ANSWER, answer, USED));
     }
 
     fn stat(&mut self, call: u64, ask: u64) {
@@ -358,12 +373,27 @@ impl Liar {
     }
 }
 
+/// Fills memory and gives up the right to write to it, which takes it out of what the process's own limit counts.
+fn hoard() {
+    let length = 16 << 20;
+    loop {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: new, private, anonymous memory, which nothing points to.
+        let memory = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+        assert_ne!(memory, libc::MAP_FAILED, "the machine has no more");
+        // SAFETY: this memory is nobody else's.
+        let result = unsafe { libc::mprotect(memory, length, libc::PROT_READ) };
+        assert_eq!(result, 0);
+    }
+}
+
 /// A worker without walls that says what it should not.
 fn hostile(way: &str) -> ExitCode {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("a socket");
     let mut liar = Liar(socket.into());
     liar.receive();
-    let ready = (READY, 1_u32, true, 0_u32);
+    let ready = (READY, 2_u32, true, 0_u32);
     liar.send(&ready);
     let call = liar.call();
     match way {
@@ -391,6 +421,7 @@ fn hostile(way: &str) -> ExitCode {
         }
         "tells what is to be asked" => liar.send(&(TELL, call, Request::SystemArchitecture)),
         "ready twice" => liar.send(&ready),
+        "hoards memory" => hoard(),
         "ends" => return ExitCode::from(3),
         "half a message" => {
             drop(liar.0.write_all(&[200, 0, 0, 0, 1, 2, 3]));
@@ -416,6 +447,7 @@ fn hostile(way: &str) -> ExitCode {
                 FAULT,
                 0_u32,
                 (error.code, error.message, false, error.details),
+                USED,
             ));
         }
         "lies" => {
@@ -426,6 +458,7 @@ fn hostile(way: &str) -> ExitCode {
                 FAULT,
                 0_u32,
                 ("NOT a code", "\u{1b}[31m".repeat(100_000), true, details),
+                USED,
             ));
         }
         "floods" => loop {

@@ -125,6 +125,20 @@ pub(crate) async fn list<T: Serialize + ?Sized>(budget: &Budget, value: &T) -> R
     Ok(with_type(StatusCode::OK, Body::new(body)))
 }
 
+/// A long text of a type of its own, which counts until the client has read it.
+pub(crate) async fn text(budget: &Budget, kind: &'static str, text: String) -> Result {
+    let permit = budget.answer(text.len()).await?;
+    let body = Counted {
+        left: text.into(),
+        _permit: permit,
+    };
+    let mut response = Response::new(Body::new(body));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    Ok(response)
+}
+
 fn locate(response: &mut Response, location: &str) {
     if let Ok(value) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, value);

@@ -7,6 +7,7 @@ mod images;
 mod instances;
 mod logs;
 mod metadata;
+mod metrics;
 mod networks;
 mod operations;
 mod plugin_upload;
@@ -45,6 +46,7 @@ pub(crate) fn router(app: App) -> Router {
         .merge(profiles::routes())
         .merge(projects::routes())
         .merge(plugins::routes())
+        .merge(metrics::routes())
         .fallback(nowhere)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), admit))

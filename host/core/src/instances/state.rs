@@ -21,7 +21,7 @@ use crate::{Core, Tagged};
 pub struct Probe(Mutex<Option<NetnsProbe>>);
 
 impl Probe {
-    fn interfaces(&self, keeper: &Keeper) -> Result<Vec<Interface>, hutch_net::Error> {
+    pub(crate) fn interfaces(&self, keeper: &Keeper) -> Result<Vec<Interface>, hutch_net::Error> {
         let mut probe = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *probe {
             Some(open) => open.interfaces(),

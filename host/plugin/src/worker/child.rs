@@ -26,6 +26,7 @@ use super::protocol::{
 };
 use super::walls::{self, Walls};
 use crate::code::Code;
+use crate::counters::Used;
 use crate::desk::{Answered, Desk};
 use crate::engine::Runtime;
 use crate::export::{Export, ExportError, Exports, Visitor};
@@ -170,7 +171,7 @@ async fn serve(line: &Arc<Line>, frames: &mut Frames, worker: &Arc<Worker>) -> i
                     // This is its thread, so it does not run now, and will not again.
                     running.abort();
                     line.asked.lock().retain(|(asking, _), _| *asking != call);
-                    line.done(call, Outcome::Cancelled)?;
+                    line.done(call, Outcome::Cancelled, Used::default())?;
                 }
             }
             ToWorker::Hello(_) => return Err(io::Error::other("greeted twice")),
@@ -185,11 +186,14 @@ async fn call(line: &Arc<Line>, worker: &Worker, id: u64, function: &str, params
         call: id,
         lines: AtomicU32::new(0),
     });
-    let outcome = match worker.functions.get(function) {
+    let (outcome, used) = match worker.functions.get(function) {
         Some(function) => function.call(worker, params, counter).await,
-        None => Outcome::Fault(Fault::Unreadable("there is no such function".to_owned())),
+        None => {
+            let fault = Fault::Unreadable("there is no such function".to_owned());
+            (Outcome::Fault(fault), Used::default())
+        }
     };
-    if line.done(id, outcome).is_err() {
+    if line.done(id, outcome, used).is_err() {
         // The daemon is gone.
         std::process::exit(0);
     }
@@ -244,8 +248,8 @@ impl Line {
         Ok(())
     }
 
-    fn done(&self, call: u64, outcome: Outcome) -> io::Result<()> {
-        let done = |outcome| frame(&FromWorker::Done { call, outcome }, MAX_FROM_WORKER);
+    fn done(&self, call: u64, outcome: Outcome, used: Used) -> io::Result<()> {
+        let done = |outcome| frame(&FromWorker::Done { call, outcome, used }, MAX_FROM_WORKER);
         let frame = match done(outcome) {
             Err(FrameError::TooLong { length, .. }) => {
                 let what = format!("{length} bytes, where at most {MAX_FROM_WORKER} are allowed");
@@ -333,7 +337,7 @@ trait Function: Send + Sync {
     fn call<'a>(&'a self, worker: &'a Worker, params: Vec<u8>, counter: Arc<Counter>) -> Running<'a>;
 }
 
-type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = (Outcome, Used)> + Send + 'a>>;
 
 impl<P, T> Function for Export<P, T>
 where
@@ -345,17 +349,18 @@ where
             let unreadable = |error: postcard::Error| Outcome::Fault(Fault::Unreadable(error.to_string()));
             let params: P = match decode(&params) {
                 Ok(params) => params,
-                Err(error) => return unreadable(error),
+                Err(error) => return (unreadable(error), Used::default()),
             };
             let (desk, log) = (Arc::clone(&counter) as Arc<dyn Desk>, counter as Arc<dyn LogSink>);
-            let answer = worker
+            let (answer, used) = worker
                 .code
                 .call(&worker.runtime, self, params, desk, log, worker.cpu_time, worker.memory)
                 .await;
-            match answer {
+            let outcome = match answer {
                 Ok(answer) => encode(&answer.map_err(cut)).map_or_else(unreadable, Outcome::Answer),
                 Err(fault) => Outcome::Fault(fault),
-            }
+            };
+            (outcome, used)
         })
     }
 }

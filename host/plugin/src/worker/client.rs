@@ -20,6 +20,7 @@ use super::process::{self, Process};
 use super::protocol::{FromWorker, Hello, MAX_FROM_WORKER, MAX_TO_WORKER, Outcome, ToWorker, VERSION, is_told};
 use super::supervisor::StartError;
 use super::walls::{Landlock, Walls};
+use crate::counters::Used;
 use crate::desk::{Desk, HostDesk};
 use crate::harm::Lost;
 use crate::sync::Mutex;
@@ -67,7 +68,7 @@ struct Calls {
 enum Event {
     Ask { ask: u64, request: Request },
     Tell(Request),
-    Done(Outcome),
+    Done(Outcome, Used),
 }
 
 impl Client {
@@ -119,7 +120,7 @@ impl Client {
     }
 
     /// Calls a function. What its guest asks is asked at `desk`. If the returned future is dropped, the call is given up.
-    pub(super) async fn call(&self, function: &str, params: Vec<u8>, desk: &HostDesk) -> Result<Outcome, Lost> {
+    pub(super) async fn call(&self, function: &str, params: Vec<u8>, desk: &HostDesk) -> Result<(Outcome, Used), Lost> {
         let shared = &self.shared;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mut events) = mpsc::channel(EVENTS);
@@ -141,7 +142,7 @@ impl Client {
         });
         loop {
             match events.recv().await {
-                Some(Event::Done(outcome)) => return Ok(outcome),
+                Some(Event::Done(outcome, used)) => return Ok((outcome, used)),
                 Some(Event::Tell(request)) => tell(desk, request).await,
                 Some(Event::Ask { ask, request }) => shared.ask(id, ask, request, desk, &mut events).await?,
                 None => return Err(shared.lost()),
@@ -275,7 +276,7 @@ impl Shared {
         let (call, event) = match message {
             FromWorker::Ask { call, ask, request } => (call, Event::Ask { ask, request }),
             FromWorker::Tell { call, request } if is_told(&request) => (call, Event::Tell(request)),
-            FromWorker::Done { call, outcome } => (call, Event::Done(outcome)),
+            FromWorker::Done { call, outcome, used } => (call, Event::Done(outcome, used)),
             FromWorker::Tell { request, .. } => {
                 return Err(format!("it told {}, which is to be asked", request.function()));
             }
@@ -284,7 +285,7 @@ impl Shared {
         let receiver = {
             let mut calls = self.calls.lock();
             let found = match event {
-                Event::Done(_) => calls.table.remove(&call),
+                Event::Done(..) => calls.table.remove(&call),
                 Event::Ask { .. } | Event::Tell(_) => calls.table.get(&call).cloned(),
             };
             found.ok_or_else(|| format!("it spoke of call {call}, which it does not have"))?
@@ -313,7 +314,7 @@ impl Shared {
                 result = &mut answer => break result,
                 event = events.recv() => match event {
                     Some(Event::Tell(request)) => tell(desk, request).await,
-                    Some(Event::Ask { .. } | Event::Done(_)) => {
+                    Some(Event::Ask { .. } | Event::Done(..)) => {
                         self.fail("it went on with a call that waits for an answer");
                         return Err(self.lost());
                     }

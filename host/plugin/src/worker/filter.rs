@@ -1,5 +1,5 @@
 //! The system calls that a worker may make once its code is in memory: to read and write what it has open, to wait, and to
-//! have memory, none of it executable. Anything else ends it.
+//! have memory, none of it executable or shared. Anything else ends it.
 
 use std::collections::BTreeMap;
 
@@ -54,8 +54,8 @@ const ALLOWED: &[libc::c_long] = &[
 /// connected.
 const REFUSED: &[libc::c_long] = &[libc::SYS_socket];
 
-/// What may be called unless it makes memory executable.
-const WITHOUT_EXEC: &[libc::c_long] = &[libc::SYS_mmap, libc::SYS_mprotect];
+/// The part of mmap(2)'s flags that says whether memory is shared (`MAP_TYPE` of `linux/mman.h`, which the `libc` crate lacks).
+const MAP_TYPE: u64 = 0x0f;
 
 /// Installs the filter in all threads of this process.
 pub(crate) fn install() -> Result<(), String> {
@@ -72,12 +72,14 @@ fn allowing() -> Result<BpfProgram, seccompiler::BackendError> {
     for &call in ALLOWED.iter().chain(REFUSED) {
         rules.insert(call, Vec::new());
     }
-    // The third argument of both is the protection (mmap(2), mprotect(2)).
+    // The third argument of both is the protection, and the fourth of mmap the flags (mmap(2), mprotect(2)). No memory is made
+    // executable, and none is shared: that is not counted as the process's own.
     let exec = u64::from(libc::PROT_EXEC.unsigned_abs());
-    for &call in WITHOUT_EXEC {
-        let plain = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(exec), 0)?;
-        rules.insert(call, vec![SeccompRule::new(vec![plain])?]);
-    }
+    let private = u64::from(libc::MAP_PRIVATE.unsigned_abs());
+    let plain = || SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(exec), 0);
+    let own = SeccompCondition::new(3, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(MAP_TYPE), private)?;
+    rules.insert(libc::SYS_mmap, vec![SeccompRule::new(vec![plain()?, own])?]);
+    rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![plain()?])?]);
     let arch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?.try_into()
 }

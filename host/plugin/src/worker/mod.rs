@@ -8,6 +8,7 @@
 //! blamed. One that breaks the protocol is killed; one that ends in the middle of calls fails these, counts as a fault of its
 //! plugin, and is started anew with the next call ([`supervisor`]).
 
+mod cage;
 mod child;
 mod client;
 mod filter;

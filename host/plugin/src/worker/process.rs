@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
+use super::cage::Cage;
 use super::{Workers, ids};
 use crate::log::one_line;
 
@@ -72,7 +73,7 @@ fn keep(workers: &Workers, code: File, memory: u64, tell: oneshot::Sender<Starte
             return;
         }
     };
-    let (mut child, socket, fd) = match spawn(workers, code, id.id, memory) {
+    let (mut child, socket, fd, cage) = match spawn(workers, code, id.id, memory) {
         Ok(spawned) => spawned,
         Err(error) => {
             drop(tell.send(Err(error)));
@@ -89,13 +90,22 @@ fn keep(workers: &Workers, code: File, memory: u64, tell: oneshot::Sender<Starte
         let _ = stderr.take(MAX_WORDS).read_to_end(&mut words);
     }
     let status = child.wait();
-    // Before anybody is told, so that a worker that is started next may have it.
+    // Before anybody is told, so that a worker that is started next may have the id, and the cage after it.
+    drop(cage);
     drop(id);
     end.send_replace(Some(describe(status, &words).into()));
 }
 
-fn spawn(workers: &Workers, code: File, id: u32, memory: u64) -> io::Result<(Child, UnixStream, OwnedFd)> {
-    if rustix::process::geteuid().is_root() {
+/// A process, the daemon's end of its socket, what tells of its end, and what bounds its memory.
+type Spawned = (Child, UnixStream, OwnedFd, Option<Cage>);
+
+fn spawn(workers: &Workers, code: File, id: u32, memory: u64) -> io::Result<Spawned> {
+    let root = rustix::process::geteuid().is_root();
+    let cage = match root {
+        true => Cage::make(id, memory)?,
+        false => None,
+    };
+    if root {
         // Children of this thread begin a namespace of process ids, in which the first of them is alone.
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID)?;
     }
@@ -118,8 +128,13 @@ fn spawn(workers: &Workers, code: File, id: u32, memory: u64) -> io::Result<(Chi
     let fd = pid
         .ok_or_else(|| io::ErrorKind::NotFound.into())
         .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
+    // Before it is greeted, until when it does nothing but to put up its walls.
+    let fd = fd.and_then(|fd| {
+        let held = cage.as_ref().map_or(Ok(()), |cage| cage.hold(child.id()));
+        held.map(|()| fd)
+    });
     match fd {
-        Ok(fd) => Ok((child, ours, fd)),
+        Ok(fd) => Ok((child, ours, fd, cage)),
         Err(error) => {
             // Both fail only where it has ended.
             let _ = child.kill();

@@ -15,10 +15,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::walls::Walls;
+use crate::counters::Used;
 use crate::harm::Fault;
 
 /// The version of these messages.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The longest message of a worker. What a file, a key or a program's arguments may hold is less; a longer answer is refused in the
 /// worker already.
 pub(crate) const MAX_FROM_WORKER: usize = 8 << 20;
@@ -106,6 +107,8 @@ pub(crate) enum FromWorker {
         call: u64,
         /// How.
         outcome: Outcome,
+        /// What its guest used.
+        used: Used,
     },
 }
 

@@ -13,6 +13,7 @@ use super::Workers;
 use super::client::Client;
 use super::protocol::{Failed, Hello, Outcome, VERSION, decode, encode};
 use crate::bindings::host::types::Error as GuestError;
+use crate::counters::{Counters, Used};
 use crate::desk::HostDesk;
 use crate::export::Export;
 use crate::harm::{Fault, Lost};
@@ -65,6 +66,8 @@ pub(crate) struct Supervisor {
     running: Mutex<Option<Arc<Client>>>,
     /// The process id of the last one that was started.
     pid: AtomicU32,
+    /// Where it is counted that one is started anew.
+    counters: Arc<Counters>,
 }
 
 impl Supervisor {
@@ -89,6 +92,7 @@ impl Supervisor {
             },
             running: Mutex::new(None),
             pid: AtomicU32::new(0),
+            counters: Arc::clone(&plugin.standing.counters),
         }
     }
 
@@ -105,7 +109,9 @@ impl Supervisor {
         if let Some(client) = running.as_ref().filter(|client| !client.is_over()) {
             return Ok(Arc::clone(client));
         }
-        *running = None;
+        if running.take().is_some() {
+            self.counters.restart();
+        }
         let code = self.code.try_clone().map_err(StartError::Process)?;
         let client = Client::start(&self.plugin, &self.workers, code, self.memory, &self.hello).await?;
         self.pid.store(client.pid(), Ordering::Relaxed);
@@ -117,12 +123,24 @@ impl Supervisor {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// Calls `export` in the worker. What its guest asks for is asked at `desk`.
+    /// Calls `export` in the worker. What its guest asks for is asked at `desk`. Answers also with what it says that the guest used.
     pub(crate) async fn call<P: Serialize, T: DeserializeOwned>(
         &self,
         export: &Export<P, T>,
         params: P,
         desk: Arc<HostDesk>,
+    ) -> (Result<Result<T, GuestError>, Fault>, Used) {
+        let mut used = Used::default();
+        let outcome = self.outcome(export, params, desk, &mut used).await;
+        (outcome, used)
+    }
+
+    async fn outcome<P: Serialize, T: DeserializeOwned>(
+        &self,
+        export: &Export<P, T>,
+        params: P,
+        desk: Arc<HostDesk>,
+        used: &mut Used,
     ) -> Result<Result<T, GuestError>, Fault> {
         let unwritable = |error: postcard::Error| Fault::Unreadable(error.to_string());
         let params = encode(&params).map_err(unwritable)?;
@@ -133,7 +151,9 @@ impl Supervisor {
             })
         };
         let client = self.client().await.map_err(lost)?;
-        match client.call(export.name, params, &desk).await.map_err(Fault::Worker)? {
+        let outcome;
+        (outcome, *used) = client.call(export.name, params, &desk).await.map_err(Fault::Worker)?;
+        match outcome {
             Outcome::Answer(bytes) => decode(&bytes).map_err(unwritable),
             Outcome::Fault(fault) => Err(fault),
             // Only what nobody waits for is cancelled.

@@ -1,0 +1,108 @@
+//! The control group of a worker, by which the kernel counts all memory that it has: also what a limit of the process's own
+//! (RLIMIT_DATA, getrlimit(2)) does not count, such as memory that it filled and then can't write to any more.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hutch_sys::cgroup::{Hierarchies, is_occupied, remove_tree};
+
+/// The cgroup in which Hutch has all of its own.
+const PARENT: &str = "hutch";
+
+/// See the module's documentation. It is removed when this is dropped, which is after its process has ended.
+#[derive(Debug)]
+pub(super) struct Cage {
+    dir: PathBuf,
+}
+
+impl Cage {
+    /// A cage of `memory` bytes for the worker with the user id `id`. There is none where the machine can limit no memory for cgroups
+    /// made here, which is told once in the log.
+    ///
+    /// # Errors
+    /// What the kernel says to the cgroup or its limit.
+    pub(super) fn make(id: u32, memory: u64) -> io::Result<Option<Self>> {
+        let hierarchies = Hierarchies::find();
+        let legacy = hierarchies.legacy("memory");
+        let Some(root) = legacy.or_else(|| hierarchies.unified()) else {
+            return Ok(none());
+        };
+        let parent = root.join(PARENT);
+        make_directory(&parent)?;
+        if legacy.is_none() && !(turn_on(root)? && turn_on(&parent)?) {
+            return Ok(none());
+        }
+        let dir = parent.join(format!("plugin-{id}"));
+        // The id is ours alone, so whoever was in it is gone: a daemon that was killed removes nothing.
+        remove_tree(&dir)?;
+        make_directory(&dir)?;
+        let cage = Self { dir };
+        let (most, with_swap) = match legacy {
+            Some(_) => ("memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", memory)),
+            None => ("memory.max", ("memory.swap.max", 0)),
+        };
+        cage.set(most, memory)?;
+        match cage.set(with_swap.0, with_swap.1) {
+            // The kernel counts no swap.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        Ok(Some(cage))
+    }
+
+    /// Puts a process into it, and all that it has from now on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn hold(&self, pid: u32) -> io::Result<()> {
+        self.set("cgroup.procs", u64::from(pid))
+    }
+
+    fn set(&self, file: &str, value: u64) -> io::Result<()> {
+        let path = self.dir.join(file);
+        fs::write(&path, value.to_string())
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(&self.dir) {
+            tracing::warn!(%error, "the control group {} is left", self.dir.display());
+        }
+    }
+}
+
+fn none() -> Option<Cage> {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "the memory of plugins' processes is limited by the processes' own limits alone: cgroups here have no memory controller"
+        );
+    }
+    None
+}
+
+fn make_directory(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Lets the cgroups below `dir` have the memory controller. False where that can't be (the kernel's `admin-guide/cgroup-v2`).
+fn turn_on(dir: &Path) -> io::Result<bool> {
+    let has = |file: &str| {
+        let list = fs::read_to_string(dir.join(file))?;
+        Ok::<_, io::Error>(list.split_whitespace().any(|name| name == "memory"))
+    };
+    if has("cgroup.subtree_control")? {
+        return Ok(true);
+    }
+    if !has("cgroup.controllers")? || is_occupied(dir)? {
+        return Ok(false);
+    }
+    fs::write(dir.join("cgroup.subtree_control"), "+memory").map(|()| true)
+}

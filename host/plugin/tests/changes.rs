@@ -1,0 +1,86 @@
+//! Changes of plugins: what waits for what.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{granted, guest, start};
+use hutch_plugin::{ChangeError, Compiler, Intake, Offer, OfferKind, Outcome, PluginState};
+use nix::sys::stat::Mode;
+
+const ID: &str = "org.hutch.test.faulty";
+
+fn offer() -> Offer {
+    Offer {
+        bytes: std::fs::read(guest()).expect("the guest"),
+        source: "guest.wasm".to_owned(),
+        kind: OfferKind::Upload,
+        signature: None,
+        digest: None,
+        allow_unsigned: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_s_change_waits_for_a_compiler() {
+    let scratch = common::fresh();
+    let gate = scratch.path().join("gate");
+    // A compiler that waits, once there is a gate, until somebody has come to it and gone again.
+    let script = format!(
+        "if [ -p \"$0\" ]; then read -r line <\"$0\"; fi; exec {} \"$@\"",
+        env!("CARGO_BIN_EXE_compile-plugin")
+    );
+    let bench = start(|options| {
+        options.plugins = Some(Vec::new());
+        options.compiler = Compiler {
+            program: "/bin/sh".into(),
+            args: vec!["-c".to_owned(), script, gate.display().to_string()],
+        };
+    });
+    let digest = bench.host.examine(offer()).await.expect("a plugin").version.digest;
+    for code in std::fs::read_dir(bench.state.path().join("cache/plugins")).expect("a cache") {
+        std::fs::remove_file(code.expect("a file").path()).expect("removed");
+    }
+    nix::unistd::mkfifo(&gate, Mode::S_IRWXU).expect("a gate");
+    let installing = {
+        let (host, digest) = (Arc::clone(&bench.host), digest.clone());
+        tokio::spawn(async move {
+            let intake = Intake {
+                grants: Some(vec!["all".to_owned()]),
+                ..Intake::default()
+            };
+            host.take_in(&digest, intake).await
+        })
+    };
+    let opening = tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(gate));
+    let at_the_gate = opening.await.expect("no panic").expect("the compiler has begun");
+    // Another change has its turn meanwhile, and is answered.
+    let other = tokio::time::timeout(Duration::from_secs(10), bench.host.disable(ID));
+    let other = other.await.expect("it does not wait for the compiler");
+    assert!(matches!(other, Err(ChangeError::Unknown(_))), "{other:?}");
+    assert!(!installing.is_finished());
+    drop(at_the_gate);
+    let installed = installing.await.expect("no panic").expect("it is installed");
+    assert_eq!(installed, Outcome::Active);
+    assert_eq!(bench.host.plugin(ID).expect("listed").state, PluginState::Enabled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_granted_and_revoked_holds_for_the_version_that_comes() {
+    let bench = start(|options| options.plugins = Some(Vec::new()));
+    let digest = bench.host.examine(offer()).await.expect("a plugin").version.digest;
+    let intake = Intake {
+        grants: Some(vec!["none".to_owned()]),
+        ..Intake::default()
+    };
+    bench.host.take_in(&digest, intake).await.expect("installed");
+    assert!(bench.host.plugin(ID).expect("listed").granted.is_nothing());
+    bench.host.grant(ID, &["fs".to_owned()], &[]).await.expect("granted");
+    let status = bench.host.plugin(ID).expect("listed");
+    assert_eq!(status.granted.fs.roots, granted().grants.expect("some").fs.roots);
+    let subject = bench.host.subject(ID).expect("there");
+    assert!(subject.granter().fs_roots().is_ok());
+    bench.host.revoke(ID, &["fs".to_owned()]).await.expect("revoked");
+    assert!(subject.granter().fs_roots().is_err());
+}
