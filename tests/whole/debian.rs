@@ -5,17 +5,19 @@ use hutch_tests::daemon::{Daemon, Options, creation};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// A daemon with the Debian image under the alias `debian`. The image is built where there is a mirror, which is not in a network
-/// namespace of the daemon's own.
+/// The Debian image's file. It is built where there is a mirror, which is not in a network namespace of a daemon's own.
+pub(crate) fn image() -> Result<std::path::PathBuf> {
+    let builder = Daemon::with(Options {
+        shared_network: true,
+        bare: true,
+        ..Options::default()
+    })?;
+    hutch_tests::debian::image(&builder)
+}
+
+/// A daemon with the Debian image under the alias `debian`.
 fn with_debian() -> Result<Daemon> {
-    let image = {
-        let builder = Daemon::with(Options {
-            shared_network: true,
-            bare: true,
-            ..Options::default()
-        })?;
-        hutch_tests::debian::image(&builder)?
-    };
+    let image = image()?;
     let daemon = Daemon::start()?;
     daemon.client().import_image(&image, Some("debian"))?;
     Ok(daemon)
@@ -28,7 +30,7 @@ fn launch(daemon: &Daemon, name: &str, config: &Value) -> Result<()> {
 }
 
 /// Waits until systemd has started all it should, and says whether something failed.
-fn is_running(daemon: &Daemon, name: &str) -> Result<()> {
+pub(crate) fn is_running(daemon: &Daemon, name: &str) -> Result<()> {
     // PID 1 runs as soon as the launch is answered; until it listens, nobody can ask it.
     daemon.shell(name, "until [ -S /run/systemd/private ]; do sleep 0.1; done")?;
     let state = daemon.shell(name, "systemctl is-system-running --wait || true")?;

@@ -35,6 +35,7 @@ mod restart;
 mod snapshots;
 mod socket;
 mod storage;
+mod strangers;
 mod syscalls;
 mod templates;
 mod workers;

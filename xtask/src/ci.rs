@@ -35,10 +35,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         })
     })?;
     times.step("format", || run::check(run::cargo().args(["fmt", "--all", "--check"])))?;
+    times.step("format of the examples", || in_examples(&["fmt", "--check"]))?;
     times.step("released interfaces", || wit::run(&wit::Options::Check))?;
     times.step("cargo-deny", deny)?;
     times.step("clippy", clippy)?;
     times.step("clippy, as WebAssembly", clippy_plugins)?;
+    times.step("clippy of the examples", || {
+        in_examples(&["clippy", "--locked", "--", "-D", "warnings"])
+    })?;
     times.step("documentation", documentation)?;
     if !options.no_test {
         let tests = test::Options {
@@ -85,6 +89,21 @@ fn clippy_plugins() -> Result<()> {
         command.args(["--package", &package]);
     }
     run::check(command.args(["--", "-D", "warnings"]))
+}
+
+/// Runs cargo in each example that is in Rust. They are projects of their own, with their own place for what is built and for the target.
+fn in_examples(arguments: &[&str]) -> Result<()> {
+    let examples = run::top().join("examples");
+    let entries = std::fs::read_dir(&examples).with_context(|| format!("can't list {}", examples.display()))?;
+    for entry in entries {
+        let folder = entry?.path();
+        if folder.join("Cargo.toml").exists() {
+            let mut command = run::cargo();
+            command.args(arguments).current_dir(&folder).env_remove("CARGO_TARGET_DIR");
+            run::check(&mut command)?;
+        }
+    }
+    Ok(())
 }
 
 fn documentation() -> Result<()> {

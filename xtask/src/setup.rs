@@ -58,6 +58,7 @@ const TESTS: &[Need] = &[
     need("nsenter", "util-linux"),
     need("python3", "python3"),
     need("minisign", "minisign"),
+    need("rsync", "rsync"),
     wish("incus", "incus-client"),
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),

@@ -135,6 +135,11 @@ impl Error {
         }
     }
 
+    /// Whether a driver says that something outside does not answer and may answer again, with nothing changed.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Driver { source, .. } if source.retryable && source.is("unavailable"))
+    }
+
     /// A keeper's failure during `action`.
     pub fn container<E: std::error::Error + Send + Sync + 'static>(
         action: impl Into<String>,

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use hutch_api::storage::{
@@ -15,11 +16,13 @@ use hutch_store::Transaction;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
+use crate::instances::release::release_unused;
 use crate::journal::Entry;
 use crate::profiles::with_project;
 use crate::records::{PoolRecord, key};
 use crate::{Core, Tagged, check_etag, etag, settings};
 
+mod away;
 mod claims;
 mod create;
 mod mark;
@@ -77,6 +80,8 @@ impl Readiness {
 pub struct Pool {
     record: RwLock<Arc<PoolRecord>>,
     readiness: watch::Sender<Readiness>,
+    /// When it was last found that what it lies on is away; none while that is not why it can't be used.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Pool {
@@ -84,6 +89,7 @@ impl Pool {
         Self {
             record: RwLock::new(Arc::new(record)),
             readiness: watch::Sender::new(Readiness::Opening),
+            away: Mutex::new(None),
         }
     }
 
@@ -115,15 +121,6 @@ impl Pool {
 }
 
 impl Core {
-    /// A pool that can be used; waits while it is being brought up.
-    pub(crate) async fn open_pool(&self, name: &str) -> Result<OpenPool> {
-        let pool = self.find_pool(name)?;
-        if let Readiness::Unavailable(why) = pool.settled().await {
-            return Err(Error::Unavailable(format!("storage pool {name} is unavailable: {why}")));
-        }
-        self.pool_with_driver(pool.record())
-    }
-
     fn find_pool(&self, name: &str) -> Result<Arc<Pool>> {
         self.pools
             .get(&name.to_owned())
@@ -172,10 +169,14 @@ impl Core {
     pub(crate) async fn retry_pool(&self, pool: &Pool) -> Result<()> {
         let name = pool.record().name.clone();
         let _turn = self.turns.take(&turn(&name)).await;
+        self.retry_in_turn(pool, &name).await
+    }
+
+    async fn retry_in_turn(&self, pool: &Pool, name: &str) -> Result<()> {
         if !self.has_pool(pool) || !matches!(pool.readiness(), Readiness::Unavailable(_)) {
             return Ok(());
         }
-        let deletions = self.open_pool_deletions(&name).await?;
+        let deletions = self.open_pool_deletions(name).await?;
         if !deletions.is_empty() {
             if let Err(error) = self.finish_interrupted_pool(pool, &deletions).await {
                 tracing::error!(
@@ -225,11 +226,25 @@ impl Core {
                 tracing::info!(pool = name, what, "removed what belonged to nothing");
             }
             self.claim_running(&open).await;
-            Ok::<_, Error>(())
+            Ok::<_, Error>(open.driver.info().can("release"))
         };
         match result.await {
-            Ok(()) => pool.set_ready(Readiness::Ready),
+            Ok(releases) => {
+                pool.set_back();
+                pool.set_ready(Readiness::Ready);
+                if releases {
+                    let instances = self.instances.list(None).into_iter();
+                    release_unused(
+                        instances
+                            .filter(|instance| instance.view().record.pool == name)
+                            .collect(),
+                    );
+                }
+            }
             Err(error) => {
+                if error.may_pass() {
+                    pool.set_away(&error.report());
+                }
                 tracing::error!(pool = name, error = error.report(), "the storage pool is unavailable");
                 pool.set_ready(Readiness::Unavailable(error.report()));
             }
@@ -308,11 +323,12 @@ impl Core {
     /// [`Error::NotFound`], [`Error::Changed`], [`Error::Invalid`], and the driver's.
     pub async fn pool_update(&self, name: &str, put: StoragePoolPut, if_match: Option<&str>) -> Result<()> {
         // Before the turn is taken: whoever brings the pool up needs it.
-        self.find_pool(name)?.settled().await;
+        let pool = self.find_pool(name)?;
+        self.bring_back_pool(&pool).await?;
         let _turn = self.turns.take(&turn(name)).await;
         let current = self.pool(name)?;
         check_etag(&current.value.etag_parts(), if_match)?;
-        let open = self.open_pool(name).await?;
+        let open = self.usable_pool(&pool).await?;
         let mut config = settings::pruned(put.config);
         let source = config
             .entry("source".to_owned())

@@ -214,6 +214,9 @@ impl StorageDriver for Plain {
     async fn replica_promote(&self, _: &Call, _: &PoolRef, _: &VolumeRef, _: &str) -> Answer<()> {
         unsupported()
     }
+    async fn release(&self, _: &Call, _: &PoolRef, _: &VolumeRef) -> Answer<()> {
+        unsupported()
+    }
     async fn set_quota(&self, _: &Call, _: &PoolRef, _: &VolumeRef, _: Option<u64>) -> Answer<()> {
         unsupported()
     }

@@ -68,7 +68,7 @@ pub struct PoolSpace {
 /// core asks first. The semantics of every call are those of its namesake in `wit/storage`.
 #[async_trait]
 pub trait StorageDriver: Send + Sync {
-    /// Who provides it, and its abilities: `snapshot`, `clone`, `replica`, `quota`.
+    /// Who provides it, and its abilities: `snapshot`, `clone`, `replica`, `release`, `quota`.
     fn info(&self) -> DriverInfo;
 
     /// `pool.validate`.
@@ -197,6 +197,9 @@ pub trait StorageDriver: Send + Sync {
         volume: &VolumeRef,
         name: &str,
     ) -> Result<(), DriverError>;
+
+    /// `release.volume`.
+    async fn release(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError>;
 
     /// `quota.set`.
     async fn set_quota(

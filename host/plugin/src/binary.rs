@@ -13,7 +13,7 @@ const INTERFACES: [(&str, &[&str], &[&str]); 3] = [
     (
         "storage",
         &["pool", "volume"],
-        &["snapshot", "clone", "replica", "quota"],
+        &["snapshot", "clone", "replica", "release", "quota"],
     ),
     ("network", &["network", "nic"], &["lease"]),
     ("image", &["source"], &["build"]),

@@ -156,6 +156,13 @@ interface! {
 }
 
 interface! {
+    /// `hutch:storage/release`.
+    Release in "storage" {
+        volume: "release.volume" (PoolRef, VolumeRef) -> ();
+    }
+}
+
+interface! {
     /// `hutch:storage/quota`.
     Quota in "storage" {
         set: "quota.set" (PoolRef, VolumeRef, Option<u64>) -> ();
@@ -211,6 +218,7 @@ pub(crate) struct StorageExports {
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) clone: Option<Clone>,
     pub(crate) replica: Option<Replica>,
+    pub(crate) release: Option<Release>,
     pub(crate) quota: Option<Quota>,
 }
 
@@ -266,6 +274,7 @@ impl Exports {
                 snapshot: can("snapshot").then(Snapshot::new),
                 clone: can("clone").then(Clone::new),
                 replica: can("replica").then(Replica::new),
+                release: can("release").then(Release::new),
                 quota: can("quota").then(Quota::new),
             })),
         }
@@ -304,6 +313,7 @@ impl Exports {
                 exports.snapshot.iter().try_for_each(|e| e.visit(visitor))?;
                 exports.clone.iter().try_for_each(|e| e.visit(visitor))?;
                 exports.replica.iter().try_for_each(|e| e.visit(visitor))?;
+                exports.release.iter().try_for_each(|e| e.visit(visitor))?;
                 exports.quota.iter().try_for_each(|e| e.visit(visitor))
             }
             Self::Network(exports) => {

@@ -103,6 +103,12 @@ export_world!(
     "hutch:storage/types@0.1.0" => crate::bindings::imports::hutch::storage::types
 );
 export_world!(
+    storage_release,
+    "package hutch:sdk-storage-release; world export-storage-release { export hutch:storage/release@0.1.0; }",
+    "hutch:sdk-storage-release/export-storage-release",
+    "hutch:storage/types@0.1.0" => crate::bindings::imports::hutch::storage::types
+);
+export_world!(
     storage_quota,
     "package hutch:sdk-storage-quota; world export-storage-quota { export hutch:storage/quota@0.1.0; }",
     "hutch:sdk-storage-quota/export-storage-quota",

@@ -126,6 +126,12 @@ impl<D: crate::storage::Replica> b::storage_replica::exports::hutch::storage::re
     }
 }
 
+impl<D: crate::storage::Release> b::storage_release::exports::hutch::storage::release::Guest for Adapter<D> {
+    fn volume(pool: PoolRef, volume: VolumeRef) -> Wire<()> {
+        Ok(D::volume(&Imports, &pool, &volume)?)
+    }
+}
+
 impl<D: crate::storage::Quota> b::storage_quota::exports::hutch::storage::quota::Guest for Adapter<D> {
     fn set(pool: PoolRef, volume: VolumeRef, bytes: Option<u64>) -> Wire<()> {
         Ok(D::set(&Imports, &pool, &volume, bytes)?)
@@ -184,7 +190,7 @@ impl<D: crate::image::Build> b::image_build::exports::hutch::image::build::Guest
 }
 
 /// Makes a component that exports the interfaces `pool` and `volume`, and whatever else is named of `snapshot`, `clone`,
-/// `replica` and `quota`, from a driver that implements the traits of [`crate::storage`]. Embeds `plugin.toml`, which lies beside
+/// `replica`, `release` and `quota`, from a driver that implements the traits of [`crate::storage`]. Embeds `plugin.toml`, which lies beside
 /// `Cargo.toml`.
 #[macro_export]
 macro_rules! storage_plugin {
@@ -265,6 +271,7 @@ export_tables! { $
     (storage snapshot storage_snapshot check_snapshot crate::storage::Snapshot)
     (storage clone storage_clone check_clone crate::storage::Clone)
     (storage replica storage_replica check_replica crate::storage::Replica)
+    (storage release storage_release check_release crate::storage::Release)
     (storage quota storage_quota check_quota crate::storage::Quota)
     (network network network_network check_network crate::network::Network)
     (network nic network_nic check_nic crate::network::Nic)

@@ -89,6 +89,13 @@ pub trait Replica {
     fn promote(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<()>;
 }
 
+/// Volumes whose home is elsewhere: `mount` brings one in, and this lets it go. Optional.
+pub trait Release {
+    /// Nobody uses the volume any more: what was written to it goes home. Called after each use and, for what nobody uses, when the
+    /// pool is opened.
+    fn volume(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()>;
+}
+
 /// Limits of a volume's size. Optional.
 pub trait Quota {
     /// Limits a volume; `None` lifts the limit.

@@ -92,6 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             let path = options.which.path()?;
             let surroundings = Surroundings::read(options)?;
             scratch::furnish(&place, options.network)?;
+            surroundings.prepare()?;
             runtime()?.block_on(suite(options, surroundings, &path, &place))
         }
     }
@@ -109,6 +110,9 @@ struct Surroundings {
     server: Option<String>,
     /// A folder that is served.
     serve: Option<PathBuf>,
+    /// A program with its arguments that is run to its end on the scratch host before the first case: what the driver talks to. What it
+    /// leaves running ends with the scratch host.
+    prepare: Vec<String>,
 }
 
 impl Surroundings {
@@ -129,6 +133,21 @@ impl Surroundings {
             read.serve = Some(found);
         }
         Ok(read)
+    }
+
+    /// Runs what the project wants to have run.
+    fn prepare(&self) -> Result<()> {
+        let Some((program, arguments)) = self.prepare.split_first() else {
+            return Ok(());
+        };
+        let mut command = std::process::Command::new(program);
+        // The report goes to the standard output.
+        let status = command.args(arguments).stdout(std::io::stderr()).status();
+        let status = status.with_context(|| format!("can't run {program}, which {PROJECT} says prepares the run"))?;
+        if !status.success() {
+            bail!("{program}, which {PROJECT} says prepares the run, failed ({status})");
+        }
+        Ok(())
     }
 
     /// What an image source is asked for, with the server running where there is one.

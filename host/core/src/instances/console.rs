@@ -277,6 +277,7 @@ impl Owner {
                         .is_some_and(hutch_container::FilesHandle::has_closed)
                     {
                         owner.close_files().await;
+                        owner.release_root().await;
                     }
                     Ok(())
                 })

@@ -24,6 +24,7 @@ pub mod owner;
 mod rebuild;
 mod references;
 mod refresh;
+pub(crate) mod release;
 mod relocate;
 mod remove;
 mod rename;

@@ -459,6 +459,15 @@ impl StorageDriver for StorageAdapter {
             .await
     }
 
+    async fn release(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume));
+        let pick = picked(|e| e.storage()?.release.as_ref().map(|r| &r.volume));
+        self.slot
+            .current()
+            .call(call, target(pool, volume), pick, params, Ok)
+            .await
+    }
+
     async fn set_quota(
         &self,
         call: &Call,

@@ -29,6 +29,7 @@ pub(super) enum Action {
     SnapshotRestore,
     Copy,
     CopySnapshot,
+    Release,
     Quota,
 }
 
@@ -36,7 +37,7 @@ pub(super) enum Action {
 type Valid = Vec<VolumeState>;
 
 impl Action {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::PoolCreate,
         Self::PoolDelete,
         Self::PoolReconcile,
@@ -52,6 +53,7 @@ impl Action {
         Self::SnapshotRestore,
         Self::Copy,
         Self::CopySnapshot,
+        Self::Release,
         Self::Quota,
     ];
 
@@ -73,6 +75,7 @@ impl Action {
             Self::SnapshotRestore => "storage.snapshot.restore",
             Self::Copy => "storage.clone.copy",
             Self::CopySnapshot => "storage.clone.copy-snapshot",
+            Self::Release => "storage.release.volume",
             Self::Quota => "storage.quota.set",
         }
     }
@@ -95,6 +98,7 @@ impl Action {
             Self::SnapshotRestore => "restoring a snapshot",
             Self::Copy => "copying a volume",
             Self::CopySnapshot => "copying a snapshot to a volume",
+            Self::Release => "letting go of a volume",
             Self::Quota => "limiting a volume",
         }
     }
@@ -107,6 +111,7 @@ impl Action {
             }
             Self::Copy => stand.can("clone"),
             Self::CopySnapshot => stand.can("clone") && stand.can("snapshot"),
+            Self::Release => stand.can("release"),
             Self::Quota => stand.can("quota"),
             _ => true,
         }
@@ -165,6 +170,7 @@ impl Action {
             Self::SnapshotRestore => pool.snapshot_restore(&volume, "s1").await,
             Self::Copy => pool.copy(&volume, None, &c("copy"), false).await,
             Self::CopySnapshot => pool.copy(&volume, Some("s1"), &c("copy"), false).await,
+            Self::Release => pool.release(&volume).await,
             Self::Quota => pool.set_quota(&volume, Some(64 << 20)).await,
         }
     }
@@ -236,7 +242,12 @@ impl Action {
                 pool.says(&volume, now, when).await?;
                 pool.says(&copy, "first", when).await
             }
-            Self::Quota => pool.says(&volume, now, when).await,
+            Self::Release | Self::Quota => {
+                if snapshots {
+                    pool.snapshot_says(&volume, "s1", "first", when).await?;
+                }
+                pool.says(&volume, now, when).await
+            }
         }
     }
 

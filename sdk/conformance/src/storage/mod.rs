@@ -1,9 +1,10 @@
-//! The suites of storage drivers: `pool`, `volume`, `snapshot`, `clone`, `quota`.
+//! The suites of storage drivers: `pool`, `volume`, `snapshot`, `clone`, `release`, `quota`.
 
 mod action;
 mod clone;
 mod pool;
 mod quota;
+mod release;
 mod room;
 mod snapshot;
 mod volume;
@@ -19,6 +20,9 @@ pub(crate) fn cases(stand: &Stand) -> Vec<Case> {
     }
     if stand.can("clone") {
         cases.extend(clone::cases());
+    }
+    if stand.can("release") {
+        cases.extend(release::cases());
     }
     if stand.can("quota") {
         cases.extend(quota::cases());

@@ -212,6 +212,11 @@ impl Pool {
             format!("clone.copy({}, {snapshot:?}, {}, plain: {plain})", show(from), show(to))
         })
     }
+    pub(super) async fn release(&self, v: &VolumeRef) -> Answer {
+        named(self.driver.release(&self.call, &self.pool, v).await, || {
+            format!("release.volume({})", show(v))
+        })
+    }
     pub(super) async fn set_quota(&self, v: &VolumeRef, bytes: Option<u64>) -> Answer {
         let answer = self.driver.set_quota(&self.call, &self.pool, v, bytes).await;
         named(answer, || format!("quota.set({}, {bytes:?})", show(v)))

@@ -1,0 +1,303 @@
+//! `examples/storage-rsync`: pools whose volumes have their home behind an rsync daemon.
+
+use super::{build, conforms};
+use anyhow::{Context, Result, ensure};
+use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::faulty::has_status;
+use hutch_tests::sandbox::Sandbox;
+use hutch_tests::stock::Stock;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::json;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 8730;
+const POOL: &str = "/1.0/storage-pools/away";
+
+fn plugin() -> Result<PathBuf> {
+    let file = "target/wasm32-wasip2/debug/storage_rsync.wasm";
+    build("storage-rsync", &["cargo", "build", "--locked"], file)
+}
+
+/// The other machine: an rsync daemon in the sandbox's network, with a directory beside the daemon's.
+struct Remote {
+    daemon: Option<Child>,
+    place: PathBuf,
+}
+
+impl Remote {
+    fn start(sandbox: &Sandbox) -> Result<Self> {
+        let place = sandbox.path().join("remote");
+        std::fs::create_dir(&place)?;
+        let mut remote = Self { daemon: None, place };
+        remote.back(sandbox)?;
+        Ok(remote)
+    }
+
+    /// It answers, from now on.
+    fn back(&mut self, sandbox: &Sandbox) -> Result<()> {
+        let configuration = self.place.with_extension("conf");
+        let (path, pid) = (self.place.display(), self.place.with_extension("pid"));
+        // The file of one that was killed is not in the way of the next.
+        std::fs::remove_file(&pid).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        std::fs::write(
+            &configuration,
+            format!(
+                "address = 127.0.0.1\nport = {PORT}\npid file = {}\n[pools]\npath = {path}\nread only = no\nuid = root\ngid = root\n",
+                pid.display()
+            ),
+        )?;
+        let mut command = sandbox.command(Path::new("rsync"));
+        command
+            .args(["--daemon", "--no-detach"])
+            .arg(format!("--config={}", configuration.display()))
+            .stdin(Stdio::null())
+            // The processes that serve connections are in its group.
+            .process_group(0);
+        self.daemon = Some(command.spawn().context("can't run rsync")?);
+        let begun = Instant::now();
+        let asks = || {
+            let mut ask = sandbox.command(Path::new("rsync"));
+            ask.arg(format!("rsync://127.0.0.1:{PORT}/")).output()
+        };
+        while !asks()?.status.success() {
+            ensure!(begun.elapsed() < Duration::from_secs(20), "the rsync daemon does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// It is gone, in the middle of whatever it did.
+    fn cut(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("it is away already")?;
+        let group = Pid::from_child(&daemon);
+        kill_process_group(group, Signal::KILL)?;
+        daemon.wait()?;
+        Ok(())
+    }
+
+    /// The directories of the volumes, each with the numbers of its trees.
+    fn volumes(&self) -> Result<Vec<(PathBuf, Vec<u32>)>> {
+        let mut volumes = Vec::new();
+        for volume in std::fs::read_dir(self.place.join("away/volumes"))? {
+            let volume = volume?.path();
+            let mut trees = Vec::new();
+            for entry in std::fs::read_dir(&volume)? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                trees.extend(name.strip_prefix("tree-").and_then(|number| number.parse::<u32>().ok()));
+            }
+            trees.sort_unstable();
+            volumes.push((volume, trees));
+        }
+        Ok(volumes)
+    }
+
+    /// The one volume that is there.
+    fn volume(&self) -> Result<(PathBuf, Vec<u32>)> {
+        let mut volumes = self.volumes()?;
+        ensure!(volumes.len() == 1, "there are {volumes:?}");
+        volumes.pop().context("there is none")
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        // One that was cut has nothing to end.
+        let _ = self.cut();
+    }
+}
+
+/// A daemon with the plugin installed, and a pool on the other machine.
+fn start() -> Result<(Daemon, Remote, Stock)> {
+    let plugin = plugin()?;
+    let daemon = Daemon::start()?;
+    let remote = Remote::start(daemon.sandbox())?;
+    let hutch = Stock::hutch(&daemon)?;
+    hutch.run(&["plugin", "install", &plugin.to_string_lossy(), "--yes"])?;
+    let address = format!("rsync.remote=rsync://127.0.0.1:{PORT}/pools");
+    hutch.run(&["storage", "create", "away", "rsync", &address])?;
+    Ok((daemon, remote, hutch))
+}
+
+fn on_pool(name: &str, start: bool) -> serde_json::Value {
+    let root = json!({ "type": "disk", "path": "/", "pool": "away" });
+    creation(name, &json!({ "devices": { "root": root } }), start)
+}
+
+/// The trees of a container that are on this machine.
+fn here(daemon: &Daemon, name: &str) -> Result<Vec<String>> {
+    let home = daemon.state_dir().join("storage-pools/away/volumes/container").join(name);
+    let mut trees = Vec::new();
+    for entry in std::fs::read_dir(&home).with_context(|| format!("can't list {}", home.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        trees.extend(name.starts_with("tree-").then_some(name));
+    }
+    Ok(trees)
+}
+
+#[test]
+fn the_driver_conforms_against_a_real_rsync_daemon() -> Result<()> {
+    conforms("storage-rsync", &plugin()?, &[], 130)
+}
+
+#[test]
+fn a_container_lives_with_its_root_on_another_machine() -> Result<()> {
+    let (mut daemon, remote, hutch) = start()?;
+    let mut client = daemon.client();
+    client.run("POST", "/1.0/instances", &on_pool("c1", true))?;
+    daemon.shell("c1", "echo one > /kept")?;
+    client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+    daemon.shell("c1", "echo two > /kept; chmod 600 /etc/passwd")?;
+    daemon.change("c1", "stop", true)?;
+
+    // At home, and not here any more; what did not change is there once.
+    ensure!(here(&daemon, "c1")?.is_empty(), "{:?}", here(&daemon, "c1")?);
+    let (home, trees) = remote.volume()?;
+    ensure!(trees.len() == 2, "{trees:?}");
+    let file = |tree: u32, path: &str| home.join(format!("tree-{tree}")).join(path);
+    ensure!(std::fs::read_to_string(file(trees[0], "kept"))? == "one\n");
+    ensure!(std::fs::read_to_string(file(trees[1], "kept"))? == "two\n");
+    let inode = |tree: u32, path: &str| std::fs::metadata(file(tree, path)).map(|found| (found.ino(), found.mode()));
+    ensure!(inode(trees[0], "bin/busybox")? == inode(trees[1], "bin/busybox")?);
+    ensure!(inode(trees[0], "etc/passwd")?.1 & 0o777 == 0o644, "a snapshot follows its volume");
+
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "cat /kept; stat -c %a /etc/passwd")? == "two\n600");
+    daemon.change("c1", "stop", true)?;
+    hutch.run(&["snapshot", "restore", "c1", "s1"])?;
+    daemon.change("c1", "start", false)?;
+    ensure!(daemon.shell("c1", "cat /kept; stat -c %a /etc/passwd")? == "one\n644");
+
+    // A copy of the snapshot, while the container runs.
+    hutch.run(&["copy", "c1/s1", "c2"])?;
+    daemon.change("c2", "start", false)?;
+    ensure!(daemon.shell("c2", "cat /kept")? == "one");
+    for name in ["c1", "c2"] {
+        hutch.run(&["delete", "--force", name])?;
+    }
+    ensure!(remote.volumes()?.is_empty(), "{:?}", remote.volumes()?);
+    hutch.run(&["storage", "delete", "away"])?;
+    ensure!(!remote.place.join("away").exists());
+    Ok(())
+}
+
+#[test]
+fn a_machine_that_goes_away_takes_nothing_along() -> Result<()> {
+    let (mut daemon, mut remote, hutch) = start()?;
+    let mut client = daemon.client();
+    client.run("POST", "/1.0/instances", &on_pool("c1", true))?;
+    daemon.shell("c1", "echo one > /kept")?;
+    client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": "s1" }))?;
+    remote.cut()?;
+
+    // The container runs on; what needs the other machine says why it can't be done, and the pool shows it.
+    ensure!(daemon.shell("c1", "echo two > /kept && cat /kept")? == "two");
+    let (_, refusal) = hutch.fails(&["snapshot", "create", "c1", "s2"])?;
+    ensure!(refusal.contains("can't reach rsync://127.0.0.1"), "{refusal}");
+    has_status(&mut client, POOL, "Unavailable")?;
+    let pool = hutch.run(&["storage", "show", "away"])?;
+    ensure!(pool.contains("can't reach rsync://127.0.0.1"), "{pool}");
+    daemon.change("c1", "stop", true)?;
+    let (_, refusal) = hutch.fails(&["start", "c1"])?;
+    ensure!(refusal.contains("storage pool away is unavailable"), "{refusal}");
+
+    // It comes back, and so does the pool, by being used.
+    remote.back(daemon.sandbox())?;
+    hutch.run(&["start", "c1"])?;
+    has_status(&mut client, POOL, "Created")?;
+    ensure!(daemon.shell("c1", "cat /kept")? == "two");
+
+    // A daemon that starts without it leaves the container alone.
+    remote.cut()?;
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    has_status(&mut daemon.client(), POOL, "Unavailable")?;
+    ensure!(daemon.shell("c1", "cat /kept")? == "two");
+    remote.back(daemon.sandbox())?;
+    hutch.run(&["snapshot", "create", "c1", "s2"])?;
+    daemon.change("c1", "stop", true)?;
+    hutch.run(&["snapshot", "restore", "c1", "s1"])?;
+    hutch.run(&["start", "c1"])?;
+    ensure!(daemon.shell("c1", "cat /kept")? == "one");
+    hutch.run(&["delete", "--force", "c1"])?;
+    ensure!(remote.volumes()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
+    const SIZE: u64 = 192 << 20;
+    let (daemon, mut remote, hutch) = start()?;
+    let mut client = daemon.client();
+    client.run("POST", "/1.0/instances", &on_pool("c1", true))?;
+    daemon.shell("c1", "echo small > /kept")?;
+    daemon.shell("c1", &format!("dd if=/dev/urandom of=/big bs=1M count={} 2>/dev/null", SIZE >> 20))?;
+    let sum = daemon.shell("c1", "sha256sum /big")?;
+
+    let stop = json!({ "action": "stop", "force": true });
+    let operation = client.begin("PUT", "/1.0/instances/c1/state", &stop)?;
+    let begun = Instant::now();
+    // rsync writes to a hidden file until it is whole.
+    let halfway = |remote: &Remote| -> Result<bool> {
+        let (home, trees) = remote.volume()?;
+        let tree = home.join(format!("tree-{}", trees.last().context("no tree")?));
+        Ok(std::fs::read_dir(tree)?.flatten().any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with(".big.") && entry.metadata().is_ok_and(|found| found.len() > 0)
+        }))
+    };
+    // Before its first file is there, there is nothing to look into.
+    while !halfway(&remote).unwrap_or(false) {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "nothing is sent");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    remote.cut()?;
+    client.wait(&operation)?;
+    ensure!(daemon.status("c1")? == "Stopped");
+    ensure!(here(&daemon, "c1")?.len() == 1, "what is not at home is here");
+
+    remote.back(daemon.sandbox())?;
+    hutch.run(&["start", "c1"])?;
+    ensure!(daemon.shell("c1", "sha256sum /big && cat /kept")? == format!("{sum}\nsmall"));
+    daemon.change("c1", "stop", true)?;
+    ensure!(here(&daemon, "c1")?.is_empty());
+    // Of the first attempt nothing is left.
+    let (home, trees) = remote.volume()?;
+    ensure!(trees.len() == 1, "{trees:?}");
+    let sent = std::fs::metadata(home.join(format!("tree-{}", trees[0])).join("big"))?;
+    ensure!(sent.len() == SIZE && sent.nlink() == 1);
+    Ok(())
+}
+
+#[test]
+fn a_debian_lives_with_its_root_on_another_machine() -> Result<()> {
+    let image = crate::debian::image()?;
+    let (mut daemon, remote, hutch) = start()?;
+    daemon.client().import_image(&image, Some("debian"))?;
+    let mut body = on_pool("d1", true);
+    body["source"]["alias"] = json!("debian");
+    daemon.client().run("POST", "/1.0/instances", &body)?;
+    crate::debian::is_running(&daemon, "d1")?;
+    daemon.shell("d1", "echo one > /root/kept")?;
+    daemon.client().run("POST", "/1.0/instances/d1/snapshots", &json!({ "name": "s1" }))?;
+    daemon.shell("d1", "echo two > /root/kept")?;
+    daemon.change("d1", "stop", false)?;
+    ensure!(here(&daemon, "d1")?.is_empty());
+    daemon.stop()?;
+    daemon.launch(&[])?;
+    hutch.run(&["snapshot", "restore", "d1", "s1"])?;
+    hutch.run(&["start", "d1"])?;
+    crate::debian::is_running(&daemon, "d1")?;
+    ensure!(daemon.shell("d1", "cat /root/kept")? == "one");
+    hutch.run(&["delete", "--force", "d1"])?;
+    ensure!(remote.volumes()?.is_empty());
+    Ok(())
+}
