@@ -25,6 +25,7 @@ mod making;
 mod malice;
 mod metrics;
 mod mounts;
+mod mutants;
 mod network;
 mod nics;
 mod plugins;

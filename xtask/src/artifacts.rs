@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Plugins that misbehave on request, which are no part of what is shipped.
-const GUESTS: [&str; 3] = ["hutch-faulty-guest", "hutch-faulty-network", "hutch-malicious-guest"];
+const GUESTS: [&str; 4] = [
+    "hutch-faulty-guest",
+    "hutch-faulty-network",
+    "hutch-malicious-guest",
+    "hutch-mutant-guest",
+];
 
 /// Where the programs and plugins of one build are.
 #[derive(Debug)]
