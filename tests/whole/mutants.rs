@@ -36,7 +36,9 @@ const MUTANTS: [(&str, &str); 24] = [
 
 fn plugin() -> Result<PathBuf> {
     let guests = Programs::from_environment()?.guests;
-    Ok(guests.context("HUTCH_GUESTS is not set")?.join("hutch_mutant_guest.wasm"))
+    Ok(guests
+        .context("HUTCH_GUESTS is not set")?
+        .join("hutch_mutant_guest.wasm"))
 }
 
 #[test]
@@ -47,7 +49,9 @@ fn an_honest_driver_is_found_at_no_fault() -> Result<()> {
     ensure!(passed.len() > 90, "only {} cases were shown", passed.len());
     // So that a case which is skipped here is none that finds anything.
     for (fault, case) in MUTANTS {
-        let skipped = count(&report, "skipped").iter().any(|line| line.contains(&format!("{case:?}")));
+        let skipped = count(&report, "skipped")
+            .iter()
+            .any(|line| line.contains(&format!("{case:?}")));
         ensure!(!skipped || fault == "quota-ignored", "{case} was skipped");
     }
     Ok(())
@@ -59,7 +63,9 @@ fn each_broken_promise_is_found_by_the_case_that_says_so() -> Result<()> {
         let option = format!("fault={fault}");
         let more = ["--filesystem", "tmpfs", "--option", &option, "--filter", case];
         let report = report(&plugin()?, &more)?;
-        let found = count(&report, "failed").iter().any(|line| line.starts_with(&format!("{case:?}:")));
+        let found = count(&report, "failed")
+            .iter()
+            .any(|line| line.starts_with(&format!("{case:?}:")));
         ensure!(found, "{fault} was not found by {case}: {report:#}");
     }
     Ok(())

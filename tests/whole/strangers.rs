@@ -57,8 +57,7 @@ fn conforms(name: &str, plugin: &Path, more: &[&str], least: usize) -> Result<()
         .output()
         .context("can't run hutch")?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let report: Value =
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{name}: no report: {said}"))?;
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{name}: no report: {said}"))?;
     let (passed, failed) = (count(&report, "passed"), count(&report, "failed"));
     ensure!(failed.is_empty(), "{name}: {failed:#?}");
     ensure!(passed.len() >= least, "{name}: only {} cases were shown", passed.len());

@@ -99,7 +99,10 @@ fn in_examples(arguments: &[&str]) -> Result<()> {
         let folder = entry?.path();
         if folder.join("Cargo.toml").exists() {
             let mut command = run::cargo();
-            command.args(arguments).current_dir(&folder).env_remove("CARGO_TARGET_DIR");
+            command
+                .args(arguments)
+                .current_dir(&folder)
+                .env_remove("CARGO_TARGET_DIR");
             run::check(&mut command)?;
         }
     }

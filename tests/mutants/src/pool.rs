@@ -70,12 +70,16 @@ impl Pool for Mutant {
                 remove(host, &root.join("making").join(kind), &mut removed, |_| false)?;
             }
             let volumes = root.join("volumes").join(kind);
-            remove(host, &volumes, &mut removed, |name| of_kind().any(|volume| volume.name == name))?;
+            remove(host, &volumes, &mut removed, |name| {
+                of_kind().any(|volume| volume.name == name)
+            })?;
             for volume in of_kind() {
                 let home = volumes.join(&volume.name);
                 let Some(note) = read(host, &home)? else { continue };
                 let current = note.tree();
-                remove(host, &home, &mut removed, |name| !name.starts_with("tree-") || name == current)?;
+                remove(host, &home, &mut removed, |name| {
+                    !name.starts_with("tree-") || name == current
+                })?;
                 let keeps = fault != Some(Fault::ReconcileDropsSnapshots);
                 remove(host, &home.join("snapshots"), &mut removed, |name| {
                     keeps && volume.snapshots.iter().any(|snapshot| snapshot == name)

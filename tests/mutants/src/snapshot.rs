@@ -79,7 +79,9 @@ impl Snapshot for Mutant {
         }
         if Fault::of(pool) == Some(Fault::SnapshotFollows) {
             let places = places(pool, volume, &volume.name)?;
-            return Ok(MountPlan::bind(places.home.join(&existing(host, &places, volume)?.tree())));
+            return Ok(MountPlan::bind(
+                places.home.join(&existing(host, &places, volume)?.tree()),
+            ));
         }
         Ok(MountPlan::bind(snapshot))
     }

@@ -43,7 +43,10 @@ pub(crate) fn places(pool: &PoolRef, volume: &VolumeRef, name: &str) -> Result<P
         check_component("volume", name)?;
     }
     if !KINDS.contains(&volume.kind.as_str()) || volume.content != "filesystem" {
-        return Err(Error::unsupported(format!("there is no place for a {} volume", volume.content)));
+        return Err(Error::unsupported(format!(
+            "there is no place for a {} volume",
+            volume.content
+        )));
     }
     let root = TreePath::root(&pool.root);
     let place = |below: &str| root.join(below).join(&volume.kind).join(name);
@@ -166,9 +169,11 @@ impl Volume for Mutant {
         }
         let source = self::places(pool, image, &image.name)?;
         let content = source.home.join(&existing(host, &source, image)?.tree());
-        make(host, pool, &places, &origin, |tree| match host.fs_copy_tree(&content, tree) {
-            Err(_) if fault == Some(Fault::SwallowsErrors) => host.fs_make_dir(tree, 0o755),
-            copied => copied,
+        make(host, pool, &places, &origin, |tree| {
+            match host.fs_copy_tree(&content, tree) {
+                Err(_) if fault == Some(Fault::SwallowsErrors) => host.fs_make_dir(tree, 0o755),
+                copied => copied,
+            }
         })
     }
 

@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 fn plugin() -> Result<PathBuf> {
     static BUILT: OnceLock<Mutex<Option<PathBuf>>> = OnceLock::new();
-    let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut built = BUILT
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     if let Some(file) = &*built {
         return Ok(file.clone());
     }
@@ -78,21 +81,37 @@ fn a_container_comes_from_an_index() -> Result<()> {
     ensure!(info.contains(&sha256), "{info}");
     hutch.run(&["launch", "own:smallest", "c1"])?;
     ensure!(daemon.shell("c1", "echo alive")? == "alive", "{}", tail(&daemon.log()));
-    ensure!(hutch.run(&["image", "list", "--format", "csv"])?.contains(sha256.get(..12).context("a sum")?));
+    ensure!(
+        hutch
+            .run(&["image", "list", "--format", "csv"])?
+            .contains(sha256.get(..12).context("a sum")?)
+    );
 
     // Whoever writes an index may be anybody. Each is an error that says where, and the daemon and its other images are as before.
     for (hostile, told) in [
-        (index(1, &sha256).replace("images/busy", "../../etc/passwd"), "line 8 has '../../etc/passwd.tar.gz'"),
-        (index(1, &sha256).replace("images/", "http://elsewhere/"), "line 8 has 'http://elsewhere/busy.tar.gz'"),
+        (
+            index(1, &sha256).replace("images/busy", "../../etc/passwd"),
+            "line 8 has '../../etc/passwd.tar.gz'",
+        ),
+        (
+            index(1, &sha256).replace("images/", "http://elsewhere/"),
+            "line 8 has 'http://elsewhere/busy.tar.gz'",
+        ),
         (index(1, "00"), "which can't be a SHA-256"),
         ("[".repeat(1 << 20), "line 1 has more than"),
         ("\u{1b}[2J: x\n".to_owned(), "line 1 does not begin an index"),
-        (format!("Index: 1\n\n{}", "A: 1\n".repeat(1000)), "line 4 has 'A' for the second time"),
+        (
+            format!("Index: 1\n\n{}", "A: 1\n".repeat(1000)),
+            "line 4 has 'A' for the second time",
+        ),
         (format!("Index: 1\n{}", "# nothing\n".repeat(1 << 20)), "limit"),
     ] {
         *served.lock().unwrap_or_else(PoisonError::into_inner) = hostile;
         let (_, refusal) = hutch.fails(&["launch", "own:busy", "c2"])?;
-        ensure!(refusal.contains(told) || told == "limit" && refusal.contains("bytes"), "{told}: {refusal}");
+        ensure!(
+            refusal.contains(told) || told == "limit" && refusal.contains("bytes"),
+            "{told}: {refusal}"
+        );
         ensure!(!refusal.contains('\u{1b}') && refusal.len() < 2000, "{refusal}");
     }
     // What the index says of a file is held against the file.

@@ -67,7 +67,10 @@ impl Remote {
             ask.arg(format!("rsync://127.0.0.1:{PORT}/")).output()
         };
         while !asks()?.status.success() {
-            ensure!(begun.elapsed() < Duration::from_secs(20), "the rsync daemon does not answer");
+            ensure!(
+                begun.elapsed() < Duration::from_secs(20),
+                "the rsync daemon does not answer"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -132,7 +135,10 @@ fn on_pool(name: &str, start: bool) -> serde_json::Value {
 
 /// The trees of a container that are on this machine.
 fn here(daemon: &Daemon, name: &str) -> Result<Vec<String>> {
-    let home = daemon.state_dir().join("storage-pools/away/volumes/container").join(name);
+    let home = daemon
+        .state_dir()
+        .join("storage-pools/away/volumes/container")
+        .join(name);
     let mut trees = Vec::new();
     for entry in std::fs::read_dir(&home).with_context(|| format!("can't list {}", home.display()))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -165,7 +171,10 @@ fn a_container_lives_with_its_root_on_another_machine() -> Result<()> {
     ensure!(std::fs::read_to_string(file(trees[1], "kept"))? == "two\n");
     let inode = |tree: u32, path: &str| std::fs::metadata(file(tree, path)).map(|found| (found.ino(), found.mode()));
     ensure!(inode(trees[0], "bin/busybox")? == inode(trees[1], "bin/busybox")?);
-    ensure!(inode(trees[0], "etc/passwd")?.1 & 0o777 == 0o644, "a snapshot follows its volume");
+    ensure!(
+        inode(trees[0], "etc/passwd")?.1 & 0o777 == 0o644,
+        "a snapshot follows its volume"
+    );
 
     daemon.stop()?;
     daemon.launch(&[])?;
@@ -239,7 +248,10 @@ fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
     let mut client = daemon.client();
     client.run("POST", "/1.0/instances", &on_pool("c1", true))?;
     daemon.shell("c1", "echo small > /kept")?;
-    daemon.shell("c1", &format!("dd if=/dev/urandom of=/big bs=1M count={} 2>/dev/null", SIZE >> 20))?;
+    daemon.shell(
+        "c1",
+        &format!("dd if=/dev/urandom of=/big bs=1M count={} 2>/dev/null", SIZE >> 20),
+    )?;
     let sum = daemon.shell("c1", "sha256sum /big")?;
 
     let stop = json!({ "action": "stop", "force": true });
@@ -287,7 +299,9 @@ fn a_debian_lives_with_its_root_on_another_machine() -> Result<()> {
     daemon.client().run("POST", "/1.0/instances", &body)?;
     crate::debian::is_running(&daemon, "d1")?;
     daemon.shell("d1", "echo one > /root/kept")?;
-    daemon.client().run("POST", "/1.0/instances/d1/snapshots", &json!({ "name": "s1" }))?;
+    daemon
+        .client()
+        .run("POST", "/1.0/instances/d1/snapshots", &json!({ "name": "s1" }))?;
     daemon.shell("d1", "echo two > /root/kept")?;
     daemon.change("d1", "stop", false)?;
     ensure!(here(&daemon, "d1")?.is_empty());

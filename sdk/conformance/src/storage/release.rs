@@ -23,7 +23,8 @@ async fn keeps(stand: &Stand) -> Outcome {
         pool.release(&one).await?;
         pool.holds(&one, &before, "after it was let go").await?;
     }
-    pool.says(&image(0), "image", "after a volume that was made from it was let go").await
+    pool.says(&image(0), "image", "after a volume that was made from it was let go")
+        .await
 }
 
 async fn complete(stand: &Stand) -> Outcome {
@@ -78,7 +79,8 @@ async fn snapshots(stand: &Stand) -> Outcome {
     pool.snapshot_restore(&one, "s1").await?;
     pool.release(&one).await?;
     pool.says(&one, "1", "restored and let go").await?;
-    pool.snapshot_says(&one, "s2", "2", "after another one was restored").await?;
+    pool.snapshot_says(&one, "s2", "2", "after another one was restored")
+        .await?;
     pool.release(&one).await?;
     pool.snapshot_says(&one, "s1", "1", "after its volume was let go").await
 }
