@@ -18,6 +18,8 @@ pub struct Programs {
     pub plugins: PathBuf,
     /// The directory with the plugins that misbehave on request.
     pub guests: Option<PathBuf>,
+    /// Where that lies which builds plugins in Python (`python/bin`) and JavaScript (`javascript/node_modules`).
+    pub tools: Option<PathBuf>,
 }
 
 impl Programs {
@@ -34,6 +36,7 @@ impl Programs {
             plugins: named("HUTCH_PLUGINS")?,
             // Benchmarks have no use for them.
             guests: std::env::var_os("HUTCH_GUESTS").map(PathBuf::from),
+            tools: std::env::var_os("HUTCH_TOOLS").map(PathBuf::from),
         })
     }
 }

@@ -16,7 +16,7 @@ pub(crate) fn image() -> Result<std::path::PathBuf> {
 }
 
 /// A daemon with the Debian image under the alias `debian`.
-fn with_debian() -> Result<Daemon> {
+pub(crate) fn with_debian() -> Result<Daemon> {
     let image = image()?;
     let daemon = Daemon::start()?;
     daemon.client().import_image(&image, Some("debian"))?;

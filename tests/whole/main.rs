@@ -12,6 +12,7 @@ mod debian;
 mod devices;
 mod downloads;
 mod drivers;
+mod example_macvlan;
 mod exec;
 mod faults;
 mod files;

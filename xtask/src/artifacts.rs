@@ -1,6 +1,6 @@
 //! `build`: the programs and the plugins, and where they end up.
 
-use crate::{run, setup};
+use crate::{languages, run, setup};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,16 @@ pub(crate) struct Artifacts {
     pub(crate) plugins: PathBuf,
     /// The directory with the plugins that misbehave, where the tests' programs were built.
     pub(crate) guests: Option<PathBuf>,
+    /// Where that lies which builds plugins in other languages, for the tests.
+    pub(crate) tools: Option<PathBuf>,
 }
 
 impl Artifacts {
     /// Tells a program (the tests, the benchmarks) where everything is.
     pub(crate) fn announce<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        if let Some(tools) = &self.tools {
+            command.env("HUTCH_TOOLS", tools);
+        }
         command
             .env("HUTCHD", &self.daemon)
             .env("HUTCH", &self.cli)
@@ -138,6 +143,7 @@ pub(crate) fn build_for_tests() -> Result<Artifacts> {
     run::check(command.args(GUESTS.iter().flat_map(|guest| ["--package", guest])))?;
     let directory = metadata.target_directory.join(setup::PLUGIN_TARGET).join("plugin");
     artifacts.guests = Some(directory);
+    artifacts.tools = Some(languages::tools()?);
     Ok(artifacts)
 }
 
@@ -191,6 +197,7 @@ fn build(profile: &str) -> Result<Artifacts> {
         keeper: build_keeper(target)?,
         plugins: build_plugins(&metadata)?,
         guests: None,
+        tools: None,
     };
     Ok(artifacts)
 }

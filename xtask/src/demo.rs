@@ -273,6 +273,7 @@ fn end(options: &Options) -> Result<()> {
         keeper: folder.join("hutch-keeper"),
         plugins: folder.join("../plugins"),
         guests: None,
+        tools: None,
         daemon: program,
     };
     let demo = Demo {

@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod kernel;
 mod lab;
+mod languages;
 mod prove;
 mod run;
 mod setup;

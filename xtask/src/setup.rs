@@ -2,7 +2,7 @@
 //!
 //! Everything is looked for first; nothing is fetched, and no privilege is needed, when it is all there.
 
-use crate::run;
+use crate::{languages, run};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::path::Path;
@@ -10,13 +10,13 @@ use std::path::Path;
 /// What `setup` may be told.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Also install what only the tests need: the stock clients and a static busybox
+    /// Also install what only the tests need: the stock clients, a static busybox, and what builds plugins in C, Python and JavaScript
     #[arg(long)]
     pub(crate) tests: bool,
 }
 
 /// Something that must be on the machine, and the Debian and Ubuntu package that brings it.
-struct Need {
+pub(crate) struct Need {
     /// A program's name, or a file's absolute path.
     probe: &'static str,
     package: &'static str,
@@ -24,7 +24,7 @@ struct Need {
     required: bool,
 }
 
-const fn need(probe: &'static str, package: &'static str) -> Need {
+pub(crate) const fn need(probe: &'static str, package: &'static str) -> Need {
     Need {
         probe,
         package,
@@ -169,6 +169,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     packages(RUNTIME)?;
     if options.tests {
         packages(TESTS)?;
+        languages::run()?;
     }
     targets()?;
     println!("setup: everything needed is here");
@@ -183,7 +184,11 @@ fn present(need: &Need) -> bool {
     }
 }
 
-fn packages(needs: &[Need]) -> Result<()> {
+/// Installs what is missing of these.
+///
+/// # Errors
+/// As [`run()`].
+pub(crate) fn packages(needs: &[Need]) -> Result<()> {
     let missing: Vec<&Need> = needs.iter().filter(|need| !present(need)).collect();
     if missing.is_empty() {
         return Ok(());

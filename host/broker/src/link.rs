@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hutch_driver::DriverError;
-use hutch_net::{Handle, MacAddress, Prefix, Veth, sysctl};
+use hutch_net::{Handle, MacAddress, Macvlan, MacvlanMode, Prefix, Veth, sysctl};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use crate::error::{code_of, internal, invalid};
@@ -45,12 +46,24 @@ impl Links {
                     .map(unit)
             }
             Request::LinkEnsureVeth { .. } => self.ensure_veth(cx, request).await.map(unit),
+            Request::LinkEnsureMacvlan { .. } => self.ensure_macvlan(cx, request).await.map(unit),
+            Request::LinkDeleteMacvlan {
+                netns,
+                guest_name,
+                hwaddr,
+            } => {
+                let netns = namespace(cx, &netns)?;
+                let hwaddr = parse::<MacAddress>(&hwaddr)?;
+                self.on(move |handle| handle.delete_macvlan(netns.as_fd(), &guest_name, hwaddr))
+                    .await
+                    .map(unit)
+            }
             Request::LinkDelete { name } => {
                 own(cx, &name)?;
                 self.on(move |handle| handle.delete(&name)).await.map(unit)
             }
             Request::LinkGet { name } => {
-                own(cx, &name)?;
+                own(cx, &name).or_else(|refusal| parent(cx, &name).map_err(|_| refusal))?;
                 self.on(move |handle| get(handle, &name)).await.map(Response::LinkInfo)
             }
             Request::LinkSetAddresses { name, addresses } => {
@@ -109,10 +122,7 @@ impl Links {
         if let Some(bridge) = &bridge {
             own(cx, bridge)?;
         }
-        let handle = cx.call.netns.iter().find(|handle| handle.id == netns);
-        let netns = handle
-            .map(|handle| Arc::clone(&handle.fd))
-            .ok_or_else(|| DriverError::new("not-found", format!("this call has no network namespace {netns:?}")))?;
+        let netns = namespace(cx, &netns)?;
         let hwaddr = parse::<MacAddress>(&hwaddr)?;
         let settings = Settings::read(&options)?;
         self.on(move |handle| {
@@ -126,6 +136,35 @@ impl Links {
                 mtu,
             })?;
             settings.apply(handle, &name)
+        })
+        .await
+    }
+
+    async fn ensure_macvlan(&self, cx: &CallContext, request: Request) -> Result<(), DriverError> {
+        let Request::LinkEnsureMacvlan {
+            parent: name,
+            netns,
+            guest_name,
+            hwaddr,
+            mode,
+            mtu,
+        } = request
+        else {
+            return Err(internal("not a request for a macvlan"));
+        };
+        parent(cx, &name)?;
+        let netns = namespace(cx, &netns)?;
+        let hwaddr = parse::<MacAddress>(&hwaddr)?;
+        let mode = mode.parse::<MacvlanMode>().map_err(|e| driver_error(&e))?;
+        self.on(move |handle| {
+            handle.ensure_macvlan(&Macvlan {
+                parent: &name,
+                netns: netns.as_fd(),
+                guest_name: &guest_name,
+                hwaddr,
+                mode,
+                mtu,
+            })
         })
         .await
     }
@@ -155,6 +194,28 @@ fn own(cx: &CallContext, name: &str) -> Result<(), DriverError> {
             cx.call.object
         ),
     ))
+}
+
+/// Refuses an interface that the configuration of the call's object does not name as its parent.
+fn parent(cx: &CallContext, name: &str) -> Result<(), DriverError> {
+    if cx.call.parents.iter().any(|parent| parent == name) {
+        return Ok(());
+    }
+    Err(DriverError::new(
+        "not-granted",
+        format!(
+            "{:?} does not name {name:?} as its parent: only on an interface that whoever configured it named there may another be put",
+            cx.call.object
+        ),
+    ))
+}
+
+/// A network namespace that came with the call.
+fn namespace(cx: &CallContext, id: &str) -> Result<Arc<OwnedFd>, DriverError> {
+    let handle = cx.call.netns.iter().find(|handle| handle.id == id);
+    handle
+        .map(|handle| Arc::clone(&handle.fd))
+        .ok_or_else(|| DriverError::new("not-found", format!("this call has no network namespace {id:?}")))
 }
 
 fn parse<T: FromStr<Err = hutch_net::BadPrefix>>(text: &str) -> Result<T, DriverError> {

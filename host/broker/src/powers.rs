@@ -61,7 +61,9 @@ impl Power {
             Self::Path(place) if place.writable => format!("read and change everything below {}", place.path.display()),
             Self::Path(place) => format!("read everything below {}", place.path.display()),
             Self::Link => {
-                "make, change and remove network interfaces of its own networks and their instances".to_owned()
+                "make, change and remove network interfaces of its own networks and their instances, and put instances on the \
+                 interface that a network names as its parent"
+                    .to_owned()
             }
             Self::Filter => "make, change and remove packet filter rules of its own networks".to_owned(),
             Self::Service(program) => format!("run the program {program} as a service, with any arguments"),

@@ -211,6 +211,30 @@ pub enum Request {
         /// As in [`Request::LinkSetOptions`], for the host's end.
         options: Vec<(String, String)>,
     },
+    /// `link.ensure-macvlan`.
+    LinkEnsureMacvlan {
+        /// The interface of the machine that it lies on.
+        parent: String,
+        /// The id of the guest's network namespace.
+        netns: String,
+        /// Its name in there.
+        guest_name: String,
+        /// Its MAC address.
+        hwaddr: String,
+        /// `private`, `vepa`, `bridge`.
+        mode: String,
+        /// In bytes; `None` for its parent's.
+        mtu: Option<u32>,
+    },
+    /// `link.delete-macvlan`.
+    LinkDeleteMacvlan {
+        /// The id of the guest's network namespace.
+        netns: String,
+        /// Its name in there.
+        guest_name: String,
+        /// Its MAC address.
+        hwaddr: String,
+    },
     /// `link.delete`.
     LinkDelete {
         /// The interface.
@@ -419,6 +443,8 @@ impl Request {
             Self::FsSetQuota { .. } => "fs.set-quota",
             Self::LinkEnsureBridge { .. } => "link.ensure-bridge",
             Self::LinkEnsureVeth { .. } => "link.ensure-veth",
+            Self::LinkEnsureMacvlan { .. } => "link.ensure-macvlan",
+            Self::LinkDeleteMacvlan { .. } => "link.delete-macvlan",
             Self::LinkDelete { .. } => "link.delete",
             Self::LinkGet { .. } => "link.get",
             Self::LinkSetAddresses { .. } => "link.set-addresses",

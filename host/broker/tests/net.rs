@@ -170,6 +170,74 @@ fn a_network_is_made_with_interfaces_of_its_own_only() {
 }
 
 #[test]
+fn an_instance_is_put_on_the_parent_that_its_network_names_and_on_no_other() {
+    isolated(|dir| async move {
+        let host = host(&dir).await;
+        let mut cx = context(&host);
+        for name in ["uplink", "other"] {
+            run("ip", &["link", "add", name, "type", "bridge"]);
+        }
+        let macvlan = |parent: &str, netns: &str, mode: &str| Request::LinkEnsureMacvlan {
+            parent: parent.into(),
+            netns: netns.into(),
+            guest_name: "eth0".into(),
+            hwaddr: "00:16:3e:11:22:34".into(),
+            mode: mode.into(),
+            mtu: None,
+        };
+        let look = |name: &str| Request::LinkGet { name: name.into() };
+        let gone = |netns: &str| Request::LinkDeleteMacvlan {
+            netns: netns.into(),
+            guest_name: "eth0".into(),
+            hwaddr: "00:16:3e:11:22:34".into(),
+        };
+        let refused = |cx: &CallContext, request: Request| {
+            let (host, cx) = (&host, cx.clone());
+            async move { host.call(&cx, request).await.unwrap_err().code }
+        };
+        // Its own interfaces are no parents, and nobody's are without being named.
+        for parent in ["uplink", "br0", "veth1", "lo", ""] {
+            assert_eq!(
+                refused(&cx, macvlan(parent, "guest", "bridge")).await,
+                "not-granted",
+                "{parent}"
+            );
+        }
+        assert_eq!(refused(&cx, look("uplink")).await, "not-granted");
+        cx.call.parents.push("uplink".into());
+        host.call(&cx, macvlan("uplink", "guest", "bridge")).await.unwrap();
+        host.call(&cx, macvlan("uplink", "guest", "private")).await.unwrap();
+        let Response::LinkInfo(Some(info)) = host.call(&cx, look("uplink")).await.unwrap() else {
+            panic!()
+        };
+        assert_eq!(info.kind, "bridge");
+        let change = Request::LinkSetUp {
+            name: "uplink".into(),
+            up: true,
+        };
+        for (request, code) in [
+            (macvlan("other", "guest", "bridge"), "not-granted"),
+            (macvlan("uplink", "host", "bridge"), "not-found"),
+            (macvlan("uplink", "guest", "source"), "invalid"),
+            (look("other"), "not-granted"),
+            (change, "not-granted"),
+            (Request::LinkDelete { name: "uplink".into() }, "not-granted"),
+            (gone("host"), "not-found"),
+        ] {
+            let error = host.call(&cx, request.clone()).await.unwrap_err();
+            assert_eq!(error.code, code, "{request:?}: {error}");
+        }
+        host.call(&cx, gone("guest")).await.unwrap();
+        host.call(&cx, gone("guest")).await.unwrap();
+        // As a port of another bridge it has no room for others.
+        run("ip", &["link", "add", "card", "type", "veth", "peer", "name", "wire"]);
+        run("ip", &["link", "set", "card", "master", "other"]);
+        cx.call.parents.push("card".into());
+        assert_eq!(refused(&cx, macvlan("card", "guest", "bridge")).await, "in-use");
+    });
+}
+
+#[test]
 fn tables_are_the_owners() {
     isolated(|dir| async move {
         let host = host(&dir).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 
 use hutch_api::network::{Network as ApiNetwork, NetworkLease, NetworkPatch, NetworkPut, NetworkState, NetworksPost};
 use hutch_driver::network::{Lease, NetworkDriver, NetworkRef, NicRef};
-use hutch_driver::{Call, NetnsHandle};
+use hutch_driver::{Call, NetnsHandle, Options};
 use hutch_store::Transaction;
 use tokio::sync::{Mutex, watch};
 
@@ -23,6 +23,10 @@ mod subnets;
 mod undo;
 
 pub(crate) use subnets::Subnets;
+
+/// The key of a network's configuration that names an interface of the machine for its instances to be put on. As the name is a
+/// grant, it is the configuration's author who gives it and never the driver.
+const PARENT: &str = "parent";
 
 /// A network in memory.
 #[derive(Debug)]
@@ -78,11 +82,20 @@ impl OpenNetwork {
         reference(&self.record)
     }
 
-    /// A call on the network that may touch its own interface.
+    /// A call on the network that may touch its own interface, and put others on its parent.
     pub(crate) fn call(&self) -> Call {
         let mut call = Call::new(&self.record.project, &self.record.name);
         call.links = vec![self.record.name.clone()];
+        call.parents.extend(self.record.config.get(PARENT).cloned());
         call
+    }
+
+    /// The same network with another configuration.
+    fn with(&self, record: &NetworkRecord) -> Self {
+        Self {
+            record: Arc::new(record.clone()),
+            driver: Arc::clone(&self.driver),
+        }
     }
 
     /// A call that may touch one instance's interface, too.
@@ -199,11 +212,12 @@ impl Core {
         let open = self
             .network_with_driver(Arc::new(record.clone()))
             .map_err(Error::of_request)?;
-        record.config = open
+        let completed = open
             .driver
             .validate(&open.call(), &reference(&record), None)
             .await
             .map_err(Error::driver(&action))?;
+        record.config = with_own_parent(&record, completed)?;
         let _turn = self.turns.take(&turn(&record.name)).await;
         self.finish_network_undo(&record.name).await?;
         let at = (record.project.clone(), record.name.clone());
@@ -271,16 +285,18 @@ impl Core {
             ..NetworkRecord::clone(&open.record)
         };
         let current = &open.record.config;
-        record.config = open
+        let completed = open
             .driver
-            .validate(&open.call(), &reference(&record), Some(current))
+            .validate(&open.with(&record).call(), &reference(&record), Some(current))
             .await
             .map_err(Error::driver(&action))?;
+        record.config = with_own_parent(&record, completed)?;
+        let wanted = open.with(&record);
         let _claim = self.subnets.claim(&record, &self.networks)?;
         // One that could not be brought up has nothing to change yet.
         if record.config != *current
             && readiness == Readiness::Ready
-            && let Err(error) = open.driver.update(&open.call(), &reference(&record), current).await
+            && let Err(error) = open.driver.update(&wanted.call(), &wanted.reference(), current).await
         {
             // The network is what its record says: back to that.
             if let Err(error) = open
@@ -464,6 +480,17 @@ impl Core {
             project: record.project.clone(),
         }
     }
+}
+
+/// What a driver made of the configuration in `given`, unless it names a parent that its author did not.
+fn with_own_parent(given: &NetworkRecord, completed: Options) -> Result<Options> {
+    if completed.get(PARENT) == given.config.get(PARENT) {
+        return Ok(completed);
+    }
+    Err(Error::Invalid(format!(
+        "the driver {:?} of network {} changed the key {PARENT:?}, which only the author of a network's configuration may set",
+        given.driver, given.name
+    )))
 }
 
 /// Whose turn a change of a network of this name takes, in whatever project: the interface is the machine's.

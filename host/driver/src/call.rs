@@ -115,6 +115,9 @@ pub struct Call {
     pub roots: Vec<Root>,
     /// Names of interfaces that are this object's own.
     pub links: Vec<String>,
+    /// Names of interfaces of the machine that the object's configuration names as its parent: they may be looked at, and instances
+    /// put on them, but they are not the object's to change.
+    pub parents: Vec<String>,
     /// Network namespaces of the moment.
     pub netns: Vec<NetnsHandle>,
     /// The server that the caller named: scheme, host and port of this address are the `origin` grant.
@@ -134,6 +137,7 @@ impl Call {
             operation: String::new(),
             roots: Vec::new(),
             links: Vec::new(),
+            parents: Vec::new(),
             netns: Vec::new(),
             origin: None,
             progress: Arc::new(NoProgress),

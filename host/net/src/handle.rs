@@ -333,7 +333,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     }
 }
 
-fn check_mtu(mtu: Option<u32>) -> Result<()> {
+pub(crate) fn check_mtu(mtu: Option<u32>) -> Result<()> {
     match mtu {
         Some(mtu) if !MTU.contains(&mtu) => Err(Error::Invalid(format!(
             "an mtu of {mtu} is not between {} and {}",
@@ -359,7 +359,7 @@ pub(crate) fn get(socket: &mut Socket, name: &str) -> Result<Option<Interface>> 
     }
 }
 
-fn delete(socket: &mut Socket, name: &str) -> Result<()> {
+pub(crate) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     let deleted = socket.change(RTM_DELLINK, 0, |kind, flags| {
         let mut message = Message::link(kind, flags, AF_UNSPEC, 0, 0, 0);
         message.text(IFLA_IFNAME, name);
@@ -418,7 +418,7 @@ fn set_port(socket: &mut Socket, name: &str, interface: &Interface, bridge: Opti
     set.map_err(|e| Error::kernel(format!("make {name} a port of its bridge"), e))
 }
 
-fn put_address(message: &mut Message, hwaddr: Option<MacAddress>, mtu: Option<u32>) {
+pub(crate) fn put_address(message: &mut Message, hwaddr: Option<MacAddress>, mtu: Option<u32>) {
     if let Some(MacAddress(bytes)) = hwaddr {
         message.attribute(IFLA_ADDRESS, &bytes);
     }
@@ -452,11 +452,11 @@ fn read_route(received: crate::message::Received<'_>) -> Option<Prefix> {
     Prefix::from_octets(destination, length).map(Prefix::network)
 }
 
-fn index_of(interface: &Interface) -> i32 {
+pub(crate) fn index_of(interface: &Interface) -> i32 {
     i32::try_from(interface.index).unwrap_or_default()
 }
 
-fn wrong_kind(found: Interface, wanted: &'static str) -> Error {
+pub(crate) fn wrong_kind(found: Interface, wanted: &'static str) -> Error {
     let what = if found.kind.is_empty() {
         "hardware".to_owned()
     } else {

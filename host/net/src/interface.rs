@@ -4,8 +4,8 @@ use crate::address::{MacAddress, Prefix};
 use crate::message::{Received, attributes, i32_at, text, u16_at, u32_at, u64_at};
 use crate::rtnl::{
     AF_INET, AF_INET6, IFA_ADDRESS, IFA_LOCAL, IFF_LOOPBACK, IFF_POINTOPOINT, IFF_UP, IFLA_ADDRESS, IFLA_CARRIER,
-    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_OPERSTATE, IFLA_STATS64,
-    RTM_NEWADDR, RTM_NEWLINK,
+    IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MACVLAN_MODE,
+    IFLA_MASTER, IFLA_MTU, IFLA_OPERSTATE, IFLA_STATS64, RTM_NEWADDR, RTM_NEWLINK,
 };
 
 /// An interface, its state, its counters and its addresses.
@@ -37,6 +37,10 @@ pub struct Interface {
     pub master: Option<u32>,
     /// The number of the interface that it lies on or that is its other end, in whatever namespace that is.
     pub link: Option<u32>,
+    /// Whether that number counts in another namespace than this interface's own.
+    pub link_elsewhere: bool,
+    /// Of a macvlan: its mode, a number of `enum macvlan_mode` of `linux/if_link.h`.
+    pub macvlan_mode: Option<u32>,
     /// What went through.
     pub counters: Counters,
     /// Its addresses.
@@ -89,15 +93,26 @@ impl Interface {
                 IFLA_MASTER => interface.master = u32_at(value, 0),
                 IFLA_LINK => interface.link = u32_at(value, 0),
                 IFLA_STATS64 => interface.counters = Counters::read(value),
-                IFLA_LINKINFO => {
-                    if let Some((_, kind)) = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND) {
-                        interface.kind = text(kind);
-                    }
-                }
+                IFLA_LINK_NETNSID => interface.link_elsewhere = true,
+                IFLA_LINKINFO => interface.read_kind(value),
                 _ => {}
             }
         }
         Some(interface)
+    }
+
+    /// Reads `IFLA_LINKINFO`. What `IFLA_INFO_DATA` means depends on the kind, which stands before it.
+    fn read_kind(&mut self, info: &[u8]) {
+        for (attribute, value) in attributes(info) {
+            match attribute {
+                IFLA_INFO_KIND => self.kind = text(value),
+                IFLA_INFO_DATA if self.kind == "macvlan" => {
+                    let mode = attributes(value).find(|(kind, _)| *kind == IFLA_MACVLAN_MODE);
+                    self.macvlan_mode = mode.and_then(|(_, value)| u32_at(value, 0));
+                }
+                _ => {}
+            }
+        }
     }
 }
 

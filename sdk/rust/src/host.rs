@@ -32,6 +32,23 @@ pub struct Veth<'a> {
     pub options: &'a [(String, String)],
 }
 
+/// An interface of the kind macvlan to be made: see `link.ensure-macvlan` in `hutch:host`.
+#[derive(Clone, Copy, Debug)]
+pub struct Macvlan<'a> {
+    /// The interface of the machine that it lies on.
+    pub parent: &'a str,
+    /// The id of the network namespace that it goes to.
+    pub netns: &'a str,
+    /// Its name in there.
+    pub guest_name: &'a str,
+    /// Its MAC address.
+    pub hwaddr: &'a str,
+    /// `private`, `vepa` or `bridge`.
+    pub mode: &'a str,
+    /// In bytes; `None` for its parent's.
+    pub mtu: Option<u32>,
+}
+
 /// What the host offers to a driver. Each function that reaches anything outside the sandbox needs a permission; without it
 /// the call fails with `not-requested` or `not-granted`.
 ///
@@ -91,6 +108,11 @@ pub trait Host {
     fn link_ensure_bridge(&self, name: &str, hwaddr: Option<&str>, mtu: Option<u32>) -> Result<()>;
     /// Makes a pair of interfaces, one end in an instance's namespace.
     fn link_ensure_veth(&self, veth: &Veth<'_>) -> Result<()>;
+    /// Makes an interface of the kind macvlan in an instance's namespace, on the interface that the network's configuration names under
+    /// `parent`.
+    fn link_ensure_macvlan(&self, macvlan: &Macvlan<'_>) -> Result<()>;
+    /// Removes the macvlan with this hardware address or else this name from a namespace; one that is not there is a success.
+    fn link_delete_macvlan(&self, netns: &str, guest_name: &str, hwaddr: &str) -> Result<()>;
     /// Removes an interface; one that is not there is a success.
     fn link_delete(&self, name: &str) -> Result<()>;
     /// An interface as it is.
@@ -272,6 +294,21 @@ impl Host for Imports {
             veth.mtu,
             veth.options,
         )?)
+    }
+
+    fn link_ensure_macvlan(&self, macvlan: &Macvlan<'_>) -> Result<()> {
+        Ok(wire::link::ensure_macvlan(
+            macvlan.parent,
+            macvlan.netns,
+            macvlan.guest_name,
+            macvlan.hwaddr,
+            macvlan.mode,
+            macvlan.mtu,
+        )?)
+    }
+
+    fn link_delete_macvlan(&self, netns: &str, guest_name: &str, hwaddr: &str) -> Result<()> {
+        Ok(wire::link::delete_macvlan(netns, guest_name, hwaddr)?)
     }
 
     fn link_delete(&self, name: &str) -> Result<()> {

@@ -5,20 +5,22 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use hutch_plugin::binary;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::component;
+use crate::{build, component};
 
 /// How long nothing must change before a build begins, in milliseconds: editors write several files, and each more than once.
 const QUIET: u8 = 100;
 
 /// Directories that hold what is made, or what is not the author's.
-const SKIPPED: [&str; 5] = [
+const SKIPPED: [&str; 7] = [
     "target",
+    "build",
+    "node_modules",
     "vendor",
     "__pycache__",
     "wit_world",
@@ -44,37 +46,27 @@ pub(crate) struct Options {
 /// # Errors
 /// When this folder is no project, or can't be watched.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let build = build_command()?;
+    build::project(Path::new("."))?;
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).context("can't watch files")?;
     loop {
         watch_below(&watch, Path::new("."))?;
-        round(options, &build)?;
+        round(options)?;
         println!("dev: waiting for a change");
         wait(&watch)?;
     }
 }
 
-/// What builds the project in this folder.
-fn build_command() -> Result<Vec<&'static str>> {
-    if Path::new("Cargo.toml").exists() {
-        Ok(vec!["cargo", "build"])
-    } else if Path::new("build.py").exists() {
-        Ok(vec!["python3", "build.py"])
-    } else {
-        bail!("this folder is no project of a plugin: it has neither Cargo.toml nor build.py")
-    }
-}
-
 /// Builds, checks and tries it, as far as that goes. What fails has said why.
-fn round(options: &Options, build: &[&str]) -> Result<()> {
+fn round(options: &Options) -> Result<()> {
     let own = std::env::current_exe().context("can't find this program")?;
     let name = own.to_string_lossy().into_owned();
+    let build = vec![name.as_str(), "build"];
     let check = vec![name.as_str(), "check", "--quick"];
     let mut test = vec![name.as_str(), "test"];
     if !options.all {
         test.push("--quick");
     }
-    let mut steps = vec![build.to_vec(), check];
+    let mut steps = vec![build, check];
     if !options.no_test {
         steps.push(test);
     }

@@ -1,13 +1,15 @@
-//! What the author of a plugin works with. `hutch plugin new | check | test | bench | dev` start this program, which lies beside them.
+//! What the author of a plugin works with. `hutch plugin new | build | check | test | bench | dev` start this program, which lies beside them.
 //!
 //! It is a program of its own: it has the WebAssembly engine and the broker in it, which the command line must not carry, and it
 //! does to the machine what a daemon in service should not have code for. It needs no daemon.
 
 mod bench;
+mod build;
 mod check;
 mod component;
 mod dev;
 mod machine;
+mod module;
 mod new;
 mod scratch;
 mod serve;
@@ -36,6 +38,8 @@ struct Arguments {
 enum Chore {
     /// Make a folder with a driver that builds, to begin from
     New(new::Options),
+    /// Build the plugin of this folder, whatever it is written in
+    Build(build::Options),
     /// Check that a file is a plugin: its manifest, its interfaces, and what it imports against what it requests
     Check(check::Options),
     /// Run the conformance suite against a plugin, on a scratch host (as root)
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     }
     let done = match Arguments::parse().chore {
         Chore::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
+        Chore::Build(options) => build::run(&options),
         Chore::Check(options) => check::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Bench(options) => bench::run(&options),

@@ -38,6 +38,11 @@ enum Language {
     Rust,
     /// With componentize-py
     Python,
+    /// With componentize-js
+    #[value(name = "javascript", alias = "js")]
+    JavaScript,
+    /// With clang and WASI's C library
+    C,
 }
 
 impl Language {
@@ -45,6 +50,18 @@ impl Language {
         match self {
             Self::Rust => "rust",
             Self::Python => "python",
+            Self::JavaScript => "javascript",
+            Self::C => "c",
+        }
+    }
+
+    /// Folders of files that a driver of a family is tried with.
+    fn data(self, family: Family) -> &'static [&'static str] {
+        match (family, self) {
+            // Its template has an index of lines, which C reads more easily than JSON.
+            (Family::Image, Self::C) => &["image-testdata"],
+            (Family::Image, _) => &["image-testdata", "image-index"],
+            (Family::Storage | Family::Network, _) => &[],
         }
     }
 
@@ -55,6 +72,8 @@ impl Language {
             Self::Python => {
                 "pip install componentize-py && python3 build.py && hutch plugin check && sudo hutch plugin test"
             }
+            Self::JavaScript => "npm install && npm run build && hutch plugin check && sudo hutch plugin test",
+            Self::C => "hutch plugin build && hutch plugin check && sudo hutch plugin test",
         }
     }
 }
@@ -113,7 +132,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("there is no template for a {family} driver in {language}: `--language rust` has one for every family");
     }
     let shared = below(packed::TEMPLATES, language);
-    let data = below(packed::TEMPLATES, &format!("{family}-testdata"));
+    let data = options.language.data(options.family).iter();
+    let data = data.flat_map(|folder| below(packed::TEMPLATES, folder));
     std::fs::create_dir(&options.folder).with_context(|| format!("can't create {}", options.folder.display()))?;
     for (path, content) in shared.into_iter().chain(template).chain(data) {
         write(&options.folder.join(path), &filled(content, &values)?)?;
@@ -127,7 +147,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Writes what the project is built against, so that it needs nothing of ours: for Rust the SDK with all interfaces, for Python the
+/// Writes what the project is built against, so that it needs nothing of ours: for Rust the SDK with all interfaces, otherwise the
 /// interfaces of its family.
 fn vendor(options: &Options, family: &str) -> Result<()> {
     match options.language {
@@ -137,7 +157,7 @@ fn vendor(options: &Options, family: &str) -> Result<()> {
             let mut files = packed::VENDORED.iter();
             files.try_for_each(|(path, content)| write(&below.join(path), content))
         }
-        Language::Python => {
+        Language::Python | Language::JavaScript | Language::C => {
             for package in ["host", family] {
                 for (path, content) in below(packed::VENDORED, &format!("wit/{package}")) {
                     let file = Path::new(path).file_name().context("a file has a name")?;

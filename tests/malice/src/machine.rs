@@ -1,6 +1,6 @@
 //! Attempts on programs, interfaces, packet filters, services, servers and other plugins' stores.
 
-use hutch_sdk::host::Veth;
+use hutch_sdk::host::{Macvlan, Veth};
 use hutch_sdk::{Host, TreePath};
 
 use crate::{Attempt, Outcome, at, escaped, idle, never, within};
@@ -57,6 +57,14 @@ fn link(host: &impl Host, name: &str) -> Attempt {
         mtu: None,
         options: &[],
     };
+    let macvlan = |parent, netns| Macvlan {
+        parent,
+        netns,
+        guest_name: "eth9",
+        hwaddr: "02:00:00:00:00:09",
+        mode: "bridge",
+        mtu: None,
+    };
     match name {
         "link.loopback" => never(host.link_set_up("lo", false), "took the loopback interface down"),
         "link.delete" => never(host.link_delete("testbr0"), "deleted another network's bridge"),
@@ -75,6 +83,14 @@ fn link(host: &impl Host, name: &str) -> Attempt {
         "link.namespace" => never(
             host.link_ensure_veth(&veth("evil0", "/proc/1/ns/net")),
             "got into a namespace by its path",
+        ),
+        "link.macvlan" => never(
+            host.link_ensure_macvlan(&macvlan("testbr0", "")),
+            "put an interface on another network's bridge",
+        ),
+        "link.macvlan-delete" => never(
+            host.link_delete_macvlan("/proc/1/ns/net", "eth0", "02:00:00:00:00:09"),
+            "took an interface away in a namespace by its path",
         ),
         _ => escaped(format!("there is no attempt {name:?}")),
     }

@@ -1,4 +1,4 @@
-//! `plugin new | check | test | bench | dev`: what the author of a plugin works with. It is a program of its own beside this one, which has the
+//! `plugin new | build | check | test | bench | dev`: what the author of a plugin works with. It is a program of its own beside this one, which has the
 //! WebAssembly engine in it, and becomes this process.
 
 use std::ffi::{OsStr, OsString};
@@ -18,6 +18,9 @@ pub(crate) enum AuthorCommand {
     /// Make a folder with a driver that builds, to begin from
     #[command(disable_help_flag = true)]
     New(Rest),
+    /// Build the plugin of this folder, whatever it is written in
+    #[command(disable_help_flag = true)]
+    Build(Rest),
     /// Check that a file is a plugin, and that it requests what it imports
     #[command(disable_help_flag = true)]
     Check(Rest),
@@ -44,6 +47,7 @@ impl AuthorCommand {
     pub(crate) fn run(self) -> Result<()> {
         let (name, rest) = match self {
             Self::New(rest) => ("new", rest),
+            Self::Build(rest) => ("build", rest),
             Self::Check(rest) => ("check", rest),
             Self::Test(rest) => ("test", rest),
             Self::Bench(rest) => ("bench", rest),

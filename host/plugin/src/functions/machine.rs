@@ -33,6 +33,35 @@ impl link::Host for CallState {
         .await
     }
 
+    async fn ensure_macvlan(
+        &mut self,
+        parent: String,
+        netns: String,
+        guest_name: String,
+        hwaddr: String,
+        mode: String,
+        mtu: Option<u32>,
+    ) -> Answer<()> {
+        self.unit(Request::LinkEnsureMacvlan {
+            parent,
+            netns,
+            guest_name,
+            hwaddr,
+            mode,
+            mtu,
+        })
+        .await
+    }
+
+    async fn delete_macvlan(&mut self, netns: String, guest_name: String, hwaddr: String) -> Answer<()> {
+        self.unit(Request::LinkDeleteMacvlan {
+            netns,
+            guest_name,
+            hwaddr,
+        })
+        .await
+    }
+
     async fn delete(&mut self, name: String) -> Answer<()> {
         self.unit(Request::LinkDelete { name }).await
     }

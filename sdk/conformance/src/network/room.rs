@@ -176,6 +176,8 @@ impl Net {
     fn call(&self, nics: &[&NicRef], guest: Option<&Guest>) -> Call {
         let mut call = Call::new(&self.network.project, &self.network.name);
         call.links.push(self.network.name.clone());
+        // As the core does: on the interface that the configuration names, instances may be put.
+        call.parents.extend(self.network.config.get("parent").cloned());
         call.links.extend(nics.iter().map(|nic| nic.host_name.clone()));
         call.netns.extend(guest.map(|guest| guest.handle.clone()));
         call

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Command, FakeHost, FakeLink, Node};
 use crate::host::{
-    CommandOutput, DirEntry, FileInfo, Host, HttpResponse, Level, LinkInfo, ServiceStatus, SpaceInfo, Veth,
+    CommandOutput, DirEntry, FileInfo, Host, HttpResponse, Level, LinkInfo, Macvlan, ServiceStatus, SpaceInfo, Veth,
 };
 use crate::{Error, Result, TreePath};
 
@@ -227,6 +227,34 @@ impl Host for FakeHost {
                 limit: state.links.get(veth.name).and_then(|link| link.limit),
             };
             state.links.insert(veth.name.to_owned(), link);
+            Ok(())
+        })
+    }
+
+    fn link_ensure_macvlan(&self, macvlan: &Macvlan<'_>) -> Result<()> {
+        let call = format!("link.ensure-macvlan {} {}", macvlan.parent, macvlan.netns);
+        self.call(call, |state| {
+            if !["private", "vepa", "bridge"].contains(&macvlan.mode) {
+                return Err(Error::invalid(format!("{:?} is no mode of a macvlan", macvlan.mode)));
+            }
+            let link = FakeLink {
+                kind: "macvlan".into(),
+                hwaddr: Some(macvlan.hwaddr.to_owned()),
+                mtu: macvlan.mtu,
+                master: Some(macvlan.parent.to_owned()),
+                options: BTreeMap::from([("mode".to_owned(), macvlan.mode.to_owned())]),
+                guest: Some((macvlan.netns.to_owned(), macvlan.guest_name.to_owned())),
+                ..FakeLink::default()
+            };
+            let key = format!("{}/{}", macvlan.netns, macvlan.guest_name);
+            state.links.insert(key, link);
+            Ok(())
+        })
+    }
+
+    fn link_delete_macvlan(&self, netns: &str, guest_name: &str, hwaddr: &str) -> Result<()> {
+        self.call(format!("link.delete-macvlan {netns} {guest_name} {hwaddr}"), |state| {
+            state.links.remove(&format!("{netns}/{guest_name}"));
             Ok(())
         })
     }

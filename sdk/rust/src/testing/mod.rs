@@ -19,7 +19,7 @@ pub use tree::{Node, Tree};
 /// An interface of [`FakeHost`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FakeLink {
-    /// `bridge` or `veth`.
+    /// `bridge`, `veth` or `macvlan`.
     pub kind: String,
     /// As it was asked for.
     pub hwaddr: Option<String>,
@@ -27,13 +27,13 @@ pub struct FakeLink {
     pub mtu: Option<u32>,
     /// Whether it is up.
     pub up: bool,
-    /// The bridge that it is a port of.
+    /// The bridge that it is a port of, or the parent of a macvlan.
     pub master: Option<String>,
     /// With prefix lengths.
     pub addresses: Vec<String>,
     /// Settings made with `link.set-options` or `link.ensure-veth`.
     pub options: BTreeMap<String, String>,
-    /// Of a veth pair: the namespace's id and the name of the other end.
+    /// Of a veth pair: the namespace's id and the name of the other end. Of a macvlan its own; it is kept under `NAMESPACE/NAME`.
     pub guest: Option<(String, String)>,
     /// What was set with `link.limit-sent`, in bits per second.
     pub limit: Option<u64>,
