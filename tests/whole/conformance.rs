@@ -70,6 +70,13 @@ fn storage_overlay_conforms_on_the_usual_file_systems() -> Result<()> {
     Ok(())
 }
 
+/// Strangers' drivers run in processes of their own: it must be all the same to them.
+#[test]
+fn drivers_conform_in_processes_of_their_own() -> Result<()> {
+    passes("storage-dir", &["--worker", "--filesystem", "tmpfs"], 110)?;
+    passes("network-bridge", &["--worker"], 45)
+}
+
 #[test]
 fn network_bridge_conforms() -> Result<()> {
     passes("network-bridge", &[], 45)

@@ -9,6 +9,7 @@ mod confinement;
 mod conformance;
 mod copies;
 mod debian;
+mod dev;
 mod devices;
 mod downloads;
 mod drivers;

@@ -63,7 +63,7 @@ impl Driver for Native {
 }
 
 async fn figures(options: &Options, path: &Path, place: &Path) -> Result<()> {
-    let machine = machine::start(path, place).await?;
+    let machine = machine::start(path, place, None).await?;
     println!("{:<26} {:>10} {:>10} {:>12}", "FUNCTION", "P50 µs", "P99 µs", "CALLS/S");
     let native: Box<dyn Driver> = Box::new(Native);
     measure("a native no-op", options.calls, async |_| native.nothing().await).await?;

@@ -1,5 +1,8 @@
 //! A plugin host with one plugin: with nothing behind it to see whether it loads, or with the real broker to call it.
 
+use std::fs::{DirBuilder, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +12,7 @@ use hutch_broker::{Broker, CallContext, HostBroker, HostBrokerConfig, Request, R
 use hutch_conformance::Faults;
 use hutch_container::Runtime;
 use hutch_driver::DriverError;
-use hutch_plugin::{PluginConfig, PluginHost, PluginHostOptions, PluginState, PluginStatus, QuarantinePolicy};
+use hutch_plugin::{PluginConfig, PluginHost, PluginHostOptions, PluginState, PluginStatus, QuarantinePolicy, Workers};
 use tokio::sync::broadcast;
 
 /// Events of drivers that may wait.
@@ -33,11 +36,12 @@ impl Broker for Nothing {
 /// When no plugin could be loaded at all.
 pub(crate) async fn load(path: &Path, state_dir: &Path) -> Result<PluginStatus> {
     let (events, _) = broadcast::channel(EVENTS);
-    let host = PluginHost::start(options(path, state_dir), Arc::new(Nothing), events)?;
+    let host = PluginHost::start(options(path, state_dir, None), Arc::new(Nothing), events)?;
     status(&host).await
 }
 
-fn options(path: &Path, state_dir: &Path) -> PluginHostOptions {
+/// `workers` is how the plugin's process is started; without it, the plugin runs in this one.
+fn options(path: &Path, state_dir: &Path, workers: Option<Workers>) -> PluginHostOptions {
     let granted = std::fs::read(path)
         .ok()
         .and_then(|bytes| hutch_plugin::binary::inspect(&bytes).ok())
@@ -46,8 +50,7 @@ fn options(path: &Path, state_dir: &Path) -> PluginHostOptions {
         plugins: Some(vec![PluginConfig {
             path: Some(path.to_owned()),
             grants: granted,
-            // Its author's own, who looks at its cost and its faults and not at those of a process around it.
-            worker: Some(false),
+            worker: Some(workers.is_some()),
             ..PluginConfig::default()
         }]),
         bundled: None,
@@ -56,6 +59,7 @@ fn options(path: &Path, state_dir: &Path) -> PluginHostOptions {
             faults: usize::MAX,
             window: Duration::from_secs(1),
         },
+        workers: workers.unwrap_or_default(),
         ..PluginHostOptions::new(state_dir.to_owned())
     }
 }
@@ -78,11 +82,30 @@ pub(crate) struct Machine {
     pub(crate) plugin: PluginStatus,
 }
 
-/// Loads the plugin in `path` with what it requests granted, over the real broker.
+/// Where the user ids of plugins' processes are locked for the whole machine, by a way that goes on when other files lie before it.
+///
+/// # Errors
+/// When the directory can't be made or opened.
+pub(crate) fn workers() -> Result<(Workers, File)> {
+    let usual = Workers::default();
+    let ids = usual.ids.display();
+    // As plugin hosts make it: others have their places in the directory above.
+    let above = usual.ids.parent().context("it is in no directory")?;
+    let make = |at: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(at);
+    make(above, 0o755)
+        .and_then(|()| make(&usual.ids, 0o700))
+        .with_context(|| format!("can't create {ids}"))?;
+    let open = File::open(&usual.ids).with_context(|| format!("can't open {ids}"))?;
+    let ids = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+    Ok((Workers { ids, ..usual }, open))
+}
+
+/// Loads the plugin in `path` with what it requests granted, over the real broker. By itself it runs in this process: its author looks
+/// at its cost and its faults, and not at those of a process around it.
 ///
 /// # Errors
 /// When it can't be loaded, with the reason.
-pub(crate) async fn start(path: &Path, dir: &Path) -> Result<Machine> {
+pub(crate) async fn start(path: &Path, dir: &Path, workers: Option<Workers>) -> Result<Machine> {
     let state_dir = dir.join("state");
     std::fs::create_dir(&state_dir).with_context(|| format!("can't create {}", state_dir.display()))?;
     let (events, _) = broadcast::channel(EVENTS);
@@ -93,7 +116,7 @@ pub(crate) async fn start(path: &Path, dir: &Path) -> Result<Machine> {
     };
     let faults = Faults::new(Arc::new(HostBroker::new(config).await?));
     let host = PluginHost::start(
-        options(path, &state_dir),
+        options(path, &state_dir, workers),
         Arc::clone(&faults) as Arc<dyn Broker>,
         events,
     )?;

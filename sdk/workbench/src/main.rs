@@ -53,8 +53,10 @@ enum Chore {
 fn main() -> ExitCode {
     // The same program does confined work in children; they must not get as far as threads.
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(hutch_plugin::SUBCOMMAND) {
-        return hutch_plugin::compile_child_main(arguments);
+    match arguments.next().as_deref() {
+        Some(hutch_plugin::SUBCOMMAND) => return hutch_plugin::compile_child_main(arguments),
+        Some(hutch_plugin::WORKER_SUBCOMMAND) => return hutch_plugin::worker_main(arguments),
+        _ => {}
     }
     let done = match Arguments::parse().chore {
         Chore::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),

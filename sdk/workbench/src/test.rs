@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use hutch_conformance::{Case, Report, Stand, Wanted};
 use hutch_driver::Drivers;
+use hutch_plugin::Workers;
 use serde::Deserialize;
 
 use crate::component::Which;
@@ -67,6 +68,9 @@ pub(crate) struct Options {
     /// The network of the scratch host; the machine's is for sources that fetch from elsewhere, and images are built only there
     #[arg(long, default_value = "own")]
     network: Network,
+    /// Run the plugin in a process of its own, as a daemon does with plugins that don't come with it
+    #[arg(long)]
+    worker: bool,
     /// How the results are written
     #[arg(long, default_value = "text")]
     format: Format,
@@ -91,9 +95,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         Some(place) => {
             let path = options.which.path()?;
             let surroundings = Surroundings::read(options)?;
+            // Before /run is another one. The file is open for as long as there are processes.
+            let workers = options.worker.then(machine::workers).transpose()?;
+            let (workers, _ids) = workers.map_or((None, None), |(workers, ids)| (Some(workers), Some(ids)));
             scratch::furnish(&place, options.network)?;
             surroundings.prepare()?;
-            runtime()?.block_on(suite(options, surroundings, &path, &place))
+            runtime()?.block_on(suite(options, surroundings, workers, &path, &place))
         }
     }
 }
@@ -167,8 +174,14 @@ impl Surroundings {
     }
 }
 
-async fn suite(options: &Options, told: Surroundings, path: &Path, place: &Path) -> Result<ExitCode> {
-    let machine = machine::start(path, place).await?;
+async fn suite(
+    options: &Options,
+    told: Surroundings,
+    workers: Option<Workers>,
+    path: &Path,
+    place: &Path,
+) -> Result<ExitCode> {
+    let machine = machine::start(path, place, workers).await?;
     let (mut stand, surroundings) = stand(options, &machine, place)?;
     stand.image = told.image().await?;
     stand.options = told.options;
@@ -197,6 +210,10 @@ async fn suite(options: &Options, told: Surroundings, path: &Path, place: &Path)
             options.filter.as_deref().unwrap_or_default()
         );
     }
+    let surroundings = match options.worker {
+        true => format!("{surroundings}, in a process of its own"),
+        false => surroundings,
+    };
     let lines = options.format == Format::Text || options.output.is_some();
     let mut report = Report {
         plugin: machine.plugin.id.clone(),

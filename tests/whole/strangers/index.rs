@@ -32,7 +32,7 @@ fn the_format_is_read_as_its_own_tests_say() -> Result<()> {
 
 #[test]
 fn the_source_conforms() -> Result<()> {
-    conforms("image-index", &plugin()?, &[], 13)
+    conforms("image-index", &plugin()?, &["--worker"], 13)
 }
 
 /// The index of a server that has one image of this size and checksum.

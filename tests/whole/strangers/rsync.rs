@@ -147,6 +147,21 @@ fn here(daemon: &Daemon, name: &str) -> Result<Vec<String>> {
     Ok(trees)
 }
 
+/// Waits until something is so: who stops a container does not wait for its way home.
+fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_so()? {
+        ensure!(begun.elapsed() < Duration::from_secs(120), "not yet: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Waits until nothing of a container is on this machine.
+fn goes_home(daemon: &Daemon, name: &str) -> Result<()> {
+    eventually("a volume is at home alone", || Ok(here(daemon, name)?.is_empty()))
+}
+
 #[test]
 fn the_driver_conforms_against_a_real_rsync_daemon() -> Result<()> {
     conforms("storage-rsync", &plugin()?, &[], 130)
@@ -163,7 +178,7 @@ fn a_container_lives_with_its_root_on_another_machine() -> Result<()> {
     daemon.change("c1", "stop", true)?;
 
     // At home, and not here any more; what did not change is there once.
-    ensure!(here(&daemon, "c1")?.is_empty(), "{:?}", here(&daemon, "c1")?);
+    goes_home(&daemon, "c1")?;
     let (home, trees) = remote.volume()?;
     ensure!(trees.len() == 2, "{trees:?}");
     let file = |tree: u32, path: &str| home.join(format!("tree-{tree}")).join(path);
@@ -254,8 +269,7 @@ fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
     )?;
     let sum = daemon.shell("c1", "sha256sum /big")?;
 
-    let stop = json!({ "action": "stop", "force": true });
-    let operation = client.begin("PUT", "/1.0/instances/c1/state", &stop)?;
+    daemon.change("c1", "stop", true)?;
     let begun = Instant::now();
     // rsync writes to a hidden file until it is whole.
     let halfway = |remote: &Remote| -> Result<bool> {
@@ -272,7 +286,9 @@ fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
         std::thread::sleep(Duration::from_millis(1));
     }
     remote.cut()?;
-    client.wait(&operation)?;
+    eventually("the pool is shown as unavailable", || {
+        Ok(client.get(POOL)?["status"] == "Unavailable")
+    })?;
     ensure!(daemon.status("c1")? == "Stopped");
     ensure!(here(&daemon, "c1")?.len() == 1, "what is not at home is here");
 
@@ -280,10 +296,11 @@ fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
     hutch.run(&["start", "c1"])?;
     ensure!(daemon.shell("c1", "sha256sum /big && cat /kept")? == format!("{sum}\nsmall"));
     daemon.change("c1", "stop", true)?;
-    ensure!(here(&daemon, "c1")?.is_empty());
-    // Of the first attempt nothing is left.
+    goes_home(&daemon, "c1")?;
+    eventually("of the first attempt nothing is left", || {
+        Ok(remote.volume()?.1.len() == 1)
+    })?;
     let (home, trees) = remote.volume()?;
-    ensure!(trees.len() == 1, "{trees:?}");
     let sent = std::fs::metadata(home.join(format!("tree-{}", trees[0])).join("big"))?;
     ensure!(sent.len() == SIZE && sent.nlink() == 1);
     Ok(())
@@ -304,7 +321,7 @@ fn a_debian_lives_with_its_root_on_another_machine() -> Result<()> {
         .run("POST", "/1.0/instances/d1/snapshots", &json!({ "name": "s1" }))?;
     daemon.shell("d1", "echo two > /root/kept")?;
     daemon.change("d1", "stop", false)?;
-    ensure!(here(&daemon, "d1")?.is_empty());
+    goes_home(&daemon, "d1")?;
     daemon.stop()?;
     daemon.launch(&[])?;
     hutch.run(&["snapshot", "restore", "d1", "s1"])?;

@@ -254,10 +254,6 @@ impl Owner {
         self.disconnect(keeper).await;
         self.ids = None;
         self.instance.hold(None);
-        // What comes back at once, or is deleted, need not go home.
-        if self.restarts.is_empty() && !self.record.ephemeral {
-            self.release_root().await;
-        }
         self.started_at = hutch_api::Timestamp::NEVER;
         let record = self.with_power("STOPPED");
         let stops = std::mem::take(&mut self.stops);
