@@ -29,7 +29,7 @@ const MUTANTS: [(&str, &str); 24] = [
     ("mount-moves", "storage.volume.mount.repeated"),
     ("believes-names", "storage.volume.names.hostile"),
     ("snapshot-leaks", "storage.snapshot.create.no-leak"),
-    ("snapshot-follows", "storage.snapshot.create.idempotent"),
+    ("snapshot-follows", "storage.snapshot.create.point-in-time"),
     ("restore-discards-first", "storage.snapshot.restore.host-error"),
     ("quota-ignored", "storage.quota.set.enforced"),
 ];
