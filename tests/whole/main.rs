@@ -9,7 +9,6 @@ mod confinement;
 mod conformance;
 mod copies;
 mod debian;
-mod dev;
 mod devices;
 mod downloads;
 mod drivers;
