@@ -11,6 +11,7 @@ pub mod faulty;
 pub mod image;
 pub mod leftovers;
 pub mod programs;
+pub mod registry;
 pub mod rest;
 pub mod sample;
 pub mod sandbox;

@@ -6,13 +6,17 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A request as it came: the path and, of `Range: bytes=N-`, the N.
+/// A request as it came: the path, of `Range: bytes=N-` the N, and two headers as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The path, with its slash.
     pub path: String,
     /// The first byte that is wanted.
     pub from: Option<usize>,
+    /// The header `Authorization`.
+    pub authorization: Option<String>,
+    /// The header `Host`.
+    pub host: Option<String>,
 }
 
 /// What is answered.
@@ -22,6 +26,10 @@ pub struct Page {
     pub body: Vec<u8>,
     /// There is no such page.
     pub missing: bool,
+    /// Who asks has to prove it: a 401.
+    pub denied: bool,
+    /// Further lines of the answer's head, each without its end.
+    pub headers: Vec<String>,
     /// It is at this address now.
     pub moved: Option<String>,
     /// How many bytes are sent of what was promised before the connection is closed.
@@ -81,21 +89,34 @@ fn answer(stream: TcpStream, noted: &Asks, page: &dyn Fn(&Asked) -> Page) -> Res
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut from = None;
+    let (mut from, mut authorization, mut host) = (None, None, None);
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
             break;
         }
+        if let Some((name, value)) = header.split_once(':') {
+            match name.to_ascii_lowercase().as_str() {
+                "authorization" => authorization = Some(value.trim().to_owned()),
+                "host" => host = Some(value.trim().to_owned()),
+                _ => {}
+            }
+        }
         if let Some(range) = header.to_ascii_lowercase().strip_prefix("range: bytes=") {
             from = range.split('-').next().and_then(|first| first.trim().parse().ok());
         }
     }
-    let asked = Asked { path, from };
+    let asked = Asked {
+        path,
+        from,
+        authorization,
+        host,
+    };
     noted.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
     let page = page(&asked);
     let first = asked.from.filter(|first| page.ranges && *first < page.body.len());
     let (status, range) = match first {
+        _ if page.denied => ("401 Unauthorized", String::new()),
         _ if page.missing => ("404 Not Found", String::new()),
         _ if let Some(address) = &page.moved => ("302 Found", format!("Location: {address}\r\n")),
         Some(first) => (
@@ -109,10 +130,11 @@ fn answer(stream: TcpStream, noted: &Asks, page: &dyn Fn(&Asked) -> Page) -> Res
         None => ("200 OK", String::new()),
     };
     let body = &page.body[first.unwrap_or(0)..];
+    let more: String = page.headers.iter().map(|line| format!("{line}\r\n")).collect();
     let mut stream = reader.into_inner();
     write!(
         stream,
-        "HTTP/1.1 {status}\r\n{range}ETag: \"one\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\n{range}{more}ETag: \"one\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     )?;
     stream.write_all(&body[..page.cut.unwrap_or(body.len()).min(body.len())])?;

@@ -207,6 +207,16 @@ const CHANGES: &[(&str, &[&str], &[&str])] = &[
         &["begin", "written", "registered", "switched"],
     ),
     (
+        "plugin-hold",
+        &["plugin", "upgrade", "plain", "OLDER", "--yes"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
+        "plugin-grant-only",
+        &["plugin", "grant", "plain", "none", "--only"],
+        &["begin", "written", "registered", "switched"],
+    ),
+    (
         "plugin-rollback",
         &["plugin", "rollback", "plain"],
         &["begin", "written", "registered", "switched"],
@@ -249,6 +259,7 @@ fn killed_between_the_steps_of_a_change_it_is_the_old_or_the_new() -> Result<()>
     })?;
     let old = Variant::storage("plain", "1.0.0").write(daemon.sandbox().path())?;
     let new = Variant::storage("plain", "1.1.0").write(daemon.sandbox().path())?;
+    let older = Variant::storage("plain", "0.9.0").write(daemon.sandbox().path())?;
     let hutch = Stock::hutch(&daemon)?;
     let none = stored(&daemon)?;
     let points: Vec<_> = CHANGES
@@ -263,6 +274,7 @@ fn killed_between_the_steps_of_a_change_it_is_the_old_or_the_new() -> Result<()>
             .map(|argument| match *argument {
                 "FILE" => old.display().to_string(),
                 "NEW" => new.display().to_string(),
+                "OLDER" => older.display().to_string(),
                 other => other.to_owned(),
             })
             .collect();
@@ -319,7 +331,11 @@ fn seen(daemon: &Daemon) -> Result<String> {
                 .replace("loading", "enabled");
             let previous = &plugin["previous"]["version"];
             let granted = &plugin["permissions"]["granted"]["fs"]["roots"];
-            format!("{} {state}, before it {previous}, may {granted}", plugin["version"])
+            let held = &plugin["held"]["version"];
+            format!(
+                "{} {state}, before it {previous}, held {held}, may {granted}",
+                plugin["version"]
+            )
         },
     ))
 }
@@ -525,7 +541,7 @@ fn a_version_that_asks_for_more_waits_for_a_grant() -> Result<()> {
     use_driver(&daemon, "plain")?;
     let told = hutch.run(&["plugin", "upgrade", "plain", &new.to_string_lossy()])?;
     for part in [
-        "waits for a grant",
+        "waits for you",
         "http=https://example.org/",
         "hutch plugin grant",
         "network interfaces",

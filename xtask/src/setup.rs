@@ -59,6 +59,7 @@ const TESTS: &[Need] = &[
     need("python3", "python3"),
     need("minisign", "minisign"),
     need("rsync", "rsync"),
+    need("docker-registry", "docker-registry"),
     wish("incus", "incus-client"),
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),

@@ -85,8 +85,26 @@ wire! {
         pub source: String,
         /// Who answers for its file.
         pub signature: PluginSignature,
-        /// What it waits for, one by one; nothing for one that does not wait.
+        /// The permissions that it waits for, one by one; none for one that does not wait for any.
         pub missing: Vec<PluginPermission>,
+        /// What else the operator has to agree to before it comes into use.
+        pub doubts: Vec<PluginDoubt>,
+    }
+
+    /// Why another version may not be what the operator means, whatever it asks for.
+    pub struct PluginDoubt {
+        /// `publisher`: somebody else answers for it than for the one in use, or nobody does; `downgrade`: it is older.
+        pub kind: String,
+        /// The same in words: a clause that goes on from the version's name.
+        pub reason: String,
+    }
+
+    /// What a version waits for that is held.
+    pub struct PluginHeld {
+        /// Permissions, one by one.
+        pub missing: Vec<PluginPermission>,
+        /// What else the operator has to agree to.
+        pub doubts: Vec<PluginDoubt>,
     }
 
     /// Permissions in the shape of the manifest, and one by one.
@@ -97,6 +115,8 @@ wire! {
         pub granted: Value,
         /// What is asked for, one by one.
         pub list: Vec<PluginPermission>,
+        /// What is granted of it, by the names under which it is granted: narrower, maybe, than what is asked for.
+        pub names: Vec<String>,
     }
 
     /// One thing that a plugin may be allowed.
@@ -116,13 +136,17 @@ wire! {
         pub source: PluginSource,
         /// Only take the file in and say what it is; `POST` its digest to decide about it.
         pub examine: bool,
-        /// What is granted, by names; `all` that is requested, `none`. Null says nothing: a new plugin is refused then, and an
-        /// upgrade that asks for more is held.
+        /// What is granted, by names; `all` that is requested, of an upgrade all that is new; `none`. Null says nothing: a new plugin
+        /// is refused then, and an upgrade that asks for more is held.
         pub grants: Option<Vec<String>>,
         /// The operator's settings for it; null leaves them as they are.
         pub config: Option<BTreeMap<String, String>>,
         /// Let it pass without a signature.
         pub allow_unsigned: bool,
+        /// Take an upgrade that is older than the version in use; without this it is held.
+        pub allow_downgrade: bool,
+        /// Take an upgrade for which somebody else answers, or nobody; without this it is held.
+        pub allow_publisher: bool,
     }
 
     /// Where a plugin's file is.
@@ -132,9 +156,12 @@ wire! {
         pub kind: String,
         /// What a file is called, for people.
         pub name: String,
-        /// The address of `url`: https, or http on the machine itself.
+        /// The address of `url`: `https://…`, `http://…` on the machine itself, or `oci://HOST/NAME:TAG` in a registry, by `@sha256:…`
+        /// instead of the tag, or by both, where the digest counts.
         pub url: String,
-        /// The address of its signature; empty where that is the file's with `.minisig` behind it.
+        /// Fetch it by plain HTTP from other machines, too.
+        pub plain_http: bool,
+        /// The address of its signature; empty where that is the file's with `.minisig` behind it. A registry has it with the file.
         pub signature_url: String,
         /// What its digest has to be; empty where nothing is said. Of `stored`: which one.
         pub digest: String,
@@ -148,6 +175,8 @@ wire! {
         pub version: String,
         /// SHA-256 of the file.
         pub digest: String,
+        /// Where it came from; from a registry with the digest of the manifest, by which it is found again as it is.
+        pub source: String,
         /// One line for people.
         pub description: String,
         /// Its licence.
@@ -162,6 +191,8 @@ wire! {
         pub permissions: Vec<PluginPermission>,
         /// What of that is new: the present version neither asks for it nor was granted it.
         pub more: Vec<PluginPermission>,
+        /// What else there is to be agreed to before it takes the present version's place.
+        pub doubts: Vec<PluginDoubt>,
     }
 
     /// A publisher's key.
@@ -188,9 +219,10 @@ wire! {
 
     /// `PUT /1.0/plugins/ID/grants`.
     pub struct PluginGrantsPut {
-        /// `grant` or `revoke`.
+        /// `grant`, `revoke`, or `set` for this and nothing else.
         pub action: String,
-        /// Names of permissions; `all`. To grant `none` takes a held version into use as it is.
+        /// Names of permissions; `all`. With a held version, `all` grants what it waits for and takes it into use, and `none` takes it
+        /// into use without.
         pub permissions: Vec<String>,
     }
 

@@ -221,12 +221,19 @@ impl<'a> Granter<'a> {
 
     fn not_granted(&self, what: &str) -> DriverError {
         let plugin = &self.subject.plugin;
+        // A line that is pasted does what it says, whatever the plugin asked to be run. What a terminal would not show as it is gets no
+        // line: the permission has its name in `hutch plugin info`.
+        let command = if what.contains(char::is_control) {
+            format!("hutch plugin grant {plugin} PERMISSION")
+        } else {
+            format!("hutch plugin grant {plugin} '{}'", what.replace('\'', r"'\''"))
+        };
         self.refusal(
             "not-granted",
             what,
             format!(
-                "{plugin} requests the permission {what}, which was not granted: an operator can give it \
-             with `hutch plugin grant {plugin} '{what}'`, or in the configuration that lists it"
+                "{plugin} requests the permission {what}, which was not granted: an operator can give it with `{command}`, or in \
+                 the configuration that lists it"
             ),
         )
     }
@@ -235,5 +242,48 @@ impl<'a> Granter<'a> {
         let mut error = DriverError::new(code, message).from_plugin(&self.subject.plugin, &self.subject.version);
         error.details.push(("permission".to_owned(), what.to_owned()));
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::permission::CommandPermission;
+
+    #[test]
+    fn a_hint_that_is_pasted_does_what_it_says() {
+        let command = CommandPermission {
+            program: "x".to_owned(),
+            args: vec!["**".to_owned()],
+            deny: Vec::new(),
+            env: Vec::new(),
+            timeout: None,
+        };
+        let subject = Subject {
+            plugin: "org.example.x".to_owned(),
+            version: "1.0.0".to_owned(),
+            digest: String::new(),
+            family: String::new(),
+            grants: Grants::new(
+                Permissions {
+                    command: vec![command],
+                    ..Permissions::default()
+                },
+                Permissions::default(),
+            ),
+            limits: crate::SubjectLimits::default(),
+            config: hutch_driver::Options::new(),
+        };
+        let refusal = |argument: &str| {
+            let refused = subject.granter().command("x", &[argument.to_owned()], &[]);
+            refused.expect_err("nothing is granted").message
+        };
+        let hint = refusal("'; rm -rf / #");
+        assert!(
+            hint.contains(r"`hutch plugin grant org.example.x 'command=x '\''; rm -rf / #'`"),
+            "{hint}"
+        );
+        let hint = refusal("a\nb");
+        assert!(hint.contains("`hutch plugin grant org.example.x PERMISSION`"), "{hint}");
     }
 }

@@ -8,6 +8,7 @@ use hutch_driver::{Cancel, DriverError};
 use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Response as Answer, Url};
 
+use crate::download::Asker;
 use crate::error::{cancelled, internal, invalid};
 use crate::{CallContext, HttpResponse, Request, Response};
 
@@ -70,24 +71,43 @@ impl Client {
         headers: &[(String, String)],
         limit: Option<u64>,
     ) -> Result<HttpResponse, DriverError> {
-        let url = parse(url)?;
-        let (granter, origin) = (cx.subject.granter(), cx.call.origin.as_deref());
-        granter.http(origin, &url)?;
-        let headers = read_headers(headers)?;
-        let limit = limit.unwrap_or(MAX_BODY).min(MAX_BODY);
-        let work = async {
-            let answer = follow(&url, &headers, &cx.call.cancel, |next| granter.http(origin, next)).await?;
-            read(answer, limit).await
+        let asker = Asker {
+            subject: &cx.subject,
+            origin: cx.call.origin.as_deref(),
         };
-        let patience = cx.subject.limits.http_timeout;
-        tokio::select! {
-            done = tokio::time::timeout(patience, work) => done.unwrap_or_else(|_| {
-                let mut error = DriverError::new("timeout", format!("{url} was not fetched within {} s", patience.as_secs()));
-                error.retryable = true;
-                Err(error)
-            }),
-            () = cx.call.cancel.cancelled() => Err(cancelled(format_args!("can't fetch {url}"))),
-        }
+        document(url, headers, limit.unwrap_or(MAX_BODY), asker, &cx.call.cancel).await
+    }
+}
+
+/// Fetches a small document, of at most `limit` bytes, from where `asker` may fetch, also after redirections. Whatever the server
+/// answers is an answer, with its status. It takes no longer than the limits of whoever asks say.
+///
+/// # Errors
+/// `not-requested` and `not-granted` for an address that may not be fetched; `invalid` for what is no address or header; `limit`
+/// for a document that is larger; `timeout`, `unavailable`, `io`, which may be repeated; `cancelled`.
+pub async fn document(
+    url: &str,
+    headers: &[(String, String)],
+    limit: u64,
+    asker: Asker<'_>,
+    cancel: &Cancel,
+) -> Result<HttpResponse, DriverError> {
+    let url = parse(url)?;
+    asker.may_fetch(&url)?;
+    let headers = read_headers(headers)?;
+    let limit = limit.min(MAX_BODY);
+    let work = async {
+        let answer = follow(&url, &headers, cancel, |next| asker.may_fetch(next)).await?;
+        read(answer, limit).await
+    };
+    let patience = asker.subject.limits.http_timeout;
+    tokio::select! {
+        done = tokio::time::timeout(patience, work) => done.unwrap_or_else(|_| {
+            let mut error = DriverError::new("timeout", format!("{url} was not fetched within {} s", patience.as_secs()));
+            error.retryable = true;
+            Err(error)
+        }),
+        () = cancel.cancelled() => Err(cancelled(format_args!("can't fetch {url}"))),
     }
 }
 
@@ -189,7 +209,7 @@ async fn read(answer: Answer, limit: u64) -> Result<HttpResponse, DriverError> {
 }
 
 /// Headers that a plugin may set: none that belong to the connection or the message's frame.
-fn read_headers(headers: &[(String, String)]) -> Result<HeaderMap, DriverError> {
+pub(crate) fn read_headers(headers: &[(String, String)]) -> Result<HeaderMap, DriverError> {
     const FORBIDDEN: [&str; 11] = [
         "host",
         "connection",

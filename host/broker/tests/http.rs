@@ -234,6 +234,7 @@ fn wanted(url: String, dir: &Path, bytes: &[u8]) -> DownloadRequest {
         sha256: Some(sum(bytes)),
         size: Some(bytes.len() as u64),
         limit: 1 << 30,
+        headers: Vec::new(),
     }
 }
 

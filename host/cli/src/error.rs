@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::commands::plugin::ArchiveError;
+
 /// A failure of a command. [`report`] puts its chain of causes into the one line that is printed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -65,6 +67,14 @@ pub(crate) enum Error {
         what: String,
         /// Where reading it ended.
         source: serde_json::Error,
+    },
+    /// An archive of plugins.
+    #[error("{}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ArchiveError,
     },
     /// A failure about a named object, of several or one that the cause does not name.
     #[error("{name}")]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hutch_api::plugin::{Plugin, PluginKey, PluginKeysPost, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
+use hutch_api::plugin::{Plugin, PluginHeld, PluginKey, PluginKeysPost, PluginLogLine, PluginOffer, PluginsPost};
 use hutch_driver::{Cancel, DriverError, Progress};
 use serde_json::{Value, json};
 
@@ -45,25 +45,22 @@ pub trait PluginDirectory: Send + Sync {
         cancel: &Cancel,
     ) -> Result<PluginOffer, DriverError>;
     /// Makes an examined file a plugin, or another version of the plugin `upgrade`, which has to provide the names `needed`.
-    /// Answers with what it waits for, if it does.
+    /// Answers with what it waits for, if it is held.
     async fn take_in(
         &self,
         digest: &str,
         post: &PluginsPost,
         upgrade: Option<&str>,
         needed: Vec<String>,
-    ) -> Result<Vec<PluginPermission>, DriverError>;
+    ) -> Result<Option<PluginHeld>, DriverError>;
     /// Takes a plugin into service, also out of quarantine, and loads one again that could not be loaded.
     async fn enable(&self, id: &str) -> Result<(), DriverError>;
     /// Takes a plugin out of service.
     async fn disable(&self, id: &str) -> Result<(), DriverError>;
     /// Gives a plugin more; answers with what a held version still waits for.
-    async fn grant(
-        &self,
-        id: &str,
-        names: &[String],
-        needed: Vec<String>,
-    ) -> Result<Vec<PluginPermission>, DriverError>;
+    async fn grant(&self, id: &str, names: &[String], needed: Vec<String>) -> Result<Option<PluginHeld>, DriverError>;
+    /// Has a plugin granted exactly this, and answers with whether that is a change.
+    async fn set_grants(&self, id: &str, names: &[String]) -> Result<bool, DriverError>;
     /// Takes away what a plugin was granted.
     async fn revoke(&self, id: &str, names: &[String]) -> Result<(), DriverError>;
     /// Goes back to the version before, which has to provide the names `needed`.
@@ -122,7 +119,7 @@ impl PluginDirectory for NoPlugins {
         _: &PluginsPost,
         _: Option<&str>,
         _: Vec<String>,
-    ) -> Result<Vec<PluginPermission>, DriverError> {
+    ) -> Result<Option<PluginHeld>, DriverError> {
         Self::none()
     }
 
@@ -134,7 +131,11 @@ impl PluginDirectory for NoPlugins {
         Self::none()
     }
 
-    async fn grant(&self, _: &str, _: &[String], _: Vec<String>) -> Result<Vec<PluginPermission>, DriverError> {
+    async fn grant(&self, _: &str, _: &[String], _: Vec<String>) -> Result<Option<PluginHeld>, DriverError> {
+        Self::none()
+    }
+
+    async fn set_grants(&self, _: &str, _: &[String]) -> Result<bool, DriverError> {
         Self::none()
     }
 
@@ -262,13 +263,15 @@ impl Core {
             return Ok(());
         }
         let needed = upgrade.map_or_else(Vec::new, |id| self.needed_of(id));
-        let missing = self
+        let held = self
             .plugin_directory
             .take_in(&digest, post, upgrade, needed)
             .await
             .map_err(Error::driver(action()))?;
-        operation.set_metadata("held", Value::Bool(!missing.is_empty()));
-        operation.set_metadata("missing", json!(missing));
+        operation.set_metadata("held", Value::Bool(held.is_some()));
+        let held = held.unwrap_or_default();
+        operation.set_metadata("missing", json!(held.missing));
+        operation.set_metadata("doubts", json!(held.doubts));
         match upgrade {
             Some(id) => self.plugin_changed("plugin-upgraded", id).await,
             None => {
@@ -313,15 +316,32 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::NotFound`], and for what it does not request.
-    pub async fn plugin_grant(self: &Arc<Self>, id: &str, names: &[String]) -> Result<Vec<PluginPermission>> {
+    pub async fn plugin_grant(self: &Arc<Self>, id: &str, names: &[String]) -> Result<Option<PluginHeld>> {
         self.plugin(id)?;
-        let missing = self
+        let held = self
             .plugin_directory
             .grant(id, names, self.needed_of(id))
             .await
             .map_err(Error::driver(format!("granting to plugin {id}")))?;
         self.plugin_changed("plugin-granted", id).await?;
-        Ok(missing)
+        Ok(held)
+    }
+
+    /// Has a plugin granted exactly this of what it requests.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and for what it does not request.
+    pub async fn plugin_set_grants(self: &Arc<Self>, id: &str, names: &[String]) -> Result<()> {
+        self.plugin(id)?;
+        let changed = self
+            .plugin_directory
+            .set_grants(id, names)
+            .await
+            .map_err(Error::driver(format!("granting to plugin {id}")))?;
+        match changed {
+            true => self.plugin_changed("plugin-granted", id).await,
+            false => Ok(()),
+        }
     }
 
     /// Takes away what a plugin was granted.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use hutch_api::plugin::{Plugin, PluginKey, PluginKeysPost, PluginLogLine, PluginOffer, PluginPermission, PluginsPost};
+use hutch_api::plugin::{Plugin, PluginHeld, PluginKey, PluginKeysPost, PluginLogLine, PluginOffer, PluginsPost};
 use hutch_broker::HostBroker;
 use hutch_core::plugins::{PluginDirectory, PluginFile};
 use hutch_core::pools::Roots;
 use hutch_driver::{Call, Cancel, DriverError, MountPlan, Progress, TreePath};
-use hutch_plugin::{ChangeError, Intake, Offer, OfferKind, PluginHost, TrustedKey};
+use hutch_plugin::{Address, ChangeError, DoubtKind, Intake, Offer, OfferKind, PluginHost, TrustedKey};
 
 use crate::render;
 
@@ -70,19 +70,23 @@ impl PluginDirectory for Directory {
         cancel: &Cancel,
     ) -> Result<PluginOffer, DriverError> {
         let source = &post.source;
-        let (name, file) = match file {
-            Some(file) => (&source.name, file),
+        let (name, bytes, signature) = match file {
+            Some(file) => (source.name.clone(), file.bytes, file.signature),
             None => {
-                let (url, signature) = (&source.url, &source.signature_url);
-                let fetched = self.host.fetch(url, signature, &source.digest, progress, cancel).await;
-                let (bytes, signature) = fetched.map_err(failed)?;
-                (url, PluginFile { bytes, signature })
+                let address = Address {
+                    url: &source.url,
+                    signature: &source.signature_url,
+                    digest: &source.digest,
+                    plain_http: source.plain_http,
+                };
+                let fetched = self.host.fetch(address, progress, cancel).await.map_err(failed)?;
+                (fetched.source, fetched.bytes, fetched.signature)
             }
         };
         let offer = Offer {
-            bytes: file.bytes,
-            signature: file.signature,
-            source: name.clone(),
+            bytes,
+            signature,
+            source: name,
             kind: if source.kind == "upload" {
                 OfferKind::Upload
             } else {
@@ -101,11 +105,18 @@ impl PluginDirectory for Directory {
         post: &PluginsPost,
         upgrade: Option<&str>,
         needed: Vec<String>,
-    ) -> Result<Vec<PluginPermission>, DriverError> {
+    ) -> Result<Option<PluginHeld>, DriverError> {
         let intake = Intake {
             upgrade: upgrade.map(str::to_owned),
             grants: post.grants.clone(),
             config: post.config.clone(),
+            despite: [
+                (post.allow_publisher, DoubtKind::Publisher),
+                (post.allow_downgrade, DoubtKind::Downgrade),
+            ]
+            .into_iter()
+            .filter_map(|(allowed, kind)| allowed.then_some(kind))
+            .collect(),
             needed,
         };
         let outcome = self.host.take_in(digest, intake).await.map_err(failed)?;
@@ -120,14 +131,13 @@ impl PluginDirectory for Directory {
         self.host.disable(id).await.map_err(failed)
     }
 
-    async fn grant(
-        &self,
-        id: &str,
-        names: &[String],
-        needed: Vec<String>,
-    ) -> Result<Vec<PluginPermission>, DriverError> {
+    async fn grant(&self, id: &str, names: &[String], needed: Vec<String>) -> Result<Option<PluginHeld>, DriverError> {
         let outcome = self.host.grant(id, names, &needed).await.map_err(failed)?;
         Ok(render::outcome(&outcome))
+    }
+
+    async fn set_grants(&self, id: &str, names: &[String]) -> Result<bool, DriverError> {
+        self.host.set_grants(id, names).await.map_err(failed)
     }
 
     async fn revoke(&self, id: &str, names: &[String]) -> Result<(), DriverError> {

@@ -30,6 +30,7 @@ impl Downloader for Fetcher {
             sha256: Some(file.sha256.clone()),
             size: file.size,
             limit: file.size.unwrap_or(LARGEST).min(LARGEST),
+            headers: Vec::new(),
         };
         let progress: Arc<dyn Progress> = Arc::clone(&call.progress);
         Ok(download(&request, asker, progress.as_ref(), &call.cancel).await?.path)

@@ -5,11 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use hutch_api::Timestamp;
 use hutch_api::plugin::{
-    Plugin, PluginFunctionMetrics, PluginLimits, PluginLogLine, PluginMetrics, PluginOffer, PluginPermission,
-    PluginPermissions, PluginSignature, PluginVersion,
+    Plugin, PluginDoubt, PluginFunctionMetrics, PluginHeld, PluginLimits, PluginLogLine, PluginMetrics, PluginOffer,
+    PluginPermission, PluginPermissions, PluginSignature, PluginVersion,
 };
 use hutch_broker::Permissions;
-use hutch_plugin::{Examined, FunctionMetrics, LogLine, Origin, Outcome, PluginStatus, Provenance, Version};
+use hutch_plugin::{Doubt, Examined, FunctionMetrics, LogLine, Origin, Outcome, PluginStatus, Provenance, Version};
 use serde::Serialize;
 
 /// A plugin with all that is known of it, and that it keeps `kv_bytes`.
@@ -37,11 +37,15 @@ pub(crate) fn plugin(status: &PluginStatus, kv_bytes: u64) -> Plugin {
             _ => kind_of_signature("configured"),
         },
         previous: previous.map(|other| version(other, &Permissions::default())),
-        held: held.map(|held| version(&held.version, &held.more.beyond(&status.granted))),
+        held: held.map(|held| PluginVersion {
+            doubts: doubts(&held.doubts),
+            ..version(&held.version, &held.more.beyond(&status.granted))
+        }),
         permissions: PluginPermissions {
             requested: json(&status.requested),
             granted: json(&status.granted),
             list: permissions(&status.requested, &status.granted),
+            names: status.granted.powers().iter().map(ToString::to_string).collect(),
         },
         limits: PluginLimits {
             memory: status.limits.memory.0,
@@ -82,9 +86,11 @@ pub(crate) fn offer(examined: Examined) -> PluginOffer {
     PluginOffer {
         permissions: permissions(&manifest.permissions, &Permissions::default()),
         more: permissions(&examined.more, &Permissions::default()),
+        doubts: doubts(&examined.doubts),
         id: manifest.id,
         version: manifest.version,
         digest: examined.version.digest,
+        source: examined.version.source,
         description: manifest.description,
         license: manifest.license,
         provides: manifest.provides,
@@ -94,11 +100,22 @@ pub(crate) fn offer(examined: Examined) -> PluginOffer {
 }
 
 /// What a held version still waits for; nothing where none is held.
-pub(crate) fn outcome(outcome: &Outcome) -> Vec<PluginPermission> {
+pub(crate) fn outcome(outcome: &Outcome) -> Option<PluginHeld> {
     match outcome {
-        Outcome::Active => Vec::new(),
-        Outcome::Held(missing) => permissions(missing, &Permissions::default()),
+        Outcome::Active => None,
+        Outcome::Held { missing, doubts: why } => Some(PluginHeld {
+            missing: permissions(missing, &Permissions::default()),
+            doubts: doubts(why),
+        }),
     }
+}
+
+fn doubts(doubts: &[Doubt]) -> Vec<PluginDoubt> {
+    let doubts = doubts.iter().map(|doubt| PluginDoubt {
+        kind: word(&doubt.kind),
+        reason: doubt.reason.clone(),
+    });
+    doubts.collect()
 }
 
 fn permissions(requested: &Permissions, granted: &Permissions) -> Vec<PluginPermission> {
@@ -120,6 +137,7 @@ fn version(version: &Version, missing: &Permissions) -> PluginVersion {
         source: version.source.clone(),
         signature: signature(&version.provenance),
         missing: permissions(missing, &Permissions::default()),
+        doubts: Vec::new(),
     }
 }
 

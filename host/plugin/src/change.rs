@@ -12,6 +12,7 @@ use hutch_broker::Permissions;
 use hutch_driver::{DriverError, Options};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::doubt::doubts;
 use crate::fault;
 use crate::files::{FileError, Stored, digest_of};
 use crate::host::PluginHost;
@@ -19,7 +20,7 @@ use crate::load::{make_plugin, with_causes};
 use crate::manifest::Manifest;
 use crate::plugin::{Plugin, Slot, Standing};
 use crate::ready::Ready;
-use crate::registry::{Held, Provenance, Record, Registry, RegistryError, Version, now};
+use crate::registry::{Doubt, DoubtKind, Held, Provenance, Record, Registry, RegistryError, Version, now};
 use crate::status::Origin;
 use crate::trust::TrustError;
 
@@ -126,6 +127,8 @@ pub struct Examined {
     pub present: Option<String>,
     /// What it requests that the present version neither requests nor was granted; everything where there is none.
     pub more: Permissions,
+    /// What else there is to be agreed to, where it would take the place of another version.
+    pub doubts: Vec<Doubt>,
 }
 
 /// How an examined file is taken in.
@@ -133,9 +136,11 @@ pub struct Examined {
 pub struct Intake {
     /// The plugin that it has to be another version of; none for a new one.
     pub upgrade: Option<String>,
-    /// What is granted of that which it requests, by the names of [`hutch_broker::powers::Power`]; `all`, `none`. Without it a
-    /// new plugin is refused, and an upgrade that requests more is held.
+    /// What is granted of that which it requests, by the names of [`hutch_broker::powers::Power`]; `all`, of an upgrade that is all
+    /// that is new; `none`. Without it a new plugin is refused, and an upgrade that requests more is held.
     pub grants: Option<Vec<String>>,
+    /// What an upgrade is taken in despite of. For anything else that speaks against it, it is held.
+    pub despite: Vec<DoubtKind>,
     /// The operator's settings for it; none leaves them as they are.
     pub config: Option<Options>,
     /// The names of its drivers that are in use and that it has to provide.
@@ -147,8 +152,13 @@ pub struct Intake {
 pub enum Outcome {
     /// It is in use.
     Active,
-    /// It waits until this is granted.
-    Held(Permissions),
+    /// It waits.
+    Held {
+        /// Until this is granted.
+        missing: Permissions,
+        /// Until the operator agrees to this.
+        doubts: Vec<Doubt>,
+    },
 }
 
 /// The turn of one change.
@@ -208,9 +218,14 @@ impl PluginHost {
         fault::point("plugin-install", "compiled");
         pin.examined(version.clone());
         let table = self.table.load();
-        let present = table.entry(&stored.manifest.id).map(|entry| entry.slot.current());
+        let entry = table.entry(&stored.manifest.id);
+        let present = entry.map(|entry| entry.slot.current());
+        let taken_in = entry.and_then(|entry| entry.record.as_ref()?.active.as_ref());
         Ok(Examined {
             more: beyond(&stored.manifest, present.as_deref()),
+            doubts: present
+                .as_ref()
+                .map_or_else(Vec::new, |present| doubts(present, taken_in, &version)),
             present: present.map(|plugin| plugin.manifest.version.clone()),
             manifest: stored.manifest,
             abilities: stored.abilities,
@@ -253,6 +268,7 @@ impl PluginHost {
             )));
         };
         let stored = self.loader.files.get(digest)?;
+        self.verify_again(&mut version).await?;
         version.config = match (&intake.config, &intake.upgrade) {
             (Some(config), _) => config.clone(),
             (None, Some(id)) => self.slot(id)?.current().subject.config.clone(),
@@ -277,8 +293,7 @@ impl PluginHost {
         if let Some(entry) = table.entry(&manifest.id) {
             let plugin = entry.slot.current();
             if plugin.digest == version.digest && entry.origin == Origin::Installed {
-                // Somebody else was quicker with the same file.
-                return Ok(Some(Outcome::Active));
+                return installed_already(&plugin, &version, intake).map(Some);
             }
             return Err(ChangeError::Conflict(format!(
                 "{} {} is there already: `hutch plugin upgrade` brings another version of it",
@@ -301,7 +316,7 @@ impl PluginHost {
                 manifest.id
             )));
         };
-        let granted = chosen(&manifest.permissions, grants)?;
+        let granted = chosen(&manifest.permissions, &manifest.permissions, grants)?;
         let id = manifest.id.clone();
         let Some(prepared) = ready.plugin(stored, None, &version.config) else {
             return Ok(None);
@@ -332,29 +347,49 @@ impl PluginHost {
         }
         let (mut record, slot) = self.changeable(&turn, id)?;
         let present = slot.current();
-        if present.digest == version.digest && present.subject.config == version.config {
+        self.check_names(&present, &stored.manifest, &intake.needed)?;
+        let version = known_better(record.active.as_ref(), version);
+        let more = beyond(&stored.manifest, Some(&present));
+        let before = slot.standing.granted.get();
+        let granted = match &intake.grants {
+            Some(grants) => before.with(&chosen(&stored.manifest.permissions, &more, grants)?),
+            None => Permissions::clone(&before),
+        };
+        let same = match &record.active {
+            Some(active) => *active == version,
+            None => present.digest == version.digest && present.subject.config == version.config,
+        };
+        if same && granted.beyond(&before).is_nothing() {
             return Ok(Some(Outcome::Active));
         }
-        self.check_names(&present, &stored.manifest, &intake.needed)?;
-        let more = beyond(&stored.manifest, Some(&present));
-        let mut granted = Permissions::clone(&slot.standing.granted.get());
-        match &intake.grants {
-            Some(grants) => granted = granted.with(&chosen(&stored.manifest.permissions, grants)?),
-            None if !more.is_nothing() => {
-                record.held = Some(Held {
-                    version,
-                    more: more.clone(),
-                });
-                self.commit(turn, "plugin-upgrade", record, &[]).await?;
-                return Ok(Some(Outcome::Held(more)));
-            }
-            None => {}
+        let mut doubts = doubts(&present, record.active.as_ref(), &version);
+        doubts.retain(|doubt| !intake.despite.contains(&doubt.kind));
+        if !doubts.is_empty() || intake.grants.is_none() && !more.is_nothing() {
+            // Nothing is granted to a version that is not in use: that is agreed to with it.
+            record.held = Some(Held {
+                version,
+                more: more.clone(),
+                doubts: doubts.clone(),
+            });
+            self.commit(turn, "plugin-hold", record, &[]).await?;
+            return Ok(Some(Outcome::Held { missing: more, doubts }));
         }
         let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &version.config) else {
             return Ok(None);
         };
         self.switch(turn, record, prepared, version, granted).await?;
         Ok(Some(Outcome::Active))
+    }
+
+    /// Asks once more whether the publisher of a version is believed: it may have waited since, and the key been revoked.
+    pub(crate) async fn verify_again(&self, version: &mut Version) -> Result<()> {
+        let Some(signature) = version.signature.clone() else {
+            return Ok(());
+        };
+        let (files, digest) = (Arc::clone(&self.loader.files), version.digest.clone());
+        let bytes = tokio::task::spawn_blocking(move || files.read(&digest)).await??;
+        version.provenance = self.trust.lock().verify(&bytes, &signature)?;
+        Ok(())
     }
 
     /// Refuses a version that is of another family than `present`, does not provide what is in use (`needed`), or provides what
@@ -553,12 +588,48 @@ fn beyond(manifest: &Manifest, present: Option<&Plugin>) -> Permissions {
     }
 }
 
-/// What `names` choose of `offered`.
-pub(crate) fn chosen(offered: &Permissions, names: &[String]) -> Result<Permissions> {
-    let mut all = Permissions::default();
-    for name in names.iter().filter(|name| *name != "none") {
-        let some = offered.named(name).map_err(ChangeError::Invalid)?;
-        all = all.with(&some);
+/// The same file with what is better known of it: a publisher who answers for it, and the time and place of when it first came.
+fn known_better(active: Option<&Version>, new: Version) -> Version {
+    let Some(active) = active.filter(|active| active.digest == new.digest) else {
+        return new;
+    };
+    if new.is_signed() && !active.is_signed() {
+        return new;
     }
-    Ok(all)
+    Version {
+        config: new.config,
+        ..active.clone()
+    }
+}
+
+/// Answers who installs what is installed: it is done where it is as it was said, and it is not changed in passing.
+fn installed_already(present: &Plugin, version: &Version, intake: &Intake) -> Result<Outcome> {
+    let requested = &present.manifest.permissions;
+    let granted = match &intake.grants {
+        Some(grants) => Some(chosen(requested, requested, grants)?),
+        None => None,
+    };
+    let now = present.standing.granted.get();
+    let differs =
+        granted.is_some_and(|granted| !granted.beyond(&now).is_nothing() || !now.beyond(&granted).is_nothing());
+    if differs || intake.config.is_some() && present.subject.config != version.config {
+        return Err(ChangeError::Conflict(format!(
+            "{} {} is installed already, with other grants or settings: `hutch plugin grant`, `revoke` and `upgrade` change them",
+            present.manifest.id, present.manifest.version
+        )));
+    }
+    Ok(Outcome::Active)
+}
+
+/// What `names` choose of `offered`, where `all` stands for all of `all`.
+pub(crate) fn chosen(offered: &Permissions, all: &Permissions, names: &[String]) -> Result<Permissions> {
+    let mut chosen = Permissions::default();
+    for name in names.iter().filter(|name| *name != "none") {
+        let some = match name.as_str() {
+            "all" => all.clone(),
+            name => offered.named(name).map_err(ChangeError::Invalid)?,
+        };
+        chosen = chosen.with(&some);
+    }
+    Ok(chosen)
 }

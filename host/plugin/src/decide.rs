@@ -11,6 +11,7 @@ use crate::files::FileError;
 use crate::host::PluginHost;
 use crate::plugin::Phase;
 use crate::ready::Ready;
+use crate::registry::Record;
 use crate::trust::TrustedKey;
 
 impl PluginHost {
@@ -77,12 +78,15 @@ impl PluginHost {
         Ok(true)
     }
 
-    /// Gives a plugin more of what it requests. Where that is all that a held version waits for, it comes into use; `none`
-    /// takes it into use with what is granted now.
+    /// Gives a plugin more of what it requests. Where that is all that a held version waits for, it comes into use. `all` and `none`
+    /// decide about a held version, also where something else speaks against it: `all` grants what it asks for that is new, and
+    /// nothing that was taken away before; `none` takes it into use with what is granted now.
     ///
     /// # Errors
-    /// For a name that it requests nothing under, and one of a plugin that the configuration lists.
+    /// For a name that it requests nothing under, and one of a plugin that the configuration lists; and where the publisher of a held
+    /// version is no longer believed.
     pub async fn grant(&self, id: &str, names: &[String], needed: &[String]) -> Result<Outcome> {
+        something(names)?;
         let mut ready = Ready::default();
         let outcome = loop {
             let turn = Arc::clone(&self.registry).lock_owned().await;
@@ -106,22 +110,20 @@ impl PluginHost {
     ) -> Result<Option<Outcome>> {
         let (mut record, slot) = self.changeable(&turn, id)?;
         let present = slot.current();
-        let mut requested = present.manifest.permissions.clone();
-        let held = match &record.held {
-            Some(held) => Some((held.clone(), self.loader.files.get(&held.version.digest)?)),
-            None => None,
-        };
-        if let Some((_, stored)) = &held {
-            requested = requested.with(&stored.manifest.permissions);
-        }
-        let granted = slot.standing.granted.get().with(&chosen(&requested, names)?);
-        let Some((held, stored)) = held else {
-            record.grants = Some(granted);
+        let requested = &present.manifest.permissions;
+        let before = slot.standing.granted.get();
+        let Some(mut held) = record.held.clone() else {
+            record.grants = Some(before.with(&chosen(requested, requested, names)?));
             self.commit(turn, "plugin-grant", record, &[]).await?;
             return Ok(Some(Outcome::Active));
         };
+        let stored = self.loader.files.get(&held.version.digest)?;
+        let requested = requested.with(&stored.manifest.permissions);
+        let granted = before.with(&chosen(&requested, &held.more, names)?);
         let missing = held.more.beyond(&granted);
-        if missing.is_nothing() || names.iter().all(|name| name == "none") {
+        let agreed = names.iter().any(|name| name == "all") || names.iter().all(|name| name == "none");
+        if agreed || missing.is_nothing() && held.doubts.is_empty() {
+            self.verify_again(&mut held.version).await?;
             self.check_names(&present, &stored.manifest, needed)?;
             let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &held.version.config) else {
                 return Ok(None);
@@ -131,7 +133,30 @@ impl PluginHost {
         }
         record.grants = Some(granted);
         self.commit(turn, "plugin-grant", record, &[]).await?;
-        Ok(Some(Outcome::Held(missing)))
+        Ok(Some(Outcome::Held {
+            missing,
+            doubts: held.doubts,
+        }))
+    }
+
+    /// Has a plugin granted exactly this of what it requests, and answers with whether that is a change. A version that is held goes on
+    /// to wait.
+    ///
+    /// # Errors
+    /// For a name that it requests nothing under, and one of a plugin that the configuration lists.
+    pub async fn set_grants(&self, id: &str, names: &[String]) -> Result<bool> {
+        something(names)?;
+        let turn = Arc::clone(&self.registry).lock_owned().await;
+        let slot = self.slot(id)?;
+        let requested = slot.current().manifest.permissions.clone();
+        let (wanted, now) = (chosen(&requested, &requested, names)?, slot.standing.granted.get());
+        if wanted.beyond(&now).is_nothing() && now.beyond(&wanted).is_nothing() {
+            return Ok(false);
+        }
+        let (mut record, _) = self.changeable(&turn, id)?;
+        record.grants = Some(wanted);
+        self.commit(turn, "plugin-grant-only", record, &[]).await?;
+        Ok(true)
     }
 
     /// Takes away what a plugin was granted, for every host function from now on.
@@ -139,11 +164,12 @@ impl PluginHost {
     /// # Errors
     /// For a name that it was granted nothing under, and one of a plugin that the configuration lists.
     pub async fn revoke(&self, id: &str, names: &[String]) -> Result<()> {
+        something(names)?;
         let turn = Arc::clone(&self.registry).lock_owned().await;
         let (mut record, slot) = self.changeable(&turn, id)?;
         let granted = slot.standing.granted.get();
         let mut left = granted.powers();
-        for power in chosen(&granted, names)?.powers() {
+        for power in chosen(&granted, &granted, names)?.powers() {
             let before = left.len();
             left.retain(|other| *other != power);
             if left.len() == before {
@@ -202,8 +228,8 @@ impl PluginHost {
         self.commit(turn, "plugin-disable", record, &[]).await
     }
 
-    /// Removes an installed plugin. One that came with the daemon under the same id is used again. Whether what it provides is in
-    /// use is asked before.
+    /// Removes an installed plugin. One that came with the daemon under the same id is used again, as far as it was left in service and
+    /// with its permissions. Whether what it provides is in use is asked before.
     ///
     /// # Errors
     /// When there is no such plugin, or it was not installed by command.
@@ -216,8 +242,25 @@ impl PluginHost {
             )));
         }
         let slot = self.slot(id).ok();
+        let left = self.bundled(id).zip(turn.get(id).cloned()).map(|(stored, record)| {
+            let granted = record
+                .grants
+                .map(|granted| common(&stored.manifest.permissions, &granted));
+            Record {
+                active: None,
+                previous: None,
+                held: None,
+                // All of it is what one without a decision has.
+                grants: granted.filter(|granted| !stored.manifest.permissions.beyond(granted).is_nothing()),
+                ..record
+            }
+        });
         let name = id.to_owned();
-        let turn = tokio::task::spawn_blocking(move || turn.remove("plugin-remove", &name).map(|()| turn)).await??;
+        let remove = move || match left {
+            Some(left) => turn.put("plugin-remove", left).map(|()| turn),
+            None => turn.remove("plugin-remove", &name).map(|()| turn),
+        };
+        let turn = tokio::task::spawn_blocking(remove).await??;
         self.arrange(turn.records(), &[]);
         if let Some(slot) = slot.filter(|_| self.slot(id).is_err()) {
             // For whoever still has it.
@@ -228,4 +271,20 @@ impl PluginHost {
         self.sweep_all().await;
         Ok(())
     }
+}
+
+/// What of `requested` is granted.
+fn common(requested: &Permissions, granted: &Permissions) -> Permissions {
+    let granted = granted.powers();
+    let requested = requested.powers().into_iter();
+    Permissions::of(requested.filter(|power| granted.iter().any(|wide| wide.covers(power))))
+}
+
+/// Refuses to decide about nothing: an empty list is more likely a mistake than a way to say `none`.
+fn something(names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        let why = "no permission was named: there are those that it asks for, `all` and `none`";
+        return Err(ChangeError::Invalid(why.to_owned()));
+    }
+    Ok(())
 }

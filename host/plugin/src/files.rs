@@ -301,8 +301,8 @@ impl FileStore {
     }
 }
 
-/// SHA-256 in lower-case hexadecimal.
-pub(crate) fn digest_of(bytes: &[u8]) -> String {
+/// SHA-256 of a file's content in lower-case hexadecimal: what a plugin is called by.
+pub fn digest_of(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault;
 
-/// The version of the file's format.
-const FORMAT: u32 = 1;
+/// The version of the file's format. Since 2 a held version says what else the operator has to agree to.
+const FORMAT: u32 = 2;
 const FILE: &str = "registry.json";
 
 /// Why the registry can't be read or written.
@@ -89,14 +89,44 @@ pub struct Version {
     pub taken_in: u64,
 }
 
-/// A version that asks for more than its plugin was ever asked to be granted, and waits for that.
+impl Version {
+    /// Whether a publisher answers for it.
+    pub(crate) fn is_signed(&self) -> bool {
+        matches!(self.provenance, Provenance::Signed { .. })
+    }
+}
+
+/// Why an upgrade may not be what the operator means, whatever it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DoubtKind {
+    /// Somebody else answers for it than for the version in use, or nobody does.
+    Publisher,
+    /// It is older than the version in use.
+    Downgrade,
+}
+
+/// One such reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Doubt {
+    /// Of which kind.
+    pub kind: DoubtKind,
+    /// In words: a clause that goes on from the version's name.
+    pub reason: String,
+}
+
+/// A version that waits for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Held {
     /// The version.
     pub version: Version,
-    /// What is new in its requests.
+    /// What is new in its requests: its plugin was never asked to be granted that.
     pub more: Permissions,
+    /// What else the operator has to agree to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<Doubt>,
 }
 
 /// What is decided about one plugin.
@@ -307,6 +337,10 @@ mod tests {
                     link: true,
                     ..Permissions::default()
                 },
+                doubts: vec![Doubt {
+                    kind: DoubtKind::Downgrade,
+                    reason: "is older".to_owned(),
+                }],
             }),
             enabled: false,
             ..Record::new("org.example.a")
@@ -325,10 +359,25 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_version_wrote_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let held = serde_json::json!({ "version": version('b'), "more": {} });
+        let record = serde_json::json!({
+            "id": "org.example.a", "active": version('a'), "previous": null, "held": held, "enabled": true, "grants": null,
+            "installed-at": 1, "changed-at": 1,
+        });
+        let content = serde_json::json!({ "format": 1, "plugins": [record] });
+        std::fs::write(directory.path().join(FILE), content.to_string()).expect("written");
+        let registry = Registry::open(directory.path()).expect("read");
+        let held = registry.get("org.example.a").and_then(|record| record.held.as_ref());
+        assert_eq!(held.map(|held| held.doubts.len()), Some(0));
+    }
+
+    #[test]
     fn what_is_newer_or_damaged_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         for (text, why) in [
-            (r#"{"format":2,"plugins":{}}"#, "has format 2"),
+            (r#"{"format":3,"plugins":{}}"#, "has format 3"),
             (r#"{"format":1,"plugins":[],"more":1}"#, "can't be read"),
             (r#"{"format":1,"plu"#, "can't be read"),
             ("", "can't be read"),

@@ -49,7 +49,9 @@ impl Staged {
 
     /// What was found out about the file of `digest`, if it was examined not long ago.
     pub(crate) fn version(&self, digest: &str) -> Option<Version> {
-        self.0.lock().get(digest).and_then(|item| item.version.clone())
+        let items = self.0.lock();
+        let item = items.get(digest).filter(|item| item.since.elapsed() < PATIENCE)?;
+        item.version.clone()
     }
 
     /// Does `work` unless the file of `digest` has to stay; who wants it meanwhile waits until that is done.
@@ -61,11 +63,14 @@ impl Staged {
 }
 
 impl Pin<'_> {
-    /// The file was examined and waits for a decision.
+    /// The file was examined and waits for a decision. One that a publisher answers for stays so, when somebody else offers the same
+    /// file without the signature: who decides was told of that one.
     pub(crate) fn examined(&self, version: Version) {
         let mut items = self.staged.0.lock();
         if let Some(item) = items.get_mut(&self.digest) {
-            item.version = Some(version);
+            let before = item.version.take().filter(|_| item.since.elapsed() < PATIENCE);
+            let signed = before.filter(|before| before.is_signed() && !version.is_signed());
+            item.version = Some(signed.unwrap_or(version));
             item.since = Instant::now();
         }
         let waiting = items.iter().filter(|(_, item)| item.users == 0);
@@ -134,6 +139,39 @@ mod tests {
         pin.decided();
         drop(pin);
         assert!(!kept());
+    }
+
+    #[test]
+    fn a_signed_file_is_not_made_unsigned_by_somebody_else() {
+        let staged = Staged::default();
+        let signed = Version {
+            provenance: Provenance::Signed {
+                publisher: "p".to_owned(),
+                key: "k".to_owned(),
+            },
+            ..version("a")
+        };
+        staged.pin("a").examined(signed.clone());
+        staged.pin("a").examined(version("a"));
+        assert_eq!(staged.version("a"), Some(signed.clone()));
+        staged.pin("b").examined(version("b"));
+        staged.pin("b").examined(Version {
+            digest: "b".to_owned(),
+            ..signed
+        });
+        assert!(staged.version("b").is_some_and(|version| version.is_signed()));
+    }
+
+    #[test]
+    fn who_decides_too_late_has_to_look_again() {
+        let staged = Staged::default();
+        staged.pin("a").examined(version("a"));
+        let long_ago = Instant::now()
+            .checked_sub(PATIENCE)
+            .expect("a machine that has run for a while");
+        staged.0.lock().get_mut("a").expect("it waits").since = long_ago;
+        let _pin = staged.pin("a");
+        assert_eq!(staged.version("a"), None);
     }
 
     #[test]

@@ -96,7 +96,9 @@ fn reload(own: &Path) -> Result<()> {
     let (id, yes) = (OsStr::new(&id), OsStr::new("--yes"));
     let info = hutch(&[OsStr::new("info"), id]).output().context("can't run hutch")?;
     let mut command = if info.status.success() {
-        hutch(&[OsStr::new("upgrade"), id, file.as_os_str(), yes])
+        // Whatever is there: it is the author's own machine and own plugin.
+        let mine = ["--allow-downgrade", "--allow-publisher"].map(OsStr::new);
+        hutch(&[OsStr::new("upgrade"), id, file.as_os_str(), yes, mine[0], mine[1]])
     } else {
         hutch(&[OsStr::new("install"), file.as_os_str(), yes])
     };

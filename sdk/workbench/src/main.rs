@@ -1,4 +1,4 @@
-//! What the author of a plugin works with. `hutch plugin new | build | check | test | bench | dev` start this program, which lies beside them.
+//! What the author of a plugin works with. `hutch plugin new | build | check | test | bench | dev | key | sign | push` start this program, which lies beside them.
 //!
 //! It is a program of its own: it has the WebAssembly engine and the broker in it, which the command line must not carry, and it
 //! does to the machine what a daemon in service should not have code for. It needs no daemon.
@@ -8,11 +8,14 @@ mod build;
 mod check;
 mod component;
 mod dev;
+mod key;
 mod machine;
 mod module;
 mod new;
+mod push;
 mod scratch;
 mod serve;
+mod sign;
 mod test;
 
 use std::process::ExitCode;
@@ -26,7 +29,7 @@ use clap::{Parser, Subcommand};
     name = "hutch plugin",
     bin_name = "hutch plugin",
     version,
-    about = "Write a plugin and prove it"
+    about = "Write a plugin, prove it and publish it"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -48,6 +51,13 @@ enum Chore {
     Bench(bench::Options),
     /// Build, check and try the plugin of this folder whenever a file changes (trying it takes root)
     Dev(dev::Options),
+    /// Make the pair of keys that plugins are signed with
+    #[command(subcommand)]
+    Key(key::Options),
+    /// Sign a plugin, so that those who trust the key can install it from anywhere
+    Sign(sign::Options),
+    /// Put a plugin with its signature into an OCI registry
+    Push(push::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +75,9 @@ fn main() -> ExitCode {
         Chore::Test(options) => test::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Dev(options) => dev::run(&options),
+        Chore::Key(options) => key::run(&options).map(|()| ExitCode::SUCCESS),
+        Chore::Sign(options) => sign::run(&options).map(|()| ExitCode::SUCCESS),
+        Chore::Push(options) => push::run(&options).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error: anyhow::Error| {
         eprintln!("hutch plugin: {error:#}");

@@ -17,7 +17,8 @@ use self::part::{Part, PartFiles, Version, Writer, remove};
 use crate::Subject;
 use crate::error::{cancelled, internal, invalid, io};
 use crate::fs::tree::blocking;
-use crate::http::{failure, follow, parse};
+pub use crate::http::document;
+use crate::http::{failure, follow, parse, read_headers};
 
 /// How often a broken transfer is taken up again without anything having come since.
 const TRIES: u32 = 3;
@@ -37,6 +38,8 @@ pub struct DownloadRequest {
     pub size: Option<u64>,
     /// How large it may be, in bytes.
     pub limit: u64,
+    /// Headers for the server of the address. One that proves who asks (`authorization`) does not go on to other servers.
+    pub headers: Vec<(String, String)>,
 }
 
 /// The plugin that named a file. The host fetches nothing for it that it could not fetch itself: the machine's network reaches
@@ -149,7 +152,8 @@ fn turn_for(path: PathBuf) -> Arc<tokio::sync::Mutex<()>> {
 }
 
 impl Asker<'_> {
-    fn may_fetch(&self, url: &Url) -> Result<(), DriverError> {
+    /// Whether it may fetch this.
+    pub(crate) fn may_fetch(&self, url: &Url) -> Result<(), DriverError> {
         self.subject.granter().http(self.origin, url)
     }
 }
@@ -200,7 +204,8 @@ impl Transfer<'_> {
     }
 
     async fn attempt(&self, part: Part) -> Result<Attempt, DriverError> {
-        let headers = headers_for(&part)?;
+        let mut headers = read_headers(&self.request.headers)?;
+        headers.extend(headers_for(&part)?);
         let answer = tokio::select! {
             answer = follow(&self.url, &headers, self.cancel, |next| self.asker.may_fetch(next)) => answer,
             () = self.cancel.cancelled() => return Err(self.cancelled()),

@@ -166,6 +166,12 @@ impl Client {
         Ok(response)
     }
 
+    /// What is no envelope but a file, as a whole.
+    pub(crate) async fn file(&self, path: ApiPath) -> Result<Vec<u8>> {
+        let answer = self.raw(Method::GET, path, &[], empty_body()).await?;
+        Ok(answer.into_body().collect().await?.to_bytes().into())
+    }
+
     async fn exchange(
         &self,
         method: Method,

@@ -11,6 +11,7 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{ApiPath, Client, Progress};
+use crate::commands::plugin::preseed::{self, KeySeed, PluginSeed};
 use crate::context::Context;
 use crate::edit;
 use crate::error::{Error, Result};
@@ -50,6 +51,10 @@ pub(crate) struct InitArgs {
 #[serde(default, deny_unknown_fields)]
 struct Preseed {
     config: Config,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    plugin_keys: Vec<KeySeed>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    plugins: Vec<PluginSeed>,
     networks: Vec<NetworksPost>,
     storage_pools: Vec<StoragePoolsPost>,
     profiles: Vec<ProfilesPost>,
@@ -84,6 +89,7 @@ async fn dump(client: &Client) -> Result<Preseed> {
     let pools: Vec<StoragePool> = list(client, "storage-pools").await?;
     let profiles: Vec<Profile> = list(client, "profiles").await?;
     let projects: Vec<Project> = list(client, "projects").await?;
+    let (plugin_keys, plugins) = preseed::dump(client).await?;
     let own = |config: Config| {
         config
             .into_iter()
@@ -92,6 +98,8 @@ async fn dump(client: &Client) -> Result<Preseed> {
     };
     Ok(Preseed {
         config: server.config,
+        plugin_keys,
+        plugins,
         networks: networks
             .into_iter()
             .filter(|network| network.managed)
@@ -251,6 +259,11 @@ async fn apply(ctx: &Context, client: &Client, preseed: Preseed) -> Result<()> {
             name: "the daemon",
         };
         place.set::<Server>(preseed.config, false).await?;
+    }
+    // Before what is made with the drivers that they bring.
+    preseed::apply_keys(ctx, client, &preseed.plugin_keys).await?;
+    if !preseed.plugins.is_empty() {
+        preseed::apply_plugins(ctx, &ctx.daemon(None)?, &preseed.plugins).await?;
     }
     for project in &preseed.projects {
         let (config, description) = (project.config.clone(), project.description.clone());

@@ -1,5 +1,5 @@
-//! `plugin new | build | check | test | bench | dev`: what the author of a plugin works with. It is a program of its own beside this one, which has the
-//! WebAssembly engine in it, and becomes this process.
+//! `plugin new | build | check | test | bench | dev | key | sign | push`: what the author of a plugin works with. It is a program of its own
+//! beside this one, which has the WebAssembly engine in it, and becomes this process.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -33,6 +33,15 @@ pub(crate) enum AuthorCommand {
     /// Build, check and try the plugin of this folder whenever a file changes
     #[command(disable_help_flag = true)]
     Dev(Rest),
+    /// Make the pair of keys that plugins are signed with
+    #[command(disable_help_flag = true)]
+    Key(Rest),
+    /// Sign a plugin, so that those who trust the key can install it from anywhere
+    #[command(disable_help_flag = true)]
+    Sign(Rest),
+    /// Put a plugin with its signature into an OCI registry
+    #[command(disable_help_flag = true)]
+    Push(Rest),
 }
 
 #[derive(Debug, Args)]
@@ -52,6 +61,9 @@ impl AuthorCommand {
             Self::Test(rest) => ("test", rest),
             Self::Bench(rest) => ("bench", rest),
             Self::Dev(rest) => ("dev", rest),
+            Self::Key(rest) => ("key", rest),
+            Self::Sign(rest) => ("sign", rest),
+            Self::Push(rest) => ("push", rest),
         };
         let program = program();
         let source = Command::new(&program).arg(name).args(rest.arguments).exec();

@@ -89,17 +89,28 @@ async fn change(State(app): State<App>, Path(id): Path<String>, Json(put): Json<
 }
 
 async fn grants(State(app): State<App>, Path(id): Path<String>, Json(put): Json<PluginGrantsPut>) -> Result {
-    let missing = match put.action.as_str() {
+    let held = match put.action.as_str() {
         "grant" => app.core.plugin_grant(&id, &put.permissions).await?,
+        "set" => {
+            app.core.plugin_set_grants(&id, &put.permissions).await?;
+            None
+        }
         "revoke" => {
             app.core.plugin_revoke(&id, &put.permissions).await?;
-            Vec::new()
+            None
         }
         other => {
-            return Err(Error::invalid(format!("Unknown action {other:?}: there are \"grant\" and \"revoke\"")).into());
+            return Err(Error::invalid(format!(
+                "Unknown action {other:?}: there are \"grant\", \"set\" and \"revoke\""
+            ))
+            .into());
         }
     };
-    Ok(reply::sync(&json!({ "missing": missing })))
+    let is_held = held.is_some();
+    let held = held.unwrap_or_default();
+    Ok(reply::sync(
+        &json!({ "held": is_held, "missing": held.missing, "doubts": held.doubts }),
+    ))
 }
 
 async fn logs(State(app): State<App>, Path(id): Path<String>) -> Result {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use clap::Args;
-use hutch_api::plugin::{PluginOffer, PluginPermission, PluginSignature, PluginSource, PluginsPost};
+use hutch_api::plugin::{PluginHeld, PluginOffer, PluginPermission, PluginSignature, PluginSource, PluginsPost};
 use hyper::Method;
 use hyper::header::CONTENT_TYPE;
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ const LARGEST_SIGNATURE: u64 = 8 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
-    /// The plugin's file, or the https address that the daemon fetches it from
+    /// The plugin's file, or the address that the daemon fetches it from: https://… or, in a registry, oci://HOST/NAME:TAG
     #[arg(value_name = "FILE|URL")]
     source: String,
     /// The daemon
@@ -40,11 +40,17 @@ pub(crate) struct UpgradeArgs {
     /// The plugin
     #[arg(value_name = "[REMOTE:]PLUGIN")]
     plugin: String,
-    /// The new version's file, or the https address that the daemon fetches it from
+    /// The new version's file, or the address that the daemon fetches it from: https://… or, in a registry, oci://HOST/NAME:TAG
     #[arg(value_name = "FILE|URL")]
     source: String,
     #[command(flatten)]
     choice: Choice,
+    /// Take it into use although it is older than the version in use
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// Take it into use although another publisher signed it, or nobody
+    #[arg(long)]
+    allow_publisher: bool,
 }
 
 /// What is said about a file beforehand.
@@ -53,7 +59,7 @@ pub(crate) struct Choice {
     /// Grant this of what it asks for (link, service=dnsmasq, http, all, none); may be given several times
     #[arg(short, long = "grant", value_name = "PERMISSION")]
     grants: Vec<String>,
-    /// Grant all that it asks for, without asking
+    /// Grant all that it asks for, of an upgrade all that is new, without asking
     #[arg(short, long, conflicts_with = "grants")]
     yes: bool,
     /// What the file's SHA-256 has to be
@@ -66,6 +72,9 @@ pub(crate) struct Choice {
     /// Take what was fetched also without a signature
     #[arg(long)]
     allow_unsigned: bool,
+    /// Fetch it by plain HTTP from another machine, too, where everybody on the way can read and change it
+    #[arg(long)]
+    plain_http: bool,
     /// A setting of the plugin's own; may be given several times
     #[arg(short, long = "config", value_name = "KEY=VALUE")]
     config: Vec<String>,
@@ -81,6 +90,16 @@ impl Choice {
         }
     }
 
+    fn source<'a>(&'a self, place: &'a str) -> Source<'a> {
+        Source {
+            place,
+            digest: self.digest.as_deref().unwrap_or_default(),
+            signature: self.signature.as_deref(),
+            allow_unsigned: self.allow_unsigned,
+            plain_http: self.plain_http,
+        }
+    }
+
     fn config(&self) -> Result<Option<std::collections::BTreeMap<String, String>>> {
         if self.config.is_empty() {
             return Ok(None);
@@ -93,20 +112,28 @@ impl Choice {
 pub(crate) async fn install(ctx: &Context, args: InstallArgs) -> Result<()> {
     let target = ctx.daemon(args.remote.as_deref())?;
     let path = ApiPath::new(["plugins"]);
-    let offer = examine(ctx, &target, path.clone(), &args.source, &args.choice).await?;
+    let offer = examine(ctx, &target, path.clone(), &args.choice.source(&args.source)).await?;
     if !offer.present.is_empty() && offer.present != offer.version {
         return Err(Error::usage(format!(
             "{} {} is there already; `hutch plugin upgrade {} {}` brings this version of it",
-            offer.id, offer.present, offer.id, args.source
+            offer.id,
+            offer.present,
+            offer.id,
+            quoted(&args.source)
         )));
     }
-    let again = format!("hutch plugin install {}", args.source);
+    let again = format!("hutch plugin install {}", quoted(&args.source));
     let grants = match args.choice.grants() {
         Some(grants) => grants,
         None if offer.permissions.is_empty() => vec!["none".to_owned()],
         None => ask(&offer, &offer.permissions, &again)?.ok_or_else(|| Error::usage("nothing was installed"))?,
     };
-    decide(ctx, &target, path, &offer, Some(grants), args.choice.config()?).await?;
+    let post = PluginsPost {
+        grants: Some(grants),
+        config: args.choice.config()?,
+        ..PluginsPost::default()
+    };
+    decide(ctx, &target, path, &offer, post).await?;
     ctx.say(&format!(
         "{} {} is installed ({})",
         offer.id,
@@ -119,73 +146,134 @@ pub(crate) async fn install(ctx: &Context, args: InstallArgs) -> Result<()> {
 pub(crate) async fn upgrade(ctx: &Context, args: UpgradeArgs) -> Result<()> {
     let (target, id) = find(ctx, &args.plugin).await?;
     let path = ApiPath::new(["plugins", &id, "upgrade"]);
-    let offer = examine(ctx, &target, path.clone(), &args.source, &args.choice).await?;
+    let offer = examine(ctx, &target, path.clone(), &args.choice.source(&args.source)).await?;
+    let asks = terminal::stdin_is_terminal();
+    let despite = |kind: &str| match kind {
+        "downgrade" => args.allow_downgrade,
+        "publisher" => args.allow_publisher,
+        _ => false,
+    };
+    let open: Vec<_> = offer.doubts.iter().filter(|doubt| !despite(&doubt.kind)).collect();
+    let mut agreed = false;
+    if !open.is_empty() && asks && !args.choice.yes {
+        for doubt in &open {
+            eprintln!("{id} {} {}.", offer.version, doubt.reason);
+        }
+        agreed = edit::confirm("Take it into use all the same?")?;
+    }
     let grants = match args.choice.grants() {
         Some(grants) => Some(grants),
-        None if offer.more.is_empty() || !terminal::stdin_is_terminal() => None,
+        None if offer.more.is_empty() || !asks => None,
         None => ask(&offer, &offer.more, "")?,
     };
-    let missing = decide(ctx, &target, path, &offer, grants, args.choice.config()?).await?;
-    if missing.is_empty() {
-        return ctx.say(&format!("{id} is version {} now", offer.version));
+    let post = PluginsPost {
+        allow_downgrade: agreed || args.allow_downgrade,
+        allow_publisher: agreed || args.allow_publisher,
+        grants,
+        config: args.choice.config()?,
+        ..PluginsPost::default()
+    };
+    match decide(ctx, &target, path, &offer, post).await? {
+        None => ctx.say(&format!("{id} is version {} now", offer.version)),
+        Some(held) => {
+            ctx.say(&format!("{id} {} is stored and not in use", offer.version))?;
+            tell_held(ctx, &id, &held)
+        }
     }
-    ctx.say(&format!("{id} {} is stored and waits for a grant", offer.version))?;
-    tell_held(ctx, &id, &missing)
+}
+
+/// Where a plugin is, and what is said about it beforehand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    /// A file or an address.
+    pub(crate) place: &'a str,
+    /// What the SHA-256 of its file has to be; empty where nothing is said.
+    pub(crate) digest: &'a str,
+    /// The file or address of its signature, where it is not beside it.
+    pub(crate) signature: Option<&'a str>,
+    /// Whether it may come from elsewhere without one.
+    pub(crate) allow_unsigned: bool,
+    /// Whether it may come by plain HTTP.
+    pub(crate) plain_http: bool,
 }
 
 /// Sends the file, or has the daemon fetch it, and returns what the daemon found in it.
-async fn examine(ctx: &Context, target: &Target, path: ApiPath, source: &str, choice: &Choice) -> Result<PluginOffer> {
-    let post = |source: PluginSource| PluginsPost {
+pub(crate) async fn examine(ctx: &Context, target: &Target, path: ApiPath, source: &Source<'_>) -> Result<PluginOffer> {
+    let place = source.place;
+    let post = |from: PluginSource| PluginsPost {
         source: PluginSource {
-            digest: choice.digest.clone().unwrap_or_default(),
-            ..source
+            digest: source.digest.to_owned(),
+            ..from
         },
         examine: true,
-        allow_unsigned: choice.allow_unsigned,
+        allow_unsigned: source.allow_unsigned,
         ..PluginsPost::default()
     };
-    if is_address(source) {
+    if is_address(place) {
         let post = post(PluginSource {
             kind: "url".to_owned(),
-            url: source.to_owned(),
-            signature_url: choice.signature.clone().unwrap_or_default(),
+            url: place.to_owned(),
+            plain_http: source.plain_http,
+            signature_url: source.signature.unwrap_or_default().to_owned(),
             ..PluginSource::default()
         });
-        let progress = ctx.progress(&format!("Fetching {source}"));
+        let progress = ctx.progress(&format!("Fetching {place}"));
         let metadata = target.client.change(Method::POST, path, &post, &progress).await?;
         return field(&metadata, "plugin");
     }
-    let file = Path::new(source);
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let file = Path::new(place);
     let post = post(PluginSource {
         kind: "upload".to_owned(),
-        name: name.clone(),
+        name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         ..PluginSource::default()
     });
-    let request = serde_json::to_vec(&post).map_err(|source| Error::Json {
+    let signature = signature_of(file, source.signature)?;
+    send(ctx, target, path, &post, (read(file, LARGEST)?, signature)).await
+}
+
+/// Sends a file with its signature, and returns what the daemon found in it.
+pub(super) async fn send(
+    ctx: &Context,
+    target: &Target,
+    path: ApiPath,
+    post: &PluginsPost,
+    (file, signature): (Vec<u8>, Option<Vec<u8>>),
+) -> Result<PluginOffer> {
+    let request = serde_json::to_vec(post).map_err(|source| Error::Json {
         what: "the request".to_owned(),
         source,
     })?;
-    let mut parts = vec![("request", request), ("plugin", read(file, LARGEST)?)];
-    parts.extend(signature_of(file, choice)?.map(|signature| ("signature", signature)));
+    let mut parts = vec![("request", request), ("plugin", file)];
+    parts.extend(signature.map(|signature| ("signature", signature)));
     let (body, kind) = form(&parts);
     let headers = [(CONTENT_TYPE.as_str(), kind)];
     let answer = target
         .client
         .send_body(Method::POST, path, &headers, whole_body(body))
         .await?;
-    let progress = ctx.progress(&format!("Examining {name}"));
+    let progress = ctx.progress(&format!("Examining {}", post.source.name));
     let metadata = target.client.finish(answer, &progress).await?;
     field(&metadata, "plugin")
 }
 
 fn is_address(source: &str) -> bool {
-    source.starts_with("https://") || source.starts_with("http://")
+    ["https://", "http://", "oci://"]
+        .iter()
+        .any(|scheme| source.starts_with(scheme))
+}
+
+/// A word as a shell takes it for itself, when a line is pasted.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// The signature that was named, or that lies beside the file.
-fn signature_of(file: &Path, choice: &Choice) -> Result<Option<Vec<u8>>> {
-    if let Some(named) = &choice.signature {
+fn signature_of(file: &Path, named: Option<&str>) -> Result<Option<Vec<u8>>> {
+    if let Some(named) = named {
         return read(Path::new(named), LARGEST_SIGNATURE).map(Some);
     }
     let mut beside = file.as_os_str().to_owned();
@@ -197,28 +285,29 @@ fn signature_of(file: &Path, choice: &Choice) -> Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
-/// Has the daemon use a file that it has examined, and returns what it still waits for.
-async fn decide(
+/// Has the daemon use a file that it has examined, and returns what it waits for, if it is held.
+pub(crate) async fn decide(
     ctx: &Context,
     target: &Target,
     path: ApiPath,
     offer: &PluginOffer,
-    grants: Option<Vec<String>>,
-    config: Option<std::collections::BTreeMap<String, String>>,
-) -> Result<Vec<PluginPermission>> {
+    post: PluginsPost,
+) -> Result<Option<PluginHeld>> {
     let post = PluginsPost {
         source: PluginSource {
             kind: "stored".to_owned(),
             digest: offer.digest.clone(),
             ..PluginSource::default()
         },
-        grants,
-        config,
-        ..PluginsPost::default()
+        ..post
     };
     let progress = ctx.progress(&format!("Installing {}", offer.id));
     let metadata = target.client.change(Method::POST, path, &post, &progress).await?;
-    field(&metadata, "missing")
+    let held = field::<bool>(&metadata, "held")?;
+    Ok(held.then_some(PluginHeld {
+        missing: field(&metadata, "missing")?,
+        doubts: field(&metadata, "doubts")?,
+    }))
 }
 
 fn field<T: DeserializeOwned>(metadata: &Value, name: &str) -> Result<T> {
@@ -242,13 +331,14 @@ fn ask(offer: &PluginOffer, wanted: &[PluginPermission], again: &str) -> Result<
     eprintln!("{} {}: {}", offer.id, offer.version, offer.description);
     eprintln!("Signature: {}", signature(&offer.signature));
     eprintln!("Digest: sha256:{}", offer.digest);
+    eprintln!("From: {}", offer.source);
     eprint!("It asks to be allowed to\n{list}");
     let granted = edit::confirm("Grant all of this?")?;
     Ok(granted.then(|| wanted.iter().map(|permission| permission.name.clone()).collect()))
 }
 
 /// Permissions with their meanings, a line each.
-fn listed(permissions: &[PluginPermission]) -> String {
+pub(super) fn listed(permissions: &[PluginPermission]) -> String {
     let width = permissions.iter().map(|p| p.name.chars().count()).max().unwrap_or(0);
     permissions
         .iter()
@@ -257,12 +347,26 @@ fn listed(permissions: &[PluginPermission]) -> String {
 }
 
 /// Says what a held version waits for, and what to type.
-pub(super) fn tell_held(ctx: &Context, id: &str, missing: &[PluginPermission]) -> Result<()> {
-    ctx.say(&format!(
-        "It asks for more than was granted, to be allowed to\n{}`hutch plugin grant {id} all` grants it and takes the version \
-         into use; `hutch plugin grant {id} none` takes it into use without",
-        listed(missing)
-    ))
+pub(super) fn tell_held(ctx: &Context, id: &str, held: &PluginHeld) -> Result<()> {
+    let mut text = String::from("It waits for you:\n");
+    for doubt in &held.doubts {
+        text.push_str(&format!("  it {}\n", doubt.reason));
+    }
+    if !held.missing.is_empty() {
+        text.push_str("  it asks for more than was granted, to be allowed to\n");
+        for line in listed(&held.missing).lines() {
+            text.push_str(&format!("  {line}\n"));
+        }
+    }
+    let without = if held.missing.is_empty() {
+        format!("`hutch plugin grant {id} none` takes the version into use")
+    } else {
+        format!(
+            "`hutch plugin grant {id} all` grants what is new and takes the version into use; `hutch plugin grant {id} none` takes it \
+             into use without"
+        )
+    };
+    ctx.say(&format!("{text}{without}"))
 }
 
 /// Who answers for a file, in one word or two.
@@ -317,6 +421,15 @@ mod tests {
         assert_eq!(kind, "multipart/form-data; boundary=hutch-0000000000000001");
         let text = String::from_utf8(body).unwrap();
         assert!(text.ends_with("\r\n\r\nx\r\n--hutch-0000000000000001--\r\n"), "{text}");
+    }
+
+    #[test]
+    fn a_pasted_line_says_what_was_meant() {
+        assert_eq!(quoted("oci://h:5000/a/b:1@sha256:00"), "oci://h:5000/a/b:1@sha256:00");
+        assert_eq!(quoted("a b.wasm"), "'a b.wasm'");
+        assert_eq!(quoted("x'; rm -rf ~ #"), r"'x'\''; rm -rf ~ #'");
+        assert_eq!(quoted("$(x)"), "'$(x)'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

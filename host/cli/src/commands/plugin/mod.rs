@@ -1,10 +1,14 @@
 //! `plugin`: the drivers of the daemon, and what they may do.
 
+mod archive;
+mod carry;
 mod install;
+pub(crate) mod preseed;
 mod trust;
 
+pub(crate) use archive::ArchiveError;
 use clap::{Args, Subcommand};
-use hutch_api::plugin::{Plugin, PluginGrantsPut, PluginLogLine, PluginPermission, PluginStatePut};
+use hutch_api::plugin::{Plugin, PluginGrantsPut, PluginHeld, PluginLogLine, PluginStatePut};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::Value;
@@ -39,7 +43,7 @@ pub(crate) enum PluginCommand {
     Rollback(PluginArg),
     /// Give a plugin more of what it asks for
     #[command(after_help = GRANTS)]
-    Grant(GrantArgs),
+    Grant(MoreArgs),
     /// Take away what a plugin was granted, from its next call on
     #[command(after_help = GRANTS)]
     Revoke(GrantArgs),
@@ -50,6 +54,10 @@ pub(crate) enum PluginCommand {
     /// Remove an installed plugin that nothing uses
     #[command(alias = "rm")]
     Remove(RemoveArgs),
+    /// Write plugins with their signatures into an archive, for machines that nothing can be fetched from
+    Save(carry::SaveArgs),
+    /// Take in the plugins of an archive, as new ones or as other versions of those that are there
+    Load(carry::LoadArgs),
     /// Manage whose signatures of plugins are believed
     #[command(subcommand)]
     Trust(trust::TrustCommand),
@@ -69,7 +77,8 @@ pub(crate) enum PluginCommand {
 /// How permissions are named.
 const GRANTS: &str = "\
 Permissions are named as `hutch plugin info` shows them (link, service=dnsmasq), by their kind (http) or all at once (all). \
-`hutch plugin grant PLUGIN none` takes a version that waits for a grant into use without one.";
+With a version that waits, `hutch plugin grant PLUGIN all` grants what it asks for that is new and takes it into use, and \
+`hutch plugin grant PLUGIN none` takes it into use without.";
 
 #[derive(Debug, Args)]
 pub(crate) struct PluginArg {
@@ -86,6 +95,15 @@ pub(crate) struct GrantArgs {
     /// What to grant or revoke
     #[arg(required = true)]
     permissions: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MoreArgs {
+    #[command(flatten)]
+    which: GrantArgs,
+    /// Grant this and nothing else: what was granted besides is taken away
+    #[arg(long)]
+    only: bool,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +160,8 @@ impl PluginCommand {
             Self::Enable(args) => set_state(ctx, &args.plugin, "enable").await,
             Self::Disable(args) => set_state(ctx, &args.plugin, "disable").await,
             Self::Remove(args) => remove(ctx, args).await,
+            Self::Save(args) => carry::save(ctx, args).await,
+            Self::Load(args) => carry::load(ctx, args).await,
             Self::Trust(command) => command.run(ctx).await,
             Self::Logs { plugin, lines } => logs(ctx, &plugin, lines).await,
         }
@@ -194,28 +214,32 @@ async fn set_state(ctx: &Context, plugin: &str, action: &str) -> Result<()> {
     Ok(())
 }
 
-/// What the daemon answers to a change of grants.
-#[derive(Debug, Default, Deserialize)]
-struct Missing {
-    /// What a held version still waits for.
-    missing: Vec<PluginPermission>,
-}
-
-async fn grant(ctx: &Context, args: GrantArgs) -> Result<()> {
-    let (target, id) = find(ctx, &args.plugin).await?;
-    let missing = change_grants(&target, &id, "grant", args.permissions).await?;
-    if missing.is_empty() {
-        return Ok(());
+async fn grant(ctx: &Context, args: MoreArgs) -> Result<()> {
+    let (target, id) = find(ctx, &args.which.plugin).await?;
+    let action = if args.only { "set" } else { "grant" };
+    match change_grants(&target, &id, action, args.which.permissions).await? {
+        Some(held) => install::tell_held(ctx, &id, &held),
+        None => Ok(()),
     }
-    install::tell_held(ctx, &id, &missing)
 }
 
+/// What the daemon answers to a change of grants.
+#[derive(Debug, Deserialize)]
+struct Changed {
+    /// Whether a version waits.
+    held: bool,
+    /// For what.
+    #[serde(flatten)]
+    what: PluginHeld,
+}
+
+/// Grants or revokes, and returns what a held version still waits for.
 async fn change_grants(
     target: &Target,
     id: &str,
     action: &str,
     permissions: Vec<String>,
-) -> Result<Vec<PluginPermission>> {
+) -> Result<Option<PluginHeld>> {
     let put = PluginGrantsPut {
         action: action.to_owned(),
         permissions,
@@ -225,11 +249,11 @@ async fn change_grants(
         .client
         .change(Method::PUT, path, &put, &Progress::hidden())
         .await?;
-    let answer: Missing = serde_json::from_value(answer).map_err(|source| Error::Json {
+    let answer: Changed = serde_json::from_value(answer).map_err(|source| Error::Json {
         what: "the daemon's answer".to_owned(),
         source,
     })?;
-    Ok(answer.missing)
+    Ok(answer.held.then_some(answer.what))
 }
 
 async fn remove(ctx: &Context, args: RemoveArgs) -> Result<()> {
@@ -258,7 +282,7 @@ async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
             let held = plugin
                 .held
                 .as_ref()
-                .map_or_else(String::new, |held| format!("\n{} waits for a grant", held.version));
+                .map_or_else(String::new, |held| format!("\n{} waits for you", held.version));
             table.row(vec![
                 plugin.id.clone(),
                 plugin.version.clone(),
