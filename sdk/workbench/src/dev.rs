@@ -148,7 +148,9 @@ fn wait(watch: &Inotify) -> Result<()> {
 /// Whether a file's change asks for a build: not what builds make, nor what editors leave for a moment.
 fn matters(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    let made = name.ends_with(".wasm") || name == "Cargo.lock" || SKIPPED.contains(&&*name);
+    // Cargo makes its directory under a name with six more letters, and renames it.
+    let coming = name.strip_prefix("target").is_some_and(|rest| rest.len() == 6);
+    let made = name.ends_with(".wasm") || name == "Cargo.lock" || SKIPPED.contains(&&*name) || coming;
     !(made || name.starts_with('.') || name.ends_with('~'))
 }
 
@@ -158,7 +160,14 @@ mod tests {
 
     #[test]
     fn what_a_build_makes_starts_no_build() {
-        for name in ["shelf.wasm", "Cargo.lock", ".lib.rs.swp", "lib.rs~", "target"] {
+        for name in [
+            "shelf.wasm",
+            "Cargo.lock",
+            ".lib.rs.swp",
+            "lib.rs~",
+            "target",
+            "targetq3Xy9Z",
+        ] {
             assert!(!matters(OsStr::new(name)), "{name}");
         }
         for name in ["lib.rs", "plugin.toml", "app.py", "index.json"] {
