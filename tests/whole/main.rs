@@ -10,6 +10,7 @@ mod confinement;
 mod conformance;
 mod copies;
 mod debian;
+mod dev;
 mod devices;
 mod doubts;
 mod downloads;
