@@ -23,7 +23,7 @@ fn run(command: &mut Command) -> Result<Output> {
 
 /// What a driver is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Language {
+enum Language {
     Rust,
     C,
     Python,
@@ -52,7 +52,7 @@ impl Language {
 }
 
 /// Builds the project in `folder`, with what its author would have installed, and without asking a registry for it.
-pub(crate) fn build(programs: &Programs, language: Language, folder: &Path) -> Result<()> {
+fn build(programs: &Programs, language: Language, folder: &Path) -> Result<()> {
     let tools = programs.tools.as_ref().context("HUTCH_TOOLS is not set")?;
     let (program, arguments) = language.build().split_first().context("nothing to build with")?;
     let program = if *program == "hutch" {

@@ -15,7 +15,6 @@ mod devices;
 mod doubts;
 mod downloads;
 mod drivers;
-mod example_macvlan;
 mod exec;
 mod faults;
 mod files;

@@ -2,6 +2,7 @@
 //! container runs on it.
 
 mod index;
+mod macvlan;
 mod rsync;
 
 use anyhow::{Context, Result, ensure};

@@ -40,8 +40,10 @@ pub(crate) fn build(folder: &Path) -> Result<()> {
         data: Cow::Borrowed(&text),
     };
     section.append_to_component(&mut component);
-    let made = folder.join(format!("{name}.wasm"));
-    std::fs::write(&made, component).with_context(|| format!("can't write {}", made.display()))
+    // It appears whole: somebody may be reading the one before.
+    let (fresh, made) = (workshop.join("component.wasm"), folder.join(format!("{name}.wasm")));
+    std::fs::write(&fresh, component).with_context(|| format!("can't write {}", fresh.display()))?;
+    std::fs::rename(&fresh, &made).with_context(|| format!("can't replace {}", made.display()))
 }
 
 /// Writes what the source includes: the types and functions of the world's interfaces.

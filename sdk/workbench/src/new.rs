@@ -140,7 +140,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     vendor(options, family)?;
     println!(
-        "made {} ({id}), a {family} driver in {language}",
+        "made {} ({id}): a driver of the family {family}, in {language}",
         options.folder.display()
     );
     println!("next: cd {} && {}", options.folder.display(), options.language.next());

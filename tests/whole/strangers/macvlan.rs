@@ -1,54 +1,32 @@
-//! `examples/network-macvlan`, a stranger's driver in C: built as its author builds it, tried as an author tries one, and with containers
-//! on it that talk to a machine on the same wire.
+//! `examples/network-macvlan`: networks on an interface of the machine, in C. Its containers talk to a machine on the same wire.
 
-use crate::author::{Language, build};
-use crate::conformance::count;
-use crate::network::address;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::daemon::{Daemon, IMAGE, creation};
 use hutch_tests::leftovers::Leftovers;
 use hutch_tests::programs::Programs;
 use hutch_tests::sandbox::Sandbox;
 use hutch_tests::stock::Stock;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+
+use super::{build, conforms};
+use crate::debian::with_debian;
+use crate::network::address;
 
 /// The address on the wire of who is not on this machine.
 const OUTSIDE: &str = "10.98.0.1";
 
-/// A copy of the example in a folder of the test's, built.
-fn built(place: &Path) -> Result<PathBuf> {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/network-macvlan");
-    let folder = place.join("network-macvlan");
-    let copied = Command::new("cp").arg("-r").arg(&example).arg(&folder).status()?;
-    ensure!(copied.success(), "the example can't be copied");
-    build(&Programs::from_environment()?, Language::C, &folder)?;
-    Ok(folder)
-}
-
-fn plugin(folder: &Path, arguments: &[&str]) -> Result<Vec<u8>> {
-    let cli = Programs::from_environment()?.cli;
-    let output = Command::new(cli)
-        .arg("plugin")
-        .args(arguments)
-        .current_dir(folder)
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let told = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "{arguments:?}: {told}\n{said}");
-    Ok(output.stdout)
+fn plugin() -> Result<PathBuf> {
+    let hutch = Programs::from_environment()?.cli;
+    let hutch = hutch.to_str().context("a path that is no text")?;
+    build("network-macvlan", &[hutch, "plugin", "build"], "macvlan.wasm")
 }
 
 #[test]
-fn it_is_a_plugin_and_conforms() -> Result<()> {
-    let place = tempfile::tempdir()?;
-    let folder = built(place.path())?;
-    plugin(&folder, &["check", "--strict"])?;
-    let report: Value = serde_json::from_slice(&plugin(&folder, &["test", "--format", "json"])?)?;
-    let passed = count(&report, "passed").len();
-    ensure!(passed >= 40, "only {passed} cases were shown: {report:#}");
-    Ok(())
+fn it_conforms() -> Result<()> {
+    conforms("network-macvlan", &plugin()?, &[], 40)
 }
 
 /// Somebody else's machine on the wire that a card of this one is on. It gives out addresses.
@@ -128,12 +106,11 @@ fn launch(daemon: &Daemon, name: &str, alias: &str) -> Result<String> {
 
 #[test]
 fn containers_on_it_are_on_the_wire() -> Result<()> {
-    let mut daemon = crate::debian::with_debian()?;
-    let folder = built(daemon.sandbox().path())?;
+    let file = plugin()?;
+    let mut daemon = with_debian()?;
     let outside = Outside::new(&daemon, "card0")?;
     let before = Leftovers::look(&daemon)?;
     let hutch = Stock::hutch(&daemon)?;
-    let file = folder.join("macvlan.wasm");
     hutch.run(&["plugin", "install", &file.to_string_lossy(), "--yes"])?;
     let (_, refusal) = hutch.fails(&["network", "create", "lan", "--type", "macvlan", "parent=card9"])?;
     ensure!(
@@ -144,7 +121,7 @@ fn containers_on_it_are_on_the_wire() -> Result<()> {
     ensure!(refusal.contains("\"parent\""), "{refusal}");
     hutch.run(&["network", "create", "lan", "--type", "macvlan", "parent=card0"])?;
 
-    let small = launch(&daemon, "small", hutch_tests::daemon::IMAGE)?;
+    let small = launch(&daemon, "small", IMAGE)?;
     let large = launch(&daemon, "large", "debian")?;
     for (name, own, other) in [("small", &small, &large), ("large", &large, &small)] {
         daemon.shell(name, &format!("ping -c 1 -W 5 {OUTSIDE}"))?;
@@ -177,7 +154,7 @@ fn containers_on_it_are_on_the_wire() -> Result<()> {
 
     // Without the permission nobody is put on the card, and the network says so.
     hutch.run(&["plugin", "revoke", "net.example.macvlan", "link"])?;
-    let (_, refusal) = hutch.fails(&["launch", hutch_tests::daemon::IMAGE, "refused", "--network", "lan"])?;
+    let (_, refusal) = hutch.fails(&["launch", IMAGE, "refused", "--network", "lan"])?;
     ensure!(refusal.contains("link") && refusal.contains("not granted"), "{refusal}");
     hutch.run(&["plugin", "grant", "net.example.macvlan", "link"])?;
     for name in ["small", "large"] {
