@@ -18,6 +18,17 @@ pub struct Variant {
     pub version: String,
     /// The table `[permissions]`, in TOML.
     pub permissions: String,
+    /// The file that it is made of.
+    base: Base,
+}
+
+/// What variants are made of.
+#[derive(Clone, Copy, Debug)]
+enum Base {
+    /// The driver of plain directories.
+    Dir,
+    /// The driver that misbehaves when it is told to, which exports fewer interfaces.
+    Guest,
 }
 
 impl Variant {
@@ -29,7 +40,15 @@ impl Variant {
             name: name.to_owned(),
             version: version.to_owned(),
             permissions: "fs = { roots = true }".to_owned(),
+            base: Base::Dir,
         }
+    }
+
+    /// The same of a driver that can do less: it clones nothing and knows no quota.
+    #[must_use]
+    pub fn lesser(mut self) -> Self {
+        self.base = Base::Guest;
+        self
     }
 
     /// The same with other requests.
@@ -44,7 +63,10 @@ impl Variant {
     /// # Errors
     /// When the plugin that it is made of can't be read.
     pub fn content(&self) -> Result<Vec<u8>> {
-        let base = Programs::from_environment()?.plugins.join("storage-dir.wasm");
+        let base = match self.base {
+            Base::Dir => Programs::from_environment()?.plugins.join("storage-dir.wasm"),
+            Base::Guest => crate::faulty::storage_file()?,
+        };
         let base = std::fs::read(&base).with_context(|| base.display().to_string())?;
         with_manifest(&base, |manifest| {
             let mut table: toml::Table = manifest.parse()?;

@@ -580,3 +580,32 @@ fn a_version_that_asks_for_more_waits_for_a_grant() -> Result<()> {
         .run("POST", "/1.0/instances/c1/snapshots", &snapshot)
         .map(drop)
 }
+
+#[test]
+fn a_version_that_can_do_less_is_refused_while_the_driver_is_used() -> Result<()> {
+    let daemon = Daemon::start()?;
+    let hutch = Stock::hutch(&daemon)?;
+    let install = |arguments: &[&str], variant: &Variant| -> Result<String> {
+        let file = variant.write(daemon.sandbox().path())?;
+        let file = file.to_string_lossy();
+        Ok([arguments, &[&file, "--yes"]].concat().join("\n"))
+    };
+    let run = |arguments: String| hutch.run(&arguments.lines().collect::<Vec<_>>());
+    run(install(&["plugin", "install"], &Variant::storage("plain", "1.0.0"))?)?;
+    let less = Variant::storage("plain", "2.0.0").lesser();
+    let upgrade = install(&["plugin", "upgrade", "plain"], &less)?;
+    use_driver(&daemon, "plain")?;
+    let (_, refusal) = hutch.fails(&upgrade.lines().collect::<Vec<_>>())?;
+    ensure!(
+        refusal.contains("lacks the interface") && refusal.contains("clone"),
+        "{refusal}"
+    );
+    let mut client = daemon.client();
+    daemon.change("c1", "stop", true)?;
+    client.run("DELETE", "/1.0/instances/c1", &Value::Null)?;
+    client.sync("DELETE", POOL, &Value::Null)?;
+    run(upgrade)?;
+    let plugin = client.get("/1.0/plugins/org.example.storage.plain")?;
+    ensure!(plugin["version"] == "2.0.0", "{plugin}");
+    Ok(())
+}

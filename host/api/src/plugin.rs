@@ -48,6 +48,8 @@ wire! {
         pub config_schema: Value,
         /// The JSON Schema of the options of its pools, networks or images; null where its own check alone decides.
         pub options_schema: Value,
+        /// Faults that count towards a quarantine: those of the last minutes, unless it has run well since.
+        pub recent_faults: u64,
         /// What it has done since the daemon started.
         pub metrics: PluginMetrics,
         /// When it was installed by command; never where it was not.

@@ -100,14 +100,6 @@ impl HostBroker {
     pub fn kept_bytes(&self, plugin: &str) -> u64 {
         self.kv.used(plugin)
     }
-
-    /// Forgets a plugin's key-value store: for when the plugin is removed for good.
-    ///
-    /// # Errors
-    /// `io` where the store can't be written.
-    pub async fn forget_plugin(&self, plugin: &str) -> Result<(), DriverError> {
-        self.kv.forget(plugin).await
-    }
 }
 
 impl HostBroker {
@@ -140,6 +132,10 @@ impl Broker for HostBroker {
             "system" => system::call(cx, request).await,
             _ => basics::call(cx, request),
         }
+    }
+
+    async fn forget(&self, plugin: &str) -> Result<(), DriverError> {
+        self.kv.forget(plugin).await
     }
 }
 

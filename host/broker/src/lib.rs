@@ -7,6 +7,7 @@
 //!
 //! There is no WebAssembly here and no driver's name.
 
+mod about;
 mod basics;
 mod command;
 pub mod context;
@@ -48,4 +49,10 @@ pub trait Broker: Send + Sync {
     /// `not-requested` and `not-granted` where the caller may not; `invalid` for arguments that can't be; `limit` where a
     /// bound of the caller's is reached; `cancelled` where the caller's operation was; else what the function itself says.
     async fn call(&self, cx: &CallContext, request: Request) -> Result<Response, DriverError>;
+
+    /// Forgets what the plugin of this id keeps: the plugin was removed, or one is to be installed that is not the one before.
+    ///
+    /// # Errors
+    /// `io` where it can't be.
+    async fn forget(&self, plugin: &str) -> Result<(), DriverError>;
 }

@@ -104,7 +104,9 @@ fn a_store_is_bounded_private_and_lasts() {
             host.call(&cx, get("a/1")).await.unwrap(),
             Response::Bytes(Some(b"x".to_vec()))
         );
-        host.broker.forget_plugin("org.example.test").await.unwrap();
+        assert_ne!(host.broker.kept_bytes("org.example.test"), 0, "known from the file");
+        host.broker.forget("org.example.test").await.unwrap();
+        assert_eq!(host.broker.kept_bytes("org.example.test"), 0);
         assert_eq!(host.call(&cx, get("a/1")).await.unwrap(), Response::Bytes(None));
         drop(host);
 

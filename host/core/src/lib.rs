@@ -32,6 +32,7 @@ pub mod server;
 pub mod settings;
 mod table;
 mod turns;
+mod uses;
 mod warnings;
 
 use std::path::PathBuf;
@@ -121,6 +122,8 @@ pub struct Core {
     pub(crate) warnings: warnings::Warnings,
     /// Changes of pools and networks, which wait for drivers.
     pub(crate) turns: turns::Turns,
+    /// What is being made on drivers, and changes of these.
+    pub(crate) uses: uses::Uses,
 }
 
 impl Core {
@@ -159,6 +162,7 @@ impl Core {
             claims: Arc::default(),
             warnings: warnings::Warnings::default(),
             turns: turns::Turns::default(),
+            uses: uses::Uses::default(),
             store,
         });
         core.load_objects().await?;

@@ -200,6 +200,7 @@ impl Core {
         } else {
             post.kind
         };
+        let _use = self.uses.begin("network", &driver).await;
         let action = format!("creating network {}", post.name);
         let mut record = NetworkRecord {
             v: RECORD_VERSION,

@@ -13,6 +13,7 @@ use crate::journal::Entry;
 use crate::operations::NewOperation;
 use crate::pools::Readiness;
 use crate::profiles::with_project;
+use crate::uses::Change;
 use crate::{Core, DEFAULT_PROJECT, Operation};
 
 /// A file that a client sent to be a plugin.
@@ -262,12 +263,14 @@ impl Core {
         if post.examine {
             return Ok(());
         }
-        let needed = upgrade.map_or_else(Vec::new, |id| self.needed_of(id));
+        let change = upgrade.map(|id| self.change_of(id));
+        let needed = change.as_ref().map_or_else(Vec::new, |change| self.needed(change));
         let held = self
             .plugin_directory
             .take_in(&digest, post, upgrade, needed)
             .await
             .map_err(Error::driver(action()))?;
+        drop(change);
         operation.set_metadata("held", Value::Bool(held.is_some()));
         let held = held.unwrap_or_default();
         operation.set_metadata("missing", json!(held.missing));
@@ -318,11 +321,13 @@ impl Core {
     /// [`Error::NotFound`], and for what it does not request.
     pub async fn plugin_grant(self: &Arc<Self>, id: &str, names: &[String]) -> Result<Option<PluginHeld>> {
         self.plugin(id)?;
+        let change = self.change_of(id);
         let held = self
             .plugin_directory
-            .grant(id, names, self.needed_of(id))
+            .grant(id, names, self.needed(&change))
             .await
             .map_err(Error::driver(format!("granting to plugin {id}")))?;
+        drop(change);
         self.plugin_changed("plugin-granted", id).await?;
         Ok(held)
     }
@@ -364,10 +369,12 @@ impl Core {
     /// [`Error::NotFound`], and when there is none or it lacks what is in use.
     pub async fn plugin_rollback(self: &Arc<Self>, id: &str) -> Result<()> {
         self.plugin(id)?;
+        let change = self.change_of(id);
         self.plugin_directory
-            .rollback(id, self.needed_of(id))
+            .rollback(id, self.needed(&change))
             .await
             .map_err(Error::driver(format!("rolling plugin {id} back")))?;
+        drop(change);
         self.plugin_changed("plugin-rolled-back", id).await
     }
 
@@ -377,9 +384,15 @@ impl Core {
     /// [`Error::NotFound`], and [`Error::Conflict`] with the names of the pools, networks and images that need it.
     pub async fn plugin_remove(self: &Arc<Self>, id: &str) -> Result<()> {
         self.plugin(id)?;
-        let _changes = self.changes.lock().await;
+        let change = self.change_of(id);
         let (family, names) = self.plugin_directory.lost_with(id);
-        let mut users = self.users_of(&family, &names);
+        // What is begun first, then the journal, then what is there: whatever is made meanwhile goes from one to the next.
+        let mut users: Vec<(String, String)> = self
+            .begun(&change)
+            .into_iter()
+            .filter(|(of, name)| *of == family && names.contains(name))
+            .map(|(of, name)| (name.clone(), format!("what is being made on the {of} driver {name}")))
+            .collect();
         for (_, _, entry) in self.journal.interrupted().await? {
             match entry {
                 Entry::PoolCreate { name, driver, .. } if family == "storage" && names.contains(&driver) => {
@@ -393,6 +406,10 @@ impl Core {
                 _ => {}
             }
         }
+        users.extend(self.users_of(&family, &names));
+        if family.is_empty() {
+            users.extend(self.users_of_nothing());
+        }
         if !users.is_empty() {
             let urls: BTreeSet<String> = users.into_iter().map(|(_, url)| url).collect();
             let urls: Vec<String> = urls.into_iter().collect();
@@ -405,6 +422,7 @@ impl Core {
             .remove(id)
             .await
             .map_err(Error::driver(format!("removing plugin {id}")))?;
+        drop(change);
         self.tell_of_plugin("plugin-removed", id);
         Ok(())
     }
@@ -432,14 +450,51 @@ impl Core {
         done.map_err(Error::driver(format!("revoking the key {which}")))
     }
 
-    /// The names of a plugin's drivers that are in use.
-    fn needed_of(&self, id: &str) -> Vec<String> {
-        let Ok(plugin) = self.plugin(id) else { return Vec::new() };
-        let mut needed = BTreeSet::new();
-        for (family, names) in &plugin.provides {
-            needed.extend(self.users_of(family, names).into_iter().map(|(name, _)| name));
+    /// Has nothing be begun on a plugin's drivers while the plugin is changed.
+    fn change_of(&self, id: &str) -> Change<'_> {
+        let provides = self.plugin(id).map(|plugin| plugin.provides).unwrap_or_default();
+        let drivers = provides
+            .into_iter()
+            .flat_map(|(family, names)| names.into_iter().map(move |name| (family.clone(), name)));
+        self.uses.change(drivers.collect())
+    }
+
+    /// The drivers of a plugin on which something is being made.
+    fn begun(&self, change: &Change<'_>) -> Vec<(String, String)> {
+        let of = |family: &'static str| {
+            let names = change.begun(family).into_iter();
+            names.map(move |name| (family.to_owned(), name))
+        };
+        of("storage").chain(of("network")).chain(of("image")).collect()
+    }
+
+    /// The names of a plugin's drivers that are in use or about to be.
+    fn needed(&self, change: &Change<'_>) -> Vec<String> {
+        // What is begun before what is there, since the one becomes the other.
+        let mut needed: BTreeSet<String> = self.begun(change).into_iter().map(|(_, name)| name).collect();
+        for (family, name) in change.drivers() {
+            let users = self.users_of(family, std::slice::from_ref(name));
+            needed.extend(users.into_iter().map(|(name, _)| name));
         }
         needed.into_iter().collect()
+    }
+
+    /// What uses drivers that nobody provides: of a plugin whose file is damaged nobody knows what it provided.
+    fn users_of_nothing(&self) -> Vec<(String, String)> {
+        let lost = |family: &str, used: BTreeSet<String>| {
+            let provided: Vec<String> = self.drivers.list(family).into_iter().map(|info| info.name).collect();
+            let lost: Vec<String> = used.into_iter().filter(|name| !provided.contains(name)).collect();
+            self.users_of(family, &lost)
+        };
+        let pools = self.pools.list().into_iter().map(|pool| pool.record().driver.clone());
+        let networks = self
+            .networks
+            .list()
+            .into_iter()
+            .map(|network| network.record().driver.clone());
+        let mut users = lost("storage", pools.collect());
+        users.extend(lost("network", networks.collect()));
+        users
     }
 
     /// What uses the drivers `names` of a family, each with the driver's name.

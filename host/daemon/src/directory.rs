@@ -149,11 +149,6 @@ impl PluginDirectory for Directory {
     }
 
     async fn remove(&self, id: &str) -> Result<(), DriverError> {
-        // Before the plugin itself, so that the next one of this id finds nothing: a daemon that is killed in between has a plugin
-        // that nothing uses and that kept nothing, and it can be removed again.
-        if self.host.goes_whole(id) {
-            self.broker.forget_plugin(id).await?;
-        }
         self.host.remove(id).await.map_err(failed)
     }
 

@@ -47,6 +47,9 @@ struct Arguments {
     /// What to log: a level (error, warn, info, debug, trace), or targets with levels (info,hutch_plugin=debug)
     #[arg(long, value_name = "FILTER", default_value = "info", env = "HUTCH_LOG")]
     log: String,
+    /// Log what helps to find faults, as --log debug: requests, calls of plugins, and what these have the host do
+    #[arg(long, conflicts_with = "log")]
+    debug: bool,
 }
 
 fn main() -> ExitCode {
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    logging::init(&arguments.log)?;
+    logging::init(if arguments.debug { "debug" } else { &arguments.log })?;
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("containers can be made by root only: start hutchd as root");
     }

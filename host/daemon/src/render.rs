@@ -55,6 +55,7 @@ pub(crate) fn plugin(status: &PluginStatus, kv_bytes: u64) -> Plugin {
         },
         config_schema: json(&status.config.schema),
         options_schema: json(&status.options.schema),
+        recent_faults: status.recent_faults as u64,
         metrics: PluginMetrics {
             kv_bytes,
             ..metrics(&status.metrics)

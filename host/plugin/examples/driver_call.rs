@@ -38,6 +38,11 @@ impl Broker for BenchBroker {
             )),
         }
     }
+
+    async fn forget(&self, _plugin: &str) -> Result<(), DriverError> {
+        // It keeps nothing.
+        Ok(())
+    }
 }
 
 /// What the plugin does, natively and behind the same kind of interface.

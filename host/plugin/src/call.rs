@@ -48,6 +48,8 @@ impl Plugin {
         let span = tracing::debug_span!(
             "plugin call",
             plugin = self.id(),
+            version = self.manifest.version,
+            family = self.manifest.family(),
             project = call.project,
             object = call.object,
             operation = call.operation,
@@ -56,14 +58,21 @@ impl Plugin {
         let mut function = None;
         let outcome = self
             .run(call, target.into(), pick, params, check, &log, &mut function)
-            .instrument(span)
+            .instrument(span.clone())
             .await;
         let outcome = match outcome {
             Ok(answer) => Ok(answer),
             Err(failure) => Err(self.blame(failure, &log).await),
         };
+        match &outcome {
+            Ok(_) => self.health.well(),
+            Err(error) => tracing::debug!(parent: &span, code = error.code, "the call failed: {}", error.message),
+        }
+        let took = started.elapsed();
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(parent: &span, us, "the call ended");
         let counters = &self.standing.counters;
-        counters.call(function, started.elapsed(), outcome.as_ref().err());
+        counters.call(function, took, outcome.as_ref().err());
         outcome
     }
 
@@ -106,7 +115,7 @@ impl Plugin {
             deadline,
             lingering: Arc::clone(&self.shared.lingering),
             target,
-            counters: Arc::clone(counters),
+            standing: Arc::clone(&self.standing),
         });
         let outcome = match &ready.place {
             Place::Here(code) => {

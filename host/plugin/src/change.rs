@@ -54,6 +54,9 @@ pub enum ChangeError {
     /// The change can't be recorded.
     #[error("can't record the change")]
     Registry(#[from] RegistryError),
+    /// What it or its predecessor keeps can't be forgotten.
+    #[error("what the plugin keeps can't be forgotten")]
+    Kept(#[source] DriverError),
     /// A fault of the daemon's own.
     #[error("the daemon's own fault")]
     Own(#[from] tokio::task::JoinError),
@@ -79,7 +82,7 @@ impl ChangeError {
                 _ => "unavailable",
             },
             Self::Invalid(_) | Self::File(FileError::NotAPlugin { .. } | FileError::Digest(_)) => "invalid",
-            Self::File(_) | Self::Registry(_) => "io",
+            Self::File(_) | Self::Registry(_) | Self::Kept(_) => "io",
             Self::Own(_) => "internal",
         }
     }
@@ -326,6 +329,8 @@ impl PluginHost {
             grants: Some(granted),
             ..Record::new(&id)
         };
+        // Of one of this id that was removed something may be left, where the daemon was killed right then.
+        self.shared.broker.forget(&id).await.map_err(ChangeError::Kept)?;
         self.commit(turn, "plugin-install", record, &[prepared]).await?;
         Ok(Some(Outcome::Active))
     }
@@ -347,7 +352,7 @@ impl PluginHost {
         }
         let (mut record, slot) = self.changeable(&turn, id)?;
         let present = slot.current();
-        self.check_names(&present, &stored.manifest, &intake.needed)?;
+        self.check_version(&present, &stored, &intake.needed)?;
         let version = known_better(record.active.as_ref(), version);
         let more = beyond(&stored.manifest, Some(&present));
         let before = slot.standing.granted.get();
@@ -392,9 +397,10 @@ impl PluginHost {
         Ok(())
     }
 
-    /// Refuses a version that is of another family than `present`, does not provide what is in use (`needed`), or provides what
-    /// another plugin does.
-    pub(crate) fn check_names(&self, present: &Plugin, manifest: &Manifest, needed: &[String]) -> Result<()> {
+    /// Refuses a version that is of another family than `present`, does not provide what is in use (`needed`), can't do with it what
+    /// the present one can, or provides what another plugin does.
+    pub(crate) fn check_version(&self, present: &Plugin, stored: &Stored, needed: &[String]) -> Result<()> {
+        let manifest = &stored.manifest;
         let conflict = |why: String| {
             Err(ChangeError::Conflict(format!(
                 "{} {} {why}",
@@ -416,10 +422,23 @@ impl PluginHost {
         }
         let lost = needed.iter().filter(|name| !manifest.names().contains(name));
         let lost: Vec<&str> = lost.map(String::as_str).collect();
-        if lost.is_empty() {
+        if !lost.is_empty() {
+            return conflict(format!("no longer provides {}, which is in use", lost.join(", ")));
+        }
+        // What was made by an ability (a snapshot, a quota) could not be worked with any more.
+        let abilities = present
+            .abilities
+            .iter()
+            .filter(|ability| !stored.abilities.contains(ability));
+        let abilities: Vec<&str> = abilities.map(String::as_str).collect();
+        if needed.is_empty() || abilities.is_empty() {
             return Ok(());
         }
-        conflict(format!("no longer provides {}, which is in use", lost.join(", ")))
+        conflict(format!(
+            "lacks the interface {} of the version in use, and {} is in use",
+            abilities.join(", "),
+            needed.join(", ")
+        ))
     }
 
     /// Has another version of a plugin, which is ready, take the place of the one that is in use.
@@ -446,7 +465,7 @@ impl PluginHost {
     }
 
     /// Whether nothing of this id is left when the plugin is removed: it was installed, and none came with the daemon.
-    pub fn goes_whole(&self, id: &str) -> bool {
+    pub(crate) fn goes_whole(&self, id: &str) -> bool {
         let table = self.table.load();
         let installed = table.entry(id).is_some_and(|entry| entry.origin == Origin::Installed);
         installed && self.bundled(id).is_none()

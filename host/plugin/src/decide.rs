@@ -68,7 +68,7 @@ impl PluginHost {
                 )));
             }
         };
-        self.check_names(&slot.current(), &stored.manifest, needed)?;
+        self.check_version(&slot.current(), &stored, needed)?;
         let config = record.previous.as_ref().map(|version| version.config.clone());
         let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &config.unwrap_or_default()) else {
             return Ok(false);
@@ -124,7 +124,7 @@ impl PluginHost {
         let agreed = names.iter().any(|name| name == "all") || names.iter().all(|name| name == "none");
         if agreed || missing.is_nothing() && held.doubts.is_empty() {
             self.verify_again(&mut held.version).await?;
-            self.check_names(&present, &stored.manifest, needed)?;
+            self.check_version(&present, &stored, needed)?;
             let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &held.version.config) else {
                 return Ok(None);
             };
@@ -241,6 +241,12 @@ impl PluginHost {
                 "{id} came with the daemon and can't be removed: `hutch plugin disable` takes it out of service"
             )));
         }
+        let whole = self.goes_whole(id);
+        if whole {
+            // Before the plugin itself: a daemon that is killed in between has a plugin that nothing uses and that kept nothing, and
+            // it can be removed again.
+            self.shared.broker.forget(id).await.map_err(ChangeError::Kept)?;
+        }
         let slot = self.slot(id).ok();
         let left = self.bundled(id).zip(turn.get(id).cloned()).map(|(stored, record)| {
             let granted = record
@@ -264,9 +270,13 @@ impl PluginHost {
         self.arrange(turn.records(), &[]);
         if let Some(slot) = slot.filter(|_| self.slot(id).is_err()) {
             // For whoever still has it.
-            slot.standing.decide(false, &Permissions::default());
+            slot.standing.leave();
         }
         fault::point("plugin-remove", "switched");
+        if whole {
+            // And what calls that went on have written since.
+            self.shared.broker.forget(id).await.map_err(ChangeError::Kept)?;
+        }
         drop(turn);
         self.sweep_all().await;
         Ok(())

@@ -14,6 +14,8 @@ pub struct QuarantinePolicy {
     pub faults: usize,
     /// The time within which they have to happen. What is longer ago is forgotten.
     pub window: Duration,
+    /// How long a plugin has to run well, with calls that succeed and without a fault, until all its faults are forgotten.
+    pub healthy: Duration,
 }
 
 impl Default for QuarantinePolicy {
@@ -21,6 +23,7 @@ impl Default for QuarantinePolicy {
         Self {
             faults: 5,
             window: Duration::from_secs(600),
+            healthy: Duration::from_secs(300),
         }
     }
 }
@@ -36,7 +39,22 @@ pub(crate) struct Health {
 #[derive(Debug, Default)]
 struct Faults {
     recent: VecDeque<Instant>,
+    /// Whether a call has succeeded since the last of them.
+    well: bool,
     quarantined: Option<Quarantine>,
+}
+
+impl Faults {
+    /// Forgets faults that are long ago, and all of a plugin that has run well since the last.
+    fn forget(&mut self, policy: QuarantinePolicy, now: Instant) {
+        let since = |at: &Instant| now.saturating_duration_since(*at);
+        if self.well && self.recent.back().is_some_and(|last| since(last) >= policy.healthy) {
+            self.recent.clear();
+        }
+        while self.recent.front().is_some_and(|at| since(at) > policy.window) {
+            self.recent.pop_front();
+        }
+    }
 }
 
 impl Health {
@@ -45,6 +63,7 @@ impl Health {
         Self {
             faults: Mutex::new(Faults {
                 recent: VecDeque::new(),
+                well: false,
                 quarantined,
             }),
             keeping: Mutex::default(),
@@ -56,17 +75,24 @@ impl Health {
         self.faults.lock().quarantined.clone()
     }
 
+    /// A call has succeeded.
+    pub(crate) fn well(&self) {
+        self.faults.lock().well = true;
+    }
+
+    /// How many faults count at this moment.
+    pub(crate) fn counted(&self, policy: QuarantinePolicy, now: Instant) -> usize {
+        let mut faults = self.faults.lock();
+        faults.forget(policy, now);
+        faults.recent.len()
+    }
+
     /// Counts a fault. True if it is the one that ends in quarantine.
     pub(crate) fn fault(&self, policy: QuarantinePolicy, what: &str, now: Instant) -> bool {
         let mut faults = self.faults.lock();
-        while faults
-            .recent
-            .front()
-            .is_some_and(|at| now.duration_since(*at) > policy.window)
-        {
-            faults.recent.pop_front();
-        }
+        faults.forget(policy, now);
         faults.recent.push_back(now);
+        faults.well = false;
         let count = faults.recent.len();
         if faults.quarantined.is_some() || count < policy.faults {
             return false;
@@ -105,6 +131,7 @@ mod tests {
         let policy = QuarantinePolicy {
             faults: 3,
             window: Duration::from_secs(60),
+            healthy: Duration::from_secs(30),
         };
         let health = Health::default();
         let start = Instant::now();
@@ -123,5 +150,33 @@ mod tests {
         health.lift();
         assert_eq!(health.quarantined(), None);
         assert!(!health.fault(policy, "g", at(66)));
+    }
+
+    #[test]
+    fn a_plugin_that_has_run_well_begins_anew() {
+        let policy = QuarantinePolicy {
+            faults: 3,
+            window: Duration::from_secs(600),
+            healthy: Duration::from_secs(300),
+        };
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let health = Health::default();
+        assert!(!health.fault(policy, "a", at(0)));
+        assert!(!health.fault(policy, "b", at(1)));
+        // Nobody has called it since: that is not to run well.
+        assert_eq!(health.counted(policy, at(400)), 2);
+        health.well();
+        assert_eq!(health.counted(policy, at(300)), 2, "not for long enough");
+        assert_eq!(health.counted(policy, at(301)), 0);
+        assert!(!health.fault(policy, "c", at(302)));
+        health.well();
+        assert!(!health.fault(policy, "d", at(303)));
+        assert!(
+            health.fault(policy, "e", at(304)),
+            "a call that succeeds in between is not enough"
+        );
+        health.lift();
+        assert_eq!(health.counted(policy, at(305)), 0);
     }
 }

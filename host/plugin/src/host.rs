@@ -303,6 +303,9 @@ fn status(entry: &Entry) -> PluginStatus {
         limits: manifest.limits.clone(),
         config: manifest.config.clone(),
         options: manifest.options.clone(),
+        recent_faults: plugin
+            .health
+            .counted(plugin.shared.quarantine, std::time::Instant::now()),
         metrics: entry.slot.standing.counters.snapshot(),
         process,
         loaded_at: *plugin.loaded.lock(),
@@ -343,6 +346,7 @@ fn refused_status(refused: &Refused) -> PluginStatus {
         limits: crate::manifest::Limits::default(),
         config: crate::manifest::Section::default(),
         options: crate::manifest::Section::default(),
+        recent_faults: 0,
         metrics: crate::counters::PluginMetrics::default(),
         process: None,
         loaded_at: None,

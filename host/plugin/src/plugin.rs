@@ -80,6 +80,7 @@ pub(crate) struct Standing {
     /// What it may do.
     pub(crate) granted: Granted,
     enabled: AtomicBool,
+    gone: AtomicBool,
 }
 
 impl Standing {
@@ -89,12 +90,24 @@ impl Standing {
             counters: Arc::default(),
             granted: Granted::default(),
             enabled: AtomicBool::new(true),
+            gone: AtomicBool::new(false),
         }
     }
 
     /// Whether the operator wants it in service.
     pub(crate) fn enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire)
+    }
+
+    /// Whether the plugin was removed. Calls that go on get nothing from the host any more, so that they leave nothing behind.
+    pub(crate) fn gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Has it be so.
+    pub(crate) fn leave(&self) {
+        self.decide(false, &Permissions::default());
+        self.gone.store(true, Ordering::Release);
     }
 
     /// Has what was decided hold from the next call and the next host function on.

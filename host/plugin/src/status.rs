@@ -77,6 +77,8 @@ pub struct PluginStatus {
     pub config: Section,
     /// The options that its objects take.
     pub options: Section,
+    /// Faults that count towards a quarantine at this moment.
+    pub recent_faults: usize,
     /// Its figures since the daemon began.
     pub metrics: PluginMetrics,
     /// The process of its own that it runs in, or last ran in; none where it runs in the daemon.

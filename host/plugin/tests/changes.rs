@@ -3,9 +3,11 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{granted, guest, start};
+use common::{call, fault, granted, guest, start};
+use hutch_driver::{Drivers, Options};
 use hutch_plugin::{ChangeError, Compiler, Intake, Offer, OfferKind, Outcome, PluginState};
 use nix::sys::stat::Mode;
 
@@ -64,6 +66,36 @@ async fn nobody_s_change_waits_for_a_compiler() {
     let installed = installing.await.expect("no panic").expect("it is installed");
     assert_eq!(installed, Outcome::Active);
     assert_eq!(bench.host.plugin(ID).expect("listed").state, PluginState::Enabled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_keeps_goes_with_it() {
+    let bench = start(|options| options.plugins = Some(Vec::new()));
+    let forgotten = || bench.broker.forgotten.lock().expect("not poisoned").len();
+    let digest = bench.host.examine(offer()).await.expect("a plugin").version.digest;
+    let intake = Intake {
+        grants: Some(vec!["all".to_owned()]),
+        ..Intake::default()
+    };
+    bench.host.take_in(&digest, intake).await.expect("installed");
+    assert_eq!(forgotten(), 1, "whatever one of this id has left");
+    let driver = bench.host.storage("faulty").expect("provided");
+    // A call that is in the middle of a function of the host's when the plugin goes.
+    let going_on = {
+        let driver = Arc::clone(&driver);
+        tokio::spawn(async move { driver.validate(&call(), &fault("blocked")).await })
+    };
+    while bench.broker.begun.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.host.remove(ID).await.expect("removed");
+    // Before, so that a daemon that is killed in between can remove it again, and after, for what calls have written since.
+    assert_eq!(forgotten(), 3);
+    bench.broker.release.notify_one();
+    // It asks for nothing more, so it may end well.
+    drop(going_on.await.expect("no panic"));
+    driver.validate(&call(), &Options::new()).await.expect_err("it is gone");
+    assert_eq!(*bench.broker.forgotten.lock().expect("not poisoned"), [ID; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

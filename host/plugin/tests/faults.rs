@@ -231,6 +231,7 @@ async fn repeated_faults_end_in_quarantine_until_it_is_lifted() {
         options.quarantine = QuarantinePolicy {
             faults: 3,
             window: Duration::from_secs(600),
+            ..QuarantinePolicy::default()
         };
     });
     for _ in 0..3 {
@@ -266,6 +267,7 @@ async fn a_quarantine_outlives_the_daemon_and_ends_with_another_version() {
         options.quarantine = QuarantinePolicy {
             faults: 2,
             window: Duration::from_secs(600),
+            ..QuarantinePolicy::default()
         };
     };
     let state_of = |bench: &Bench| bench.host.plugin(ID).expect("listed");

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
             }
             runtime.block_on(grants_are_checked_in_the_daemon());
             runtime.block_on(what_a_worker_says_is_bounded());
+            runtime.block_on(a_slow_worker_gets_its_answers());
             println!("the wall holds");
             ExitCode::SUCCESS
         }
@@ -320,6 +321,28 @@ async fn what_a_worker_says_is_bounded() {
     assert!(error.log.len() <= 8, "{:?}", error.log);
 }
 
+/// More answers than may wait for a worker at a time are no reason to end it: each waits for its turn.
+async fn a_slow_worker_gets_its_answers() {
+    let bench = hostile_host("takes its time");
+    bench.host.settled().await;
+    let calls: Vec<_> = (0..SLOW)
+        .map(|number| {
+            let driver = bench.host.storage("faulty").expect("provided");
+            tokio::spawn(async move {
+                let call = hutch_driver::Call::new("default", &format!("pool{number}"));
+                driver.validate(&call, &Options::new()).await
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("no panic").expect("it is answered");
+    }
+    println!("{SLOW} answers of 39 MiB were taken");
+}
+
+/// Calls at once, as many as the guest's manifest allows.
+const SLOW: usize = 4;
+
 /// Numbers of the messages, as `protocol.rs` orders them.
 const READY: u32 = 0;
 const ASK: u32 = 2;
@@ -421,6 +444,24 @@ fn hostile(way: &str) -> ExitCode {
         }
         "tells what is to be asked" => liar.send(&(TELL, call, Request::SystemArchitecture)),
         "ready twice" => liar.send(&ready),
+        "takes its time" => {
+            let mut calls = vec![call];
+            while calls.len() < SLOW {
+                calls.push(liar.call());
+            }
+            for call in &calls {
+                let key = "large".to_owned();
+                liar.send(&(ASK, call, 0_u64, Request::ConfigGet { key }));
+            }
+            // The daemon has all answers before any of them is taken.
+            std::thread::sleep(Duration::from_millis(500));
+            for _ in &calls {
+                liar.receive();
+            }
+            for call in calls {
+                liar.done(call);
+            }
+        }
         "hoards memory" => hoard(),
         "ends" => return ExitCode::from(3),
         "half a message" => {

@@ -131,6 +131,7 @@ async fn workers_that_go_on_ending_are_quarantined() {
         options.quarantine = QuarantinePolicy {
             faults: 2,
             window: Duration::from_secs(600),
+            ..QuarantinePolicy::default()
         };
     });
     bench.host.settled().await;
@@ -152,6 +153,36 @@ async fn workers_that_go_on_ending_are_quarantined() {
     }
     let error = validate(&bench, &Options::new()).await.expect_err("quarantine");
     assert!(error.message.contains("quarantine (2 faults"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_machine_lacks_is_no_fault_of_the_plugin_s() {
+    let scratch = common::fresh();
+    let ids = scratch.path().join("ids");
+    let bench = start(|options| {
+        options.quarantine = QuarantinePolicy {
+            faults: 3,
+            ..QuarantinePolicy::default()
+        };
+        options.workers.ids.clone_from(&ids);
+    });
+    validate(&bench, &Options::new()).await.expect("served");
+    let process = process(&bench);
+    // No process can be started any more: there are no user ids.
+    std::fs::remove_dir_all(&ids).expect("removed");
+    std::fs::write(&ids, "").expect("written");
+    pidfd_send_signal(&process, Signal::KILL).expect("it lives");
+    assert!(ends(&process));
+    for _ in 0..5 {
+        let error = validate(&bench, &Options::new()).await.expect_err("no process");
+        assert_eq!((error.code.as_str(), error.retryable), ("unavailable", true), "{error}");
+    }
+    let status = bench.host.plugin(ID).expect("listed");
+    assert_eq!(status.state, PluginState::Enabled, "{}", status.reason);
+    assert!(status.recent_faults <= 1, "{}", status.recent_faults);
+    std::fs::remove_file(&ids).expect("removed");
+    validate(&bench, &Options::new()).await.expect("served again");
+    assert!(bench.host.plugin(ID).expect("listed").metrics.restarts >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,5 +234,12 @@ async fn who_is_told_so_runs_in_the_daemon() {
     ] {
         let error = validate(&bench, &fault(name)).await.expect_err(name);
         assert_eq!((error.code.as_str(), error.plugin.as_str()), (code, ID), "{error}");
+        // As where it has a process of its own (faults.rs).
+        assert!(
+            error
+                .to_string()
+                .contains("its last log lines: asked to validate options=1"),
+            "{error}"
+        );
     }
 }

@@ -278,6 +278,10 @@ impl Broker for Faults {
         }
         answer
     }
+
+    async fn forget(&self, plugin: &str) -> std::result::Result<(), DriverError> {
+        self.inner.forget(plugin).await
+    }
 }
 
 /// Whether a request may change something outside the driver.

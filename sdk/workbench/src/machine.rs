@@ -27,6 +27,11 @@ impl Broker for Nothing {
         let message = format!("{} is not there while a plugin is only looked at", request.function());
         Err(DriverError::new("unavailable", message))
     }
+
+    async fn forget(&self, _plugin: &str) -> Result<(), DriverError> {
+        // It keeps nothing.
+        Ok(())
+    }
 }
 
 /// Loads the plugin in `path` as a daemon would, without anything that it could reach, and says what came of it. `state_dir` is
@@ -58,6 +63,7 @@ fn options(path: &Path, state_dir: &Path, workers: Option<Workers>) -> PluginHos
         quarantine: QuarantinePolicy {
             faults: usize::MAX,
             window: Duration::from_secs(1),
+            ..QuarantinePolicy::default()
         },
         workers: workers.unwrap_or_default(),
         ..PluginHostOptions::new(state_dir.to_owned())

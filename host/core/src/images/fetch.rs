@@ -58,6 +58,10 @@ impl Core {
             guard = lock.write_owned() => guard,
             () = operation.cancelled() => return Err(Error::Cancelled),
         };
+        let _use = tokio::select! {
+            begun = self.uses.begin("image", &origin.driver) => begun,
+            () = operation.cancelled() => return Err(Error::Cancelled),
+        };
         let mut call = Call::new(
             project,
             if origin.server.is_empty() {

@@ -27,6 +27,12 @@ const FIGURES: &[Figure] = &[
         "Faults that counted towards a quarantine.",
         |plugin| plugin.metrics.faults,
     ),
+    (
+        "hutch_plugin_recent_faults",
+        Kind::Gauge,
+        "Faults that count towards a quarantine now.",
+        |plugin| plugin.recent_faults,
+    ),
     ("hutch_plugin_traps", Kind::Counter, "Calls that trapped.", |plugin| {
         plugin.metrics.traps
     }),

@@ -20,8 +20,12 @@ impl Core {
     /// # Errors
     /// [`Error::Invalid`] also for a directory that is in use, [`Error::Conflict`] also for one that is a pool's, of whatever
     /// daemon; and the driver's. Whatever the error, a directory that was there is as it was.
-    pub async fn pool_create(&self, post: StoragePoolsPost) -> Result<()> {
+    pub async fn pool_create(&self, mut post: StoragePoolsPost) -> Result<()> {
         names::object("storage pool", &post.name)?;
+        if post.driver.is_empty() {
+            post.driver = self.default_driver("storage")?;
+        }
+        let _use = self.uses.begin("storage", &post.driver).await;
         let name = post.name.clone();
         let _turn = self.turns.take(&turn(&name)).await;
         if self.pools.get(&name).is_some() {
@@ -59,15 +63,10 @@ impl Core {
 
     /// Checks everything about a new pool that can be checked before anything is changed.
     async fn plan_pool(&self, post: StoragePoolsPost) -> Result<(PoolRecord, Place)> {
-        let driver = if post.driver.is_empty() {
-            self.default_driver("storage")?
-        } else {
-            post.driver
-        };
         let mut record = PoolRecord {
             v: RECORD_VERSION,
             name: post.name,
-            driver,
+            driver: post.driver,
             description: post.description,
             config: settings::pruned(post.config),
             token: uuid::Uuid::new_v4().simple().to_string(),

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hutch_sys::cgroup::{Hierarchies, is_occupied, remove_tree};
 
+use super::ids;
+
 /// The cgroup in which Hutch has all of its own.
 const PARENT: &str = "hutch";
 
@@ -50,6 +52,25 @@ impl Cage {
             other => other?,
         }
         Ok(Some(cage))
+    }
+
+    /// Removes the cages that workers of a daemon left that was killed: those whose user ids nobody has.
+    pub(super) fn sweep(ids: &Path) {
+        let hierarchies = Hierarchies::find();
+        let root = hierarchies.legacy("memory").or_else(|| hierarchies.unified());
+        let found = root.and_then(|root| fs::read_dir(root.join(PARENT)).ok());
+        for entry in found.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let id = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("plugin-")?.parse().ok());
+            let Some(_id) = id.and_then(|id| ids::take_one(ids, id)) else {
+                continue;
+            };
+            if let Err(error) = remove_tree(&entry.path()) {
+                tracing::warn!(%error, "the control group {} is left", entry.path().display());
+            }
+        }
     }
 
     /// Puts a process into it, and all that it has from now on.

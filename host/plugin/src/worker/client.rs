@@ -4,15 +4,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use hutch_broker::Request;
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{MutexGuard, Notify, mpsc};
 
 use super::Workers;
 use super::frame::{Frames, frame};
@@ -31,8 +33,12 @@ const START: Duration = Duration::from_secs(60);
 const GIVING_UP: Duration = Duration::from_secs(1);
 /// Messages of one call that wait for it.
 const EVENTS: usize = 64;
-/// Bytes that wait to be taken by a worker. It takes them at once unless it is up to something.
-const MAX_WAITING: usize = 4 * MAX_TO_WORKER;
+/// Bytes that may wait to be taken by a worker before the next long message waits for its turn: a worker that has much to do takes
+/// them one after the other.
+const MUCH_WAITING: usize = 1 << 20;
+/// Bytes that wait to be taken by a worker that is up to something: more than one long message, and all short ones that nobody waits
+/// with.
+const MAX_WAITING: usize = 2 * MAX_TO_WORKER;
 
 /// A running worker. It is killed when this is dropped.
 pub(super) struct Client {
@@ -44,7 +50,11 @@ struct Shared {
     process: Process,
     socket: UnixStream,
     /// What waits to be taken by the worker.
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<BytesMut>,
+    /// Whose turn it is to add to it.
+    turn: tokio::sync::Mutex<()>,
+    /// Tells whose turn it is that it was taken, or never will be.
+    taken: Notify,
     /// Wakes the task that reads and writes.
     wake: Notify,
     calls: Mutex<Calls>,
@@ -91,6 +101,8 @@ impl Client {
                 process,
                 socket: socket.map_err(StartError::Process)?,
                 waiting: Mutex::default(),
+                turn: tokio::sync::Mutex::default(),
+                taken: Notify::new(),
                 wake: Notify::new(),
                 calls: Mutex::default(),
                 next: AtomicU64::new(1),
@@ -134,12 +146,14 @@ impl Client {
         if over {
             return Err(shared.lost());
         }
+        let turn = shared.turn().await;
         let _given_up = GiveUp { shared, id };
         shared.send(&ToWorker::Call {
             id,
             function: function.to_owned(),
             params,
         });
+        drop(turn);
         loop {
             match events.recv().await {
                 Some(Event::Done(outcome, used)) => return Ok((outcome, used)),
@@ -228,6 +242,8 @@ impl Shared {
         calls.over.get_or_insert(reason);
         // Who waits for messages sees the end of them.
         calls.table.clear();
+        drop(calls);
+        self.taken.notify_waiters();
     }
 
     /// Reads and writes until nothing comes any more. Answers what the worker did wrong, where it did.
@@ -307,11 +323,14 @@ impl Shared {
         desk: &HostDesk,
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<(), Lost> {
-        let mut answer = desk.ask(request);
-        let result = loop {
+        let mut answer = pin!(async {
+            let result = desk.ask(request).await;
+            (result, self.turn().await)
+        });
+        let (result, turn) = loop {
             tokio::select! {
                 biased;
-                result = &mut answer => break result,
+                answer = &mut answer => break answer,
                 event = events.recv() => match event {
                     Some(Event::Tell(request)) => tell(desk, request).await,
                     Some(Event::Ask { .. } | Event::Done(..)) => {
@@ -323,7 +342,23 @@ impl Shared {
             }
         };
         self.send(&ToWorker::Answer { call, ask, result });
+        drop(turn);
         Ok(())
+    }
+
+    /// Waits until not much waits to be taken by the worker, or never will be. What is long is sent by whoever has the turn: a
+    /// worker that is slow to take the answers of many calls is no bad one.
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        let turn = self.turn.lock().await;
+        loop {
+            let mut taken = pin!(self.taken.notified());
+            // Before it is looked, so that nothing is missed in between.
+            taken.as_mut().enable();
+            if self.waiting.lock().len() < MUCH_WAITING || self.calls.lock().over.is_some() {
+                return turn;
+            }
+            taken.await;
+        }
     }
 
     /// Ends a worker that did something wrong.
@@ -374,12 +409,19 @@ impl Shared {
         let mut waiting = self.waiting.lock();
         while !waiting.is_empty() {
             match self.socket.try_write(&waiting) {
-                Ok(written) => drop(waiting.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Ok(written) => waiting.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return false,
             }
         }
-        *waiting = Vec::new();
+        if waiting.is_empty() {
+            *waiting = BytesMut::new();
+        }
+        let little = waiting.len() < MUCH_WAITING;
+        drop(waiting);
+        if little {
+            self.taken.notify_waiters();
+        }
         true
     }
 }

@@ -1,6 +1,7 @@
 //! Frames: a message behind its length, four bytes in little-endian order. What is read here comes from a worker, which may be
 //! anybody.
 
+use bytes::{Buf, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -50,7 +51,7 @@ pub(crate) fn frame(message: &impl Serialize, most: usize) -> Result<Vec<u8>, Fr
 /// Puts messages together from what comes, in whatever pieces it comes.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     most: usize,
 }
 
@@ -58,14 +59,14 @@ impl Frames {
     /// For messages of at most `most` bytes.
     pub(crate) fn new(most: usize) -> Self {
         Self {
-            buffer: Vec::new(),
+            buffer: BytesMut::new(),
             most,
         }
     }
 
     /// Where what comes is to be appended. It has room for more, and never much more than has come already: a length that is
     /// announced is no reason to believe that it will come.
-    pub(crate) fn space(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn space(&mut self) -> &mut BytesMut {
         let wanted = self.buffer.len().max(ROOM);
         self.buffer.reserve(wanted);
         &mut self.buffer
@@ -91,9 +92,10 @@ impl Frames {
             return Ok(None);
         };
         let message = decode(body).map_err(FrameError::Content)?;
-        self.buffer.drain(..HEADER + length);
+        // Without moving what is behind it: there may be a million small ones.
+        self.buffer.advance(HEADER + length);
         if self.buffer.is_empty() && self.buffer.capacity() > 4 * ROOM {
-            self.buffer = Vec::new();
+            self.buffer = BytesMut::new();
         }
         Ok(Some(message))
     }

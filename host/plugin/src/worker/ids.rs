@@ -58,6 +58,17 @@ pub(super) fn take(directory: &Path) -> io::Result<WorkerId> {
     Err(io::Error::other("all user ids for plugins are taken"))
 }
 
+/// Takes this id in `directory`, unless somebody has it or it is none of these.
+pub(super) fn take_one(directory: &Path, id: u32) -> Option<WorkerId> {
+    let number = id.checked_sub(FIRST).filter(|number| *number < COUNT)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(directory.join(number.to_string()))
+        .ok()?;
+    file.try_lock().ok()?;
+    Some(WorkerId { id, _lock: file })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

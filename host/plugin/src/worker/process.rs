@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
@@ -65,6 +65,8 @@ type Started = io::Result<(Process, UnixStream)>;
 
 /// The thread: starts the process, tells of it, and waits for its end.
 fn keep(workers: &Workers, code: File, memory: u64, tell: oneshot::Sender<Started>) {
+    static SWEPT: Once = Once::new();
+    SWEPT.call_once(|| Cage::sweep(&workers.ids));
     let id = match ids::take(&workers.ids) {
         Ok(id) => id,
         Err(error) => {

@@ -142,19 +142,19 @@ impl Supervisor {
         desk: Arc<HostDesk>,
         used: &mut Used,
     ) -> Result<Result<T, GuestError>, Fault> {
-        let unwritable = |error: postcard::Error| Fault::Unreadable(error.to_string());
-        let params = encode(&params).map_err(unwritable)?;
-        let lost = |error: StartError| {
-            Fault::Worker(Lost {
-                reason: crate::load::with_causes(&error),
-                blame: true,
-            })
+        let unreadable = |error: postcard::Error| Fault::Unreadable(error.to_string());
+        // No guest has run until the worker is ready and has got the call: what goes wrong before is the host's.
+        let own = |reason: String| Fault::Worker(Lost { reason, blame: false });
+        let params = encode(&params).map_err(|error| own(format!("its parameters can't be written: {error}")))?;
+        let lost = |error: StartError| match error {
+            StartError::Plugin(reason) => Fault::Worker(Lost { reason, blame: true }),
+            error => own(crate::load::with_causes(&error)),
         };
         let client = self.client().await.map_err(lost)?;
         let outcome;
         (outcome, *used) = client.call(export.name, params, &desk).await.map_err(Fault::Worker)?;
         match outcome {
-            Outcome::Answer(bytes) => decode(&bytes).map_err(unwritable),
+            Outcome::Answer(bytes) => decode(&bytes).map_err(unreadable),
             Outcome::Fault(fault) => Err(fault),
             // Only what nobody waits for is cancelled.
             Outcome::Cancelled => Err(Fault::Unreadable("that it was cancelled".to_owned())),

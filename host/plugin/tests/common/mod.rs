@@ -42,6 +42,8 @@ pub struct MemoryBroker {
     pub begun: AtomicU32,
     pub ended: AtomicU32,
     pub events: Mutex<Option<broadcast::Sender<DriverEvent>>>,
+    /// The plugins of which everything was forgotten, as often as it was.
+    pub forgotten: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -51,6 +53,9 @@ impl Broker for MemoryBroker {
             Request::Log { level, message, fields } => cx.log.write(level, &message, &fields),
             Request::MetricCount { name, delta } => cx.metrics.count(&name, delta),
             Request::MetricGauge { name, value } => cx.metrics.gauge(&name, value),
+            Request::ConfigGet { key } if key == "large" => {
+                return Ok(Response::Text(Some("x".repeat(39 << 20))));
+            }
             Request::ConfigGet { key } => return Ok(Response::Text(cx.subject.config.get(&key).cloned())),
             Request::Cancelled => return Ok(Response::Bool(cx.call.cancel.is_cancelled())),
             Request::FsStat { .. } => {
@@ -89,6 +94,11 @@ impl Broker for MemoryBroker {
         }
         Ok(Response::Unit)
     }
+
+    async fn forget(&self, plugin: &str) -> Result<(), DriverError> {
+        self.forgotten.lock().expect("not poisoned").push(plugin.to_owned());
+        Ok(())
+    }
 }
 
 /// A plugin host with its surroundings.
@@ -114,6 +124,7 @@ pub fn options(state: &Path) -> PluginHostOptions {
         quarantine: QuarantinePolicy {
             faults: 1000,
             window: Duration::from_secs(600),
+            ..QuarantinePolicy::default()
         },
         ..PluginHostOptions::new(state.to_owned())
     }

@@ -4,6 +4,7 @@ mod archive;
 mod carry;
 mod install;
 pub(crate) mod preseed;
+mod top;
 mod trust;
 
 pub(crate) use archive::ArchiveError;
@@ -61,6 +62,8 @@ pub(crate) enum PluginCommand {
     /// Manage whose signatures of plugins are believed
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// Show what plugins do at this moment: calls, times, memory, errors; again and again on a terminal
+    Top(top::TopArgs),
     /// Print what a plugin has logged
     Logs {
         /// The plugin
@@ -163,6 +166,7 @@ impl PluginCommand {
             Self::Save(args) => carry::save(ctx, args).await,
             Self::Load(args) => carry::load(ctx, args).await,
             Self::Trust(command) => command.run(ctx).await,
+            Self::Top(args) => top::top(ctx, args).await,
             Self::Logs { plugin, lines } => logs(ctx, &plugin, lines).await,
         }
     }
@@ -279,6 +283,11 @@ async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
             } else {
                 format!(": {}", plugin.reason)
             };
+            let faults = match plugin.recent_faults {
+                0 => String::new(),
+                1 => "\n1 recent fault".to_owned(),
+                faults => format!("\n{faults} recent faults"),
+            };
             let held = plugin
                 .held
                 .as_ref()
@@ -288,7 +297,7 @@ async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
                 plugin.version.clone(),
                 provides(plugin).join("\n"),
                 install::signature(&plugin.signature),
-                format!("{state}{reason}{held}"),
+                format!("{state}{reason}{faults}{held}"),
                 plugin.metrics.calls.to_string(),
                 plugin.metrics.errors.values().sum::<u64>().to_string(),
             ]);

@@ -1,0 +1,140 @@
+//! What a request is about, in a few words for a trace: a name or a place, and never what could be secret or long (contents, values,
+//! arguments, variables, headers, what follows a path in an address).
+
+use hutch_driver::TreePath;
+
+use crate::Request;
+
+/// The most bytes of it.
+const MOST: usize = 200;
+
+impl Request {
+    /// The object that is asked about; empty where the function says it all. It has at most some 200 bytes, and no control characters.
+    pub fn about(&self) -> String {
+        let text = match self {
+            Self::ConfigGet { key }
+            | Self::KvGet { key }
+            | Self::KvSet { key, .. }
+            | Self::KvCompareAndSet { key, .. }
+            | Self::KvDelete { key } => key.clone(),
+            Self::KvKeys { prefix, .. } => prefix.clone(),
+            Self::FsStat { at }
+            | Self::FsMakeDir { at, .. }
+            | Self::FsListDir { at, .. }
+            | Self::FsReadFile { at }
+            | Self::FsWriteFile { at, .. }
+            | Self::FsDiscard { at }
+            | Self::FsUsage { at }
+            | Self::FsSetQuota { at, .. } => place(at),
+            Self::FsRename { source, to } | Self::FsCopyTree { source, to } => {
+                format!("{} to {}", place(source), place(to))
+            }
+            Self::FsCopyMerged { to, .. } => place(to),
+            Self::FsFeatures { root } | Self::FsSpace { root } => root.clone(),
+            Self::LinkEnsureBridge { name, .. }
+            | Self::LinkEnsureVeth { name, .. }
+            | Self::LinkDelete { name }
+            | Self::LinkGet { name }
+            | Self::LinkSetAddresses { name, .. }
+            | Self::LinkSetUp { name, .. }
+            | Self::LinkSetOptions { name, .. }
+            | Self::LinkLimitSent { name, .. }
+            | Self::FilterReplaceTable { name, .. }
+            | Self::FilterChangeElements { name, .. }
+            | Self::FilterDeleteTable { name, .. }
+            | Self::ServiceEnsure { name, .. }
+            | Self::ServiceRemove { name }
+            | Self::ServiceStatus { name }
+            | Self::ServiceSignal { name, .. } => name.clone(),
+            Self::ServiceWriteFile { name, path, .. }
+            | Self::ServiceReadFile { name, path }
+            | Self::ServiceRemoveFile { name, path }
+            | Self::ServiceListFiles { name, path } => format!("{name}:{path}"),
+            Self::CommandRun { program, .. } => program.clone(),
+            Self::HttpGet { url, .. } => address(url),
+            Self::WatchChanged { topic } | Self::WatchServiceFile { topic, .. } => topic.clone(),
+            Self::Log { .. }
+            | Self::MetricCount { .. }
+            | Self::MetricGauge { .. }
+            | Self::ProgressReport { .. }
+            | Self::Cancelled
+            | Self::LinkSubnetsInUse
+            | Self::SystemArchitecture
+            | Self::SystemPackageSources => String::new(),
+        };
+        harmless(&text)
+    }
+}
+
+fn place(at: &TreePath) -> String {
+    format!("{}:{}", at.root, at.path)
+}
+
+/// An address without its user and password, and without the query and fragment, in which tokens are passed (RFC 3986, section 3).
+fn address(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let plain = url.get(..end).unwrap_or_default();
+    match plain.split_once("://") {
+        Some((scheme, rest)) => {
+            let authority = rest.find('/').unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(authority);
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => plain.to_owned(),
+    }
+}
+
+fn harmless(text: &str) -> String {
+    let cut = text.get(..text.floor_char_boundary(MOST)).unwrap_or_default();
+    cut.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_and_contents_are_not_told() {
+        let get = |url: &str| {
+            let request = Request::HttpGet {
+                url: url.to_owned(),
+                headers: vec![("authorization".to_owned(), "secret".to_owned())],
+                limit: None,
+            };
+            request.about()
+        };
+        assert_eq!(
+            get("https://user:secret@example.org/a/b?token=secret#secret"),
+            "https://example.org/a/b"
+        );
+        assert_eq!(get("https://user:secret@example.org?secret"), "https://example.org");
+        assert_eq!(
+            get("secret?secret"),
+            "secret",
+            "what is no address is refused elsewhere"
+        );
+        let set = Request::KvSet {
+            key: "a\n\u{1b}[31m".to_owned(),
+            value: b"secret".to_vec(),
+        };
+        assert_eq!(set.about(), "a  [31m");
+        let run = Request::CommandRun {
+            program: "mkfs".to_owned(),
+            args: vec!["secret".to_owned()],
+            env: vec![("KEY".to_owned(), "secret".to_owned())],
+            trees: Vec::new(),
+        };
+        assert_eq!(run.about(), "mkfs");
+    }
+
+    #[test]
+    fn it_is_short() {
+        let at = TreePath {
+            root: "pool".to_owned(),
+            path: "ä".repeat(3000),
+        };
+        let about = Request::FsStat { at }.about();
+        assert!(about.len() <= MOST && about.starts_with("pool:ää"), "{about}");
+    }
+}
