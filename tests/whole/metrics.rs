@@ -147,3 +147,48 @@ fn prometheus_reads_them() -> Result<()> {
     ensure!(names > 50, "{names} kinds of samples");
     Ok(())
 }
+
+#[test]
+fn top_shows_what_plugins_do() -> Result<()> {
+    let daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    let hutch = Stock::hutch(&daemon)?;
+    let rows: Value = serde_json::from_str(&hutch.run(&["plugin", "top", "--format", "json"])?)?;
+    let row = |id: &str| {
+        let rows = rows.as_array().into_iter().flatten();
+        rows.into_iter().find(|row| row["plugin"] == id)
+    };
+    let overlay = row("org.hutch.storage.overlay").context("it is not shown")?;
+    ensure!(overlay["state"] == "enabled" && overlay["running"] == 0, "{overlay}");
+    ensure!(overlay["memory_peak"].as_u64() > Some(0), "{overlay}");
+    // Without a terminal one table, and its end.
+    let table = hutch.run(&["plugin", "top"])?;
+    ensure!(table.contains("CALLS/S") && !table.contains('\u{1b}'), "{table}");
+    Ok(())
+}
+
+#[test]
+fn a_trace_says_what_a_plugin_had_the_host_do() -> Result<()> {
+    let mut daemon = Daemon::start()?;
+    daemon.instance("c1", &json!({}))?;
+    ensure!(!daemon.log().contains("host_call"), "nobody asked for it");
+    daemon.stop()?;
+    daemon.launch(&[("HUTCH_LOG", "info,hutch_plugin=debug")])?;
+    daemon.instance("c2", &json!({}))?;
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("host_call") && line.contains("fs.make-dir"))
+        .with_context(|| format!("no trace of a directory that was made: {log}"))?;
+    for part in [
+        "org.hutch.storage.overlay",
+        "version=",
+        "volume.",
+        "about=",
+        "us=",
+        "outcome=\"ok\"",
+    ] {
+        ensure!(line.contains(part), "{part} is not in: {line}");
+    }
+    Ok(())
+}
