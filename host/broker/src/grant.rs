@@ -130,10 +130,12 @@ impl<'a> Granter<'a> {
             return Err(DriverError::new("not-found", format!("this call has no root {id:?}")));
         };
         let all = self.subject.grants.granted.get();
-        let Some(granted) = all.fs.paths.iter().find(|place| place.path == requested.path) else {
+        // It may have been granted twice: to be read first, and to be written later.
+        let granted = all.fs.paths.iter().filter(|place| place.path == requested.path);
+        let Some(writable) = granted.map(|place| place.writable).max() else {
             return Err(self.not_granted(&format!("fs.paths={}", requested.path.display())));
         };
-        Ok((&requested.path, requested.writable && granted.writable))
+        Ok((&requested.path, requested.writable && writable))
     }
 
     /// Whether any `service` function may be used. The ones that start a program ask [`Granter::service`].
@@ -248,7 +250,8 @@ impl<'a> Granter<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::permission::CommandPermission;
+    use crate::SubjectLimits;
+    use crate::permission::{CommandPermission, FixedPath};
 
     #[test]
     fn a_hint_that_is_pasted_does_what_it_says() {
@@ -285,5 +288,34 @@ mod tests {
         );
         let hint = refusal("a\nb");
         assert!(hint.contains("`hutch plugin grant org.example.x PERMISSION`"), "{hint}");
+    }
+
+    #[test]
+    fn a_place_that_was_granted_again_to_be_written_can_be() {
+        let place = |writable| FixedPath {
+            id: "data".to_owned(),
+            path: "/srv/data".into(),
+            writable,
+        };
+        let of = |places: Vec<FixedPath>| {
+            let mut permissions = Permissions::default();
+            permissions.fs.paths = places;
+            permissions
+        };
+        let writable = |granted: Vec<FixedPath>| {
+            let subject = Subject {
+                plugin: "org.example.x".to_owned(),
+                version: "1.0.0".to_owned(),
+                digest: String::new(),
+                family: "storage".to_owned(),
+                grants: Grants::new(of(vec![place(true)]), of(granted)),
+                limits: SubjectLimits::default(),
+                config: hutch_driver::Options::new(),
+            };
+            subject.granter().fs_path("data").map(|(_, writable)| writable).ok()
+        };
+        assert_eq!(writable(vec![place(false), place(true)]), Some(true));
+        assert_eq!(writable(vec![place(false)]), Some(false));
+        assert_eq!(writable(Vec::new()), None);
     }
 }

@@ -243,6 +243,7 @@ impl Plugin {
             return;
         }
         tracing::error!(plugin = self.id(), "quarantined: {what}");
+        self.rest().await;
         if let Err(error) = self.keep_health().await {
             tracing::error!(
                 plugin = self.id(),

@@ -398,7 +398,7 @@ impl PluginHost {
     }
 
     /// Refuses a version that is of another family than `present`, does not provide what is in use (`needed`), can't do with it what
-    /// the present one can, or provides what another plugin does.
+    /// the present one can, is in quarantine, or provides what another plugin does.
     pub(crate) fn check_version(&self, present: &Plugin, stored: &Stored, needed: &[String]) -> Result<()> {
         let manifest = &stored.manifest;
         let conflict = |why: String| {
@@ -424,6 +424,9 @@ impl PluginHost {
         let lost: Vec<&str> = lost.map(String::as_str).collect();
         if !lost.is_empty() {
             return conflict(format!("no longer provides {}, which is in use", lost.join(", ")));
+        }
+        if let Some(quarantine) = self.loader.files.quarantine(&stored.digest) {
+            return conflict(format!("is in quarantine ({}), and would not serve", quarantine.reason));
         }
         // What was made by an ability (a snapshot, a quota) could not be worked with any more.
         let abilities = present

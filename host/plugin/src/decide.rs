@@ -225,7 +225,11 @@ impl PluginHost {
         let turn = Arc::clone(&self.registry).lock_owned().await;
         let (mut record, _) = self.changeable(&turn, id)?;
         record.enabled = false;
-        self.commit(turn, "plugin-disable", record, &[]).await
+        self.commit(turn, "plugin-disable", record, &[]).await?;
+        if let Ok(slot) = self.slot(id) {
+            slot.current().rest().await;
+        }
+        Ok(())
     }
 
     /// Removes an installed plugin. One that came with the daemon under the same id is used again, as far as it was left in service and

@@ -189,6 +189,17 @@ impl Plugin {
         }
     }
 
+    /// Lets go of its process, where it has one of its own: it is out of service.
+    pub(crate) async fn rest(&self) {
+        let ready = match &*self.phase.borrow() {
+            Phase::Ready(ready) => Some(Arc::clone(ready)),
+            Phase::Loading | Phase::Failed(_) => None,
+        };
+        if let Some(Place::Worker(worker)) = ready.as_deref().map(|ready| &ready.place) {
+            worker.rest().await;
+        }
+    }
+
     /// Why the plugin can't be called, as far as that is known now: one that is being loaded may turn out either way.
     pub(crate) fn in_service(&self) -> Result<(), DriverError> {
         if !self.standing.enabled() {

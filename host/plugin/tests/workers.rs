@@ -156,6 +156,26 @@ async fn workers_that_go_on_ending_are_quarantined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_out_of_service_has_no_process() {
+    let bench = start(|options| {
+        options.quarantine = QuarantinePolicy {
+            faults: 1,
+            ..QuarantinePolicy::default()
+        };
+    });
+    validate(&bench, &Options::new()).await.expect("served");
+    let running = process(&bench);
+    let error = validate(&bench, &fault("trap")).await.expect_err("it traps");
+    assert_eq!(error.code, "trap", "{error}");
+    assert_eq!(bench.host.plugin(ID).expect("listed").state, PluginState::Quarantined);
+    assert!(ends(&running), "it is left");
+    bench.host.enable(ID).await.expect("lifted");
+    validate(&bench, &Options::new()).await.expect("served by another");
+    // That was no end of its own.
+    assert_eq!(bench.host.plugin(ID).expect("listed").metrics.restarts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_machine_lacks_is_no_fault_of_the_plugin_s() {
     let scratch = common::fresh();
     let ids = scratch.path().join("ids");

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hutch_broker::{Request, Response};
 use hutch_driver::DriverError;
+use postcard::de_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,10 @@ pub(crate) const VERSION: u32 = 2;
 pub(crate) const MAX_FROM_WORKER: usize = 8 << 20;
 /// The longest message to a worker: a document that it had fetched (32 MiB at most, see `host/broker/src/http.rs`) with its headers.
 pub(crate) const MAX_TO_WORKER: usize = 40 << 20;
+
+/// Texts and byte strings in one message: as many as an answer of ten thousand entries may need, and few enough that what a message of
+/// the greatest length becomes in memory is no multiple of it. (Everything of which there can be many has a text in it.)
+const MAX_TEXTS: usize = 1 << 18;
 
 /// What the daemon says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,10 +155,79 @@ pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>, postcard::Error>
     postcard::to_allocvec(value)
 }
 
-/// Reads a value that takes up all of `bytes`.
+/// Reads a value that takes up all of `bytes` and has at most [`MAX_TEXTS`] texts.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
-    match postcard::take_from_bytes(bytes)? {
-        (value, []) => Ok(value),
+    let mut deserializer = postcard::Deserializer::from_flavor(Counting {
+        rest: bytes,
+        texts: MAX_TEXTS,
+    });
+    let value = T::deserialize(&mut deserializer)?;
+    match deserializer.finalize()? {
+        [] => Ok(value),
         _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+/// Bytes that are read one after the other, and how many texts there may still be among them. An empty text is a byte here and 24 in
+/// memory.
+struct Counting<'de> {
+    rest: &'de [u8],
+    texts: usize,
+}
+
+impl<'de> Flavor<'de> for Counting<'de> {
+    type Remainder = &'de [u8];
+    type Source = &'de [u8];
+
+    fn pop(&mut self) -> postcard::Result<u8> {
+        let (first, rest) = self
+            .rest
+            .split_first()
+            .ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        self.rest = rest;
+        Ok(*first)
+    }
+
+    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
+        self.texts = self
+            .texts
+            .checked_sub(1)
+            .ok_or(postcard::Error::DeserializeBadEncoding)?;
+        let split = self.rest.split_at_checked(count);
+        let (taken, rest) = split.ok_or(postcard::Error::DeserializeUnexpectedEnd)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn finalize(self) -> postcard::Result<&'de [u8]> {
+        Ok(self.rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_does_not_become_a_multiple_of_itself() {
+        let many = |count: usize| encode(&vec![(String::new(), String::new()); count]).expect("it can be written");
+        // 8 MiB of empty pairs would take 200.
+        assert!(decode::<Vec<(String, String)>>(&many(4 << 20)).is_err());
+        let most = decode::<Vec<(String, String)>>(&many(MAX_TEXTS / 2)).expect("as many as may be");
+        assert_eq!(most.len(), MAX_TEXTS / 2);
+        // Bytes are no texts.
+        let bytes = vec![7_u8; 1 << 20];
+        assert_eq!(
+            decode::<Vec<u8>>(&encode(&bytes).expect("it can be written")).expect("it is read"),
+            bytes
+        );
+    }
+
+    #[test]
+    fn what_ends_too_early_or_too_late_is_refused() {
+        let text = encode(&"abc".to_owned()).expect("it can be written");
+        assert_eq!(decode::<String>(&text), Ok("abc".to_owned()));
+        assert!(decode::<String>(&text[..3]).is_err());
+        assert!(decode::<String>(&[text.as_slice(), b"x"].concat()).is_err());
     }
 }

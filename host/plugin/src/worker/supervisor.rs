@@ -118,6 +118,11 @@ impl Supervisor {
         Ok(Arc::clone(running.insert(Arc::new(client))))
     }
 
+    /// Lets go of the worker, which ends with the last call that it is in. The next call starts another.
+    pub(crate) async fn rest(&self) {
+        drop(self.running.lock().await.take());
+    }
+
     /// The process id of the worker, or of the last one where it has ended and was not needed since.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
