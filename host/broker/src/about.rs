@@ -50,6 +50,9 @@ impl Request {
             | Self::ServiceReadFile { name, path }
             | Self::ServiceRemoveFile { name, path }
             | Self::ServiceListFiles { name, path } => format!("{name}:{path}"),
+            Self::LinkEnsureMacvlan { guest_name, .. } | Self::LinkDeleteMacvlan { guest_name, .. } => {
+                guest_name.clone()
+            }
             Self::CommandRun { program, .. } => program.clone(),
             Self::HttpGet { url, .. } => address(url),
             Self::WatchChanged { topic } | Self::WatchServiceFile { topic, .. } => topic.clone(),

@@ -18,6 +18,7 @@ const RESTARTS: usize = 5;
 struct Rows {
     launch: Row,
     listing: Row,
+    metrics: Row,
     keeper: Row,
     memory: Row,
     restart: Row,
@@ -34,6 +35,11 @@ pub(crate) fn figures(contest: &mut Contest) -> Result<Vec<Row>> {
         ),
         listing: Row::new(
             format!("`GET /1.0/instances?recursion=2`, {count} running"),
+            Unit::Milliseconds,
+            Goal::AtMost(20.0),
+        ),
+        metrics: Row::new(
+            format!("`GET /1.0/metrics`, {count} running"),
             Unit::Milliseconds,
             Goal::AtMost(20.0),
         ),
@@ -56,12 +62,20 @@ pub(crate) fn figures(contest: &mut Contest) -> Result<Vec<Row>> {
     for side in contest.sides() {
         measure(contest.daemon_mut(side)?, side, count, &mut rows)?;
     }
-    Ok(vec![rows.launch, rows.listing, rows.keeper, rows.memory, rows.restart])
+    Ok(vec![
+        rows.launch,
+        rows.listing,
+        rows.metrics,
+        rows.keeper,
+        rows.memory,
+        rows.restart,
+    ])
 }
 
 fn measure(daemon: &mut Daemon, side: Side, count: usize, rows: &mut Rows) -> Result<()> {
     rows.launch.of(side).push(launch_rate(daemon, count)?);
     listing(daemon, side, count, rows)?;
+    metrics(daemon, side, count, rows)?;
     let holders = keepers(daemon)?;
     ensure!(
         holders.len() >= count,
@@ -124,6 +138,22 @@ fn listing(daemon: &Daemon, side: Side, count: usize, rows: &mut Rows) -> Result
         if turn > 0 {
             rows.listing.of(side).push_time(time);
         }
+    }
+    Ok(())
+}
+
+/// Incus answers from what it found out within the last seconds, so that its first answer is its worst.
+fn metrics(daemon: &Daemon, side: Side, count: usize, rows: &mut Rows) -> Result<()> {
+    let mut client = daemon.client();
+    for _ in 0..LISTINGS {
+        let begun = Instant::now();
+        let answer = client.request("GET", "/1.0/metrics", &Value::Null)?;
+        let time = begun.elapsed();
+        let text = String::from_utf8(answer.body)?;
+        let told = text.lines().filter(|line| line.starts_with("incus_procs_total{"));
+        let told = told.count();
+        ensure!(told == count, "metrics of {told} instances, of which {count} run");
+        rows.metrics.of(side).push_time(time);
     }
     Ok(())
 }
