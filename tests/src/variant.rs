@@ -19,12 +19,12 @@ pub struct Variant {
     /// The table `[permissions]`, in TOML.
     pub permissions: String,
     /// The file that it is made of.
-    base: Base,
+    pub base: Base,
 }
 
 /// What variants are made of.
 #[derive(Clone, Copy, Debug)]
-enum Base {
+pub enum Base {
     /// The driver of plain directories.
     Dir,
     /// The driver that misbehaves when it is told to, which exports fewer interfaces.
