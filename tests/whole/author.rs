@@ -116,11 +116,17 @@ fn begins(language: Language, family: &str, least: usize) -> Result<()> {
 /// The least number of cases that a driver of a family passes.
 const STORAGE: usize = 60;
 const NETWORK: usize = 40;
+const ZONE: usize = 35;
 const IMAGE: usize = 13;
 
 #[test]
 fn a_network_driver_in_rust_begins_whole() -> Result<()> {
     begins(Language::Rust, "network", NETWORK)
+}
+
+#[test]
+fn a_zone_driver_in_rust_begins_whole() -> Result<()> {
+    begins(Language::Rust, "zone", ZONE)
 }
 
 #[test]
@@ -145,7 +151,7 @@ fn an_image_source_in_c_begins_whole() -> Result<()> {
 
 #[test]
 fn drivers_in_python_begin_whole() -> Result<()> {
-    for (family, least) in [("storage", STORAGE), ("network", NETWORK), ("image", IMAGE)] {
+    for (family, least) in [("storage", STORAGE), ("network", NETWORK), ("zone", ZONE), ("image", IMAGE)] {
         begins(Language::Python, family, least)?;
     }
     Ok(())

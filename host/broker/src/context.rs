@@ -16,7 +16,7 @@ pub struct Subject {
     pub version: String,
     /// SHA-256 of its file, in lower-case hexadecimal.
     pub digest: String,
-    /// The family in which it is called: `storage`, `network`, `image`.
+    /// The family in which it is called: `storage`, `network`, `zone`, `image`.
     pub family: String,
     /// What it asks for and what it was given.
     pub grants: Grants,

@@ -109,6 +109,14 @@ impl<'a> Granter<'a> {
         self.check("system", |p| p.system)
     }
 
+    /// Whether `records` functions may be used.
+    ///
+    /// # Errors
+    /// `not-requested`, `not-granted`.
+    pub fn records(&self) -> Result<(), DriverError> {
+        self.check("records", |p| p.records)
+    }
+
     /// Whether the roots of a call may be used.
     ///
     /// # Errors

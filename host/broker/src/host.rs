@@ -10,7 +10,8 @@ use tokio::sync::broadcast;
 
 use crate::error::{invalid, io};
 use crate::{
-    Broker, CallContext, Request, Response, basics, command, filter, fs, http, kv, link, service, system, watch,
+    Broker, CallContext, Request, Response, basics, command, filter, fs, http, kv, link, records, service, system,
+    watch,
 };
 
 /// What a [`HostBroker`] needs.
@@ -130,6 +131,7 @@ impl Broker for HostBroker {
             "http" => self.http.call(cx, request).await,
             "watch" => self.watch.call(cx, request).await,
             "system" => system::call(cx, request).await,
+            "records" => records::call(cx, &request),
             _ => basics::call(cx, request),
         }
     }

@@ -22,6 +22,7 @@ mod kv;
 mod link;
 pub mod permission;
 pub mod powers;
+mod records;
 pub mod request;
 pub mod response;
 mod service;

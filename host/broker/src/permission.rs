@@ -9,6 +9,7 @@
 //! http = ["origin", "https://example.org/images/"]
 //! watch = true
 //! system = true
+//! records = true
 //!
 //! [[permissions.command]]
 //! program = "some-tool"
@@ -42,6 +43,8 @@ pub struct Permissions {
     pub watch: bool,
     /// Facts about the machine.
     pub system: bool,
+    /// The content of the call's zone.
+    pub records: bool,
 }
 
 /// Trees that a plugin may work in.

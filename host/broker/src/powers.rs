@@ -26,6 +26,8 @@ pub enum Power {
     Watch,
     /// Facts about the machine.
     System,
+    /// The content of zones.
+    Records,
 }
 
 impl fmt::Display for Power {
@@ -40,6 +42,7 @@ impl fmt::Display for Power {
             Self::Http(pattern) => write!(f, "http={pattern}"),
             Self::Watch => f.write_str("watch"),
             Self::System => f.write_str("system"),
+            Self::Records => f.write_str("records"),
         }
     }
 }
@@ -81,6 +84,7 @@ impl Power {
             Self::Http(pattern) => format!("fetch what begins with {pattern}"),
             Self::Watch => "tell the daemon that something changed".to_owned(),
             Self::System => "read facts about the machine, such as its architecture".to_owned(),
+            Self::Records => "read the content of its own zones: names and addresses of instances".to_owned(),
         }
     }
 
@@ -121,7 +125,9 @@ impl Power {
                         .is_some_and(|typed| typed == command.program || typed == line(command))
             }
             Self::Http(pattern) => kind(&["http"]) || text.strip_prefix("http=") == Some(pattern),
-            Self::Link | Self::Filter | Self::Watch | Self::System => kind(&[]) || text == self.to_string(),
+            Self::Link | Self::Filter | Self::Watch | Self::System | Self::Records => {
+                kind(&[]) || text == self.to_string()
+            }
         }
     }
 }
@@ -154,6 +160,7 @@ impl Permissions {
         powers.extend(self.http.iter().cloned().map(Power::Http));
         powers.extend(flag(self.watch, Power::Watch));
         powers.extend(flag(self.system, Power::System));
+        powers.extend(flag(self.records, Power::Records));
         powers
     }
 
@@ -171,6 +178,7 @@ impl Permissions {
                 Power::Http(pattern) => push(&mut set.http, pattern),
                 Power::Watch => set.watch = true,
                 Power::System => set.system = true,
+                Power::Records => set.records = true,
             }
         }
         set
@@ -273,7 +281,7 @@ mod tests {
         set(
             "{'fs': {'roots': true, 'paths': [{'id': 'p', 'path': '/p', 'writable': true}]}, 'link': true,
               'service': ['d'], 'command': [{'program': 'tool', 'args': ['--a=*', '**'], 'deny': ['--x*']}],
-              'http': ['origin', 'https://*.example.org/'], 'watch': true}",
+              'http': ['origin', 'https://*.example.org/'], 'watch': true, 'records': true}",
         )
     }
 
@@ -294,7 +302,8 @@ mod tests {
                 "command=tool --a=* **",
                 "http=origin",
                 "http=https://*.example.org/",
-                "watch"
+                "watch",
+                "records"
             ]
         );
         assert!(much.powers().iter().all(|power| !power.meaning().is_empty()));
@@ -320,6 +329,7 @@ mod tests {
         let much = much();
         for (text, expected) in [
             ("link", vec!["link"]),
+            ("records", vec!["records"]),
             ("fs", vec!["fs.roots", "fs.paths=/p"]),
             ("http", vec!["http=origin", "http=https://*.example.org/"]),
             ("command=tool", vec!["command=tool --a=* **"]),

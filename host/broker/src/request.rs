@@ -4,6 +4,7 @@
 //! resolves in the caller's [`crate::CallContext`].
 
 use hutch_driver::TreePath;
+use hutch_driver::zone::Position;
 use serde::{Deserialize, Serialize};
 
 /// How serious a line of a plugin's log is.
@@ -135,6 +136,24 @@ pub enum Request {
         data: Vec<u8>,
         /// Its permission bits.
         mode: u32,
+    },
+    /// `fs.write-part`.
+    FsWritePart {
+        /// The file.
+        at: TreePath,
+        /// Where the piece begins, in bytes.
+        offset: u64,
+        /// What the file holds from there to its end.
+        data: Vec<u8>,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// `fs.replace-file`.
+    FsReplaceFile {
+        /// The new file.
+        source: TreePath,
+        /// Its place below the same root, and the old file's.
+        to: TreePath,
     },
     /// `fs.rename`.
     FsRename {
@@ -406,6 +425,23 @@ pub enum Request {
     SystemArchitecture,
     /// `system.package-sources`.
     SystemPackageSources,
+
+    /// `records.version`.
+    RecordsVersion,
+    /// `records.page`.
+    RecordsPage {
+        /// The version that is read.
+        version: u64,
+        /// Only record sets behind this place.
+        after: Option<Position>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// `records.changes`.
+    RecordsChanges {
+        /// The version that is known.
+        since: u64,
+    },
 }
 
 impl Request {
@@ -433,6 +469,8 @@ impl Request {
             Self::FsListDir { .. } => "fs.list-dir",
             Self::FsReadFile { .. } => "fs.read-file",
             Self::FsWriteFile { .. } => "fs.write-file",
+            Self::FsWritePart { .. } => "fs.write-part",
+            Self::FsReplaceFile { .. } => "fs.replace-file",
             Self::FsRename { .. } => "fs.rename",
             Self::FsDiscard { .. } => "fs.discard",
             Self::FsCopyTree { .. } => "fs.copy-tree",
@@ -469,6 +507,9 @@ impl Request {
             Self::WatchServiceFile { .. } => "watch.service-file",
             Self::SystemArchitecture => "system.architecture",
             Self::SystemPackageSources => "system.package-sources",
+            Self::RecordsVersion => "records.version",
+            Self::RecordsPage { .. } => "records.page",
+            Self::RecordsChanges { .. } => "records.changes",
         }
     }
 
@@ -491,6 +532,9 @@ impl Request {
             Self::ServiceStatus { .. } => "ServiceStatus",
             Self::CommandRun { .. } => "CommandOutput",
             Self::HttpGet { .. } => "HttpResponse",
+            Self::RecordsVersion => "Version",
+            Self::RecordsPage { .. } => "RecordSets",
+            Self::RecordsChanges { .. } => "Changes",
             _ => "Unit",
         }
     }

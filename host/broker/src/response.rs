@@ -1,5 +1,6 @@
 //! The broker's answers.
 
+use hutch_driver::zone::{Change, RecordSet};
 use serde::{Deserialize, Serialize};
 
 /// What a function answers: one variant per shape. [`crate::Request::response_shape`] says which belongs to which function.
@@ -32,6 +33,12 @@ pub enum Response {
     CommandOutput(CommandOutput),
     /// Of `http.get`.
     HttpResponse(HttpResponse),
+    /// Of `records.version`.
+    Version(u64),
+    /// Of `records.page`.
+    RecordSets(Vec<RecordSet>),
+    /// Of `records.changes`; `None` where what changed is not known.
+    Changes(Option<Vec<Change>>),
 }
 
 /// What is at a place in a tree.

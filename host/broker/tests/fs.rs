@@ -393,6 +393,8 @@ fn powers_are_those_requested_and_granted() {
             Request::WatchChanged { topic: "leases".into() },
             Request::SystemArchitecture,
             Request::SystemPackageSources,
+            Request::RecordsVersion,
+            Request::RecordsChanges { since: 0 },
         ] {
             assert_eq!(
                 code(&host, &none, request.clone()).await,

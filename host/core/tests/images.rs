@@ -25,6 +25,7 @@ use hutch_core::{Caller, Core, Error, Operation, Options};
 use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, PlacedFile, SourceImage};
 use hutch_driver::network::NetworkDriver;
 use hutch_driver::storage::{CopySource, PoolRef, PoolSpace, StorageDriver, VolumeRef, VolumeState};
+use hutch_driver::zone::ZoneDriver;
 use hutch_driver::{
     Call, DriverError, DriverEvent, DriverInfo, Drivers, EventStream, MountPlan, Options as DriverOptions, TreePath,
 };
@@ -331,6 +332,9 @@ impl Drivers for Provided {
         }
     }
     fn network(&self, _: &str) -> Answer<Arc<dyn NetworkDriver>> {
+        unsupported()
+    }
+    fn zone(&self, _: &str) -> Answer<Arc<dyn ZoneDriver>> {
         unsupported()
     }
     fn image(&self, name: &str) -> Answer<Arc<dyn ImageDriver>> {

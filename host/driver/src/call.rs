@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
+use crate::zone::Content;
+
 /// A tree that a driver may work in for the length of one call.
 #[derive(Clone, Debug)]
 pub struct Root {
@@ -105,7 +107,7 @@ impl Cancel {
 /// The context of one call: the object it is for and what it may touch beyond the driver's fixed grants.
 #[derive(Clone)]
 pub struct Call {
-    /// The family's object: a pool's or network's name, an image server. Names of services and tables are made with it.
+    /// The family's object: a pool's, network's or zone's name, an image server. Names of services and tables are made with it.
     pub object: String,
     /// The project of the object.
     pub project: String,
@@ -122,6 +124,8 @@ pub struct Call {
     pub netns: Vec<NetnsHandle>,
     /// The server that the caller named: scheme, host and port of this address are the `origin` grant.
     pub origin: Option<String>,
+    /// The content of the zone that the call is about.
+    pub records: Option<Arc<Content>>,
     /// Where progress goes.
     pub progress: Arc<dyn Progress>,
     /// Whether the caller has lost interest.
@@ -140,6 +144,7 @@ impl Call {
             parents: Vec::new(),
             netns: Vec::new(),
             origin: None,
+            records: None,
             progress: Arc::new(NoProgress),
             cancel: Cancel::default(),
         }

@@ -8,6 +8,7 @@ pub mod error;
 pub mod image;
 pub mod network;
 pub mod storage;
+pub mod zone;
 
 pub use call::{Call, Cancel, NetnsHandle, NoProgress, Progress, Root};
 pub use error::DriverError;
@@ -67,7 +68,7 @@ impl DriverInfo {
 /// Something of a driver's changed without anybody asking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriverEvent {
-    /// The driver's family: `storage`, `network`, `image`.
+    /// The driver's family: `storage`, `network`, `zone`, `image`.
     pub family: String,
     /// The project of the object.
     pub project: String,
@@ -84,9 +85,11 @@ pub trait Drivers: Send + Sync {
     fn storage(&self, name: &str) -> Result<Arc<dyn storage::StorageDriver>, DriverError>;
     /// The network driver of this name.
     fn network(&self, name: &str) -> Result<Arc<dyn network::NetworkDriver>, DriverError>;
+    /// The zone driver of this name.
+    fn zone(&self, name: &str) -> Result<Arc<dyn zone::ZoneDriver>, DriverError>;
     /// The image source of this name.
     fn image(&self, name: &str) -> Result<Arc<dyn image::ImageDriver>, DriverError>;
-    /// What is provided for `family` (`storage`, `network`, `image`), the operator's default first.
+    /// What is provided for `family` (`storage`, `network`, `zone`, `image`), the operator's default first.
     fn list(&self, family: &str) -> Vec<DriverInfo>;
     /// Returns once it is known of every plugin whether it can be used, so that [`Drivers::list`] is complete.
     fn settled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;

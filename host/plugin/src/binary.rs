@@ -9,20 +9,21 @@ use crate::manifest::{self, Manifest, ManifestError};
 pub const MAX_FILE: u64 = 32 << 20;
 
 /// Interfaces of each family: the required ones and the optional ones, which are its abilities.
-const INTERFACES: [(&str, &[&str], &[&str]); 3] = [
+const INTERFACES: [(&str, &[&str], &[&str]); 4] = [
     (
         "storage",
         &["pool", "volume"],
         &["snapshot", "clone", "replica", "release", "quota"],
     ),
     ("network", &["network", "nic"], &["lease"]),
+    ("zone", &["zone"], &[]),
     ("image", &["source"], &["build"]),
 ];
 
 /// Interfaces of `hutch:host` that a plugin may import.
-const HOST_INTERFACES: [&str; 14] = [
+const HOST_INTERFACES: [&str; 15] = [
     "types", "log", "metric", "config", "kv", "progress", "fs", "link", "filter", "service", "command", "http",
-    "watch", "system",
+    "watch", "system", "records",
 ];
 
 /// Why a file was refused as a plugin.

@@ -11,7 +11,7 @@
 #![allow(clippy::all, reason = "generated code")]
 
 wasmtime::component::bindgen!({
-    path: ["../../wit/host/v0", "../../wit/storage/v0", "../../wit/network/v0", "../../wit/image/v0"],
+    path: ["../../wit/host/v0", "../../wit/storage/v0", "../../wit/network/v0", "../../wit/zone/v0", "../../wit/image/v0"],
     inline: "
         package hutch:plugin-host;
 
@@ -30,8 +30,10 @@ wasmtime::component::bindgen!({
             import hutch:host/http@0.1.0;
             import hutch:host/watch@0.1.0;
             import hutch:host/system@0.1.0;
+            import hutch:host/records@0.1.0;
             import hutch:storage/types@0.1.0;
             import hutch:network/types@0.1.0;
+            import hutch:zone/types@0.1.0;
             import hutch:image/types@0.1.0;
         }
     ",
@@ -41,4 +43,4 @@ wasmtime::component::bindgen!({
     additional_derives: [serde::Serialize, serde::Deserialize],
 });
 
-pub use hutch::{host, image, network, storage};
+pub use hutch::{host, image, network, storage, zone};

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, ComponentType, InstancePre, Lift, Lower};
 
-use crate::bindings::{host, image, network, storage};
+use crate::bindings::{host, image, network, storage, zone};
 use crate::state::CallState;
 
 /// A function that a plugin exports, with parameters `P` and the result `result<T, error>`.
@@ -100,6 +100,7 @@ macro_rules! interface {
 use host::types::{MountPlan, Options, TreePath};
 use network::types::{Lease, NetworkRef, NicRef};
 use storage::types::{PoolRef, PoolSpace, VolumeRef, VolumeState};
+use zone::types::ZoneRef;
 
 interface! {
     /// `hutch:storage/pool`.
@@ -197,6 +198,16 @@ interface! {
 }
 
 interface! {
+    /// `hutch:zone/zone`.
+    Zone in "zone" {
+        validate: "zone.validate" (ZoneRef, Option<Options>) -> Options;
+        publish: "zone.publish" (ZoneRef, u64) -> ();
+        delete: "zone.delete" (ZoneRef) -> ();
+        reconcile: "zone.reconcile" (Vec<ZoneRef>) -> Vec<String>;
+    }
+}
+
+interface! {
     /// `hutch:image/source`.
     Source in "image" {
         resolve: "source.resolve" (image::types::Request) -> image::types::Image;
@@ -229,6 +240,11 @@ pub(crate) struct NetworkExports {
     pub(crate) lease: Option<Leases>,
 }
 
+/// A zone plugin's functions.
+pub(crate) struct ZoneExports {
+    pub(crate) zone: Zone,
+}
+
 /// An image plugin's functions.
 pub(crate) struct ImageExports {
     pub(crate) source: Source,
@@ -239,6 +255,7 @@ pub(crate) struct ImageExports {
 pub(crate) enum Exports {
     Storage(Box<StorageExports>),
     Network(Box<NetworkExports>),
+    Zone(Box<ZoneExports>),
     Image(Box<ImageExports>),
 }
 
@@ -264,6 +281,7 @@ impl Exports {
                 nic: Nic::new(),
                 lease: can("lease").then(Leases::new),
             })),
+            "zone" => Self::Zone(Box::new(ZoneExports { zone: Zone::new() })),
             "image" => Self::Image(Box::new(ImageExports {
                 source: Source::new(),
                 build: can("build").then(Build::new),
@@ -321,6 +339,7 @@ impl Exports {
                 exports.nic.visit(visitor)?;
                 exports.lease.iter().try_for_each(|e| e.visit(visitor))
             }
+            Self::Zone(exports) => exports.zone.visit(visitor),
             Self::Image(exports) => {
                 exports.source.visit(visitor)?;
                 exports.build.iter().try_for_each(|e| e.visit(visitor))

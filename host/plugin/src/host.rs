@@ -9,10 +9,11 @@ use hutch_broker::{Broker, Permissions, Subject};
 use hutch_driver::image::ImageDriver;
 use hutch_driver::network::NetworkDriver;
 use hutch_driver::storage::StorageDriver;
+use hutch_driver::zone::ZoneDriver;
 use hutch_driver::{DriverError, DriverEvent, DriverInfo, Drivers, EventStream};
 use tokio::sync::{Semaphore, broadcast};
 
-use crate::adapter::{ImageAdapter, NetworkAdapter, StorageAdapter};
+use crate::adapter::{ImageAdapter, NetworkAdapter, StorageAdapter, ZoneAdapter};
 use crate::compile::{Cache, CompileError};
 use crate::config::PluginHostOptions;
 use crate::engine::{MAX_INSTANCES, Runtime};
@@ -222,6 +223,10 @@ impl Drivers for PluginHost {
 
     fn network(&self, name: &str) -> Result<Arc<dyn NetworkDriver>, DriverError> {
         Ok(Arc::new(NetworkAdapter::new(self.resolve("network", name)?, name)))
+    }
+
+    fn zone(&self, name: &str) -> Result<Arc<dyn ZoneDriver>, DriverError> {
+        Ok(Arc::new(ZoneAdapter::new(self.resolve("zone", name)?, name)))
     }
 
     fn image(&self, name: &str) -> Result<Arc<dyn ImageDriver>, DriverError> {

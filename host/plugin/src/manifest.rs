@@ -21,7 +21,12 @@ pub const MAX_BYTES: usize = 64 * 1024;
 
 /// The driver families that this host has, each with the version of the WIT package that it speaks. A plugin's world must
 /// have the same major version (below 1.0.0 the same minor one, as `SemVer` 2.0.0 section 4 has it).
-pub const FAMILIES: [(&str, &str); 3] = [("storage", "0.1.0"), ("network", "0.1.0"), ("image", "0.1.0")];
+pub const FAMILIES: [(&str, &str); 4] = [
+    ("storage", "0.1.0"),
+    ("network", "0.1.0"),
+    ("zone", "0.1.0"),
+    ("image", "0.1.0"),
+];
 
 /// Names that one plugin may provide.
 const MAX_NAMES: usize = 16;
@@ -187,7 +192,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The driver family that the plugin belongs to: `storage`, `network` or `image`.
+    /// The driver family that the plugin belongs to: `storage`, `network`, `zone` or `image`.
     pub fn family(&self) -> &'static str {
         parse_world(&self.world).map_or("", |(family, _)| family)
     }
@@ -211,7 +216,7 @@ impl Manifest {
         let (family, version) = parse_world(&self.world).ok_or_else(|| {
             field(
                 "world",
-                "it must name a family and its version, one of hutch:storage, hutch:network, hutch:image",
+                "it must name a family and its version, one of hutch:storage, hutch:network, hutch:zone, hutch:image",
             )
         })?;
         let ours = FAMILIES.iter().find(|(name, _)| *name == family).map_or("", |f| f.1);

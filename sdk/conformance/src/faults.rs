@@ -29,11 +29,13 @@ pub enum Permission {
     Watch,
     /// `system`.
     System,
+    /// `records`.
+    Records,
 }
 
 impl Permission {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Fs,
         Self::Link,
         Self::Filter,
@@ -42,6 +44,7 @@ impl Permission {
         Self::Http,
         Self::Watch,
         Self::System,
+        Self::Records,
     ];
 
     /// The interface of `hutch:host` that it opens, which is also its name in a manifest.
@@ -55,6 +58,7 @@ impl Permission {
             Self::Http => "http",
             Self::Watch => "watch",
             Self::System => "system",
+            Self::Records => "records",
         }
     }
 
@@ -77,6 +81,7 @@ impl Permission {
             Self::Http => permissions.http = none.http,
             Self::Watch => permissions.watch = none.watch,
             Self::System => permissions.system = none.system,
+            Self::Records => permissions.records = none.records,
         }
     }
 }
@@ -304,6 +309,9 @@ fn changes(request: &Request) -> bool {
             | "http.get"
             | "system.architecture"
             | "system.package-sources"
+            | "records.version"
+            | "records.page"
+            | "records.changes"
     )
 }
 
@@ -325,6 +333,7 @@ mod tests {
             http: vec!["origin".into()],
             watch: true,
             system: true,
+            records: true,
         };
         for permission in Permission::ALL {
             let mut fewer = all.clone();

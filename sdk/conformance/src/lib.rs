@@ -22,6 +22,7 @@ pub mod report;
 pub mod stand;
 mod storage;
 pub mod tree;
+mod zone;
 
 pub use case::{Case, Outcome, Stop, Verdict};
 pub use faults::{Faults, Permission};
@@ -33,6 +34,7 @@ pub fn suite(stand: &Stand) -> Vec<Case> {
     match stand.family.as_str() {
         "storage" => storage::cases(stand),
         "network" => network::cases(stand),
+        "zone" => zone::cases(stand),
         "image" => image::cases(stand),
         _ => Vec::new(),
     }

@@ -28,16 +28,19 @@ pub struct Stand {
     pub drivers: Arc<dyn Drivers>,
     /// The driver's name in its family.
     pub name: String,
-    /// `storage`, `network`, `image`.
+    /// `storage`, `network`, `zone`, `image`.
     pub family: String,
     /// The optional interfaces that it exports.
     pub abilities: Vec<String>,
     /// What its manifest requests.
     pub permissions: Permissions,
-    /// The configuration of its pools or networks, or the options of its requests, beside what a case needs.
+    /// The configuration of its pools, networks or zones, or the options of its requests, beside what a case needs.
     pub options: Options,
     /// What an image source is asked for.
     pub image: Option<Wanted>,
+    /// Of a zone driver: a program with its arguments that prints what the backend shows of a zone, `{zone}` of `{project}`: a
+    /// record on each line, with owner, time to live, `IN`, type and value, and nothing where there is no such zone.
+    pub show: Vec<String>,
     /// Whether images may be built, which takes the machine's network and some minutes.
     pub builds: bool,
     /// What stands between the driver and the host.
@@ -59,6 +62,7 @@ impl Stand {
             permissions: Permissions::default(),
             options: Options::new(),
             image: None,
+            show: Vec::new(),
             builds: false,
             faults,
             scratch,

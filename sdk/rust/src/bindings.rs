@@ -38,12 +38,14 @@ pub mod imports {
                 import hutch:host/http@0.1.0;
                 import hutch:host/watch@0.1.0;
                 import hutch:host/system@0.1.0;
+                import hutch:host/records@0.1.0;
                 import hutch:storage/types@0.1.0;
                 import hutch:network/types@0.1.0;
+                import hutch:zone/types@0.1.0;
                 import hutch:image/types@0.1.0;
             }
         ",
-        path: ["../../wit/host/v0", "../../wit/storage/v0", "../../wit/network/v0", "../../wit/image/v0"],
+        path: ["../../wit/host/v0", "../../wit/storage/v0", "../../wit/network/v0", "../../wit/zone/v0", "../../wit/image/v0"],
         world: "hutch:sdk-imports/imports",
         generate_all,
         generate_unused_types: true,
@@ -59,7 +61,7 @@ macro_rules! export_world {
         pub mod $module {
             wit_bindgen::generate!({
                 inline: $inline,
-                path: ["../../wit/host/v0", "../../wit/storage/v0", "../../wit/network/v0", "../../wit/image/v0"],
+                path: ["../../wit/host/v0", "../../wit/storage/v0", "../../wit/network/v0", "../../wit/zone/v0", "../../wit/image/v0"],
                 world: $world,
                 with: {
                     "hutch:host/types@0.1.0": crate::bindings::imports::hutch::host::types,
@@ -131,6 +133,12 @@ export_world!(
     "package hutch:sdk-network-lease; world export-network-lease { export hutch:network/lease@0.1.0; }",
     "hutch:sdk-network-lease/export-network-lease",
     "hutch:network/types@0.1.0" => crate::bindings::imports::hutch::network::types
+);
+export_world!(
+    zone_zone,
+    "package hutch:sdk-zone-zone; world export-zone-zone { export hutch:zone/zone@0.1.0; }",
+    "hutch:sdk-zone-zone/export-zone-zone",
+    "hutch:zone/types@0.1.0" => crate::bindings::imports::hutch::zone::types
 );
 export_world!(
     image_source,

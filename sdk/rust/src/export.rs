@@ -8,6 +8,7 @@ use crate::host::Imports;
 use crate::image::{Built, Image, ImageRequest};
 use crate::network::{LeaseEntry, NetworkRef, NicRef};
 use crate::storage::{CopySource, PoolRef, PoolSpace, VolumeRef, VolumeState};
+use crate::zone::ZoneRef;
 
 type Wire<T> = Result<T, WireError>;
 
@@ -174,6 +175,21 @@ impl<D: crate::network::Lease> b::network_lease::exports::hutch::network::lease:
     }
 }
 
+impl<D: crate::zone::Zone> b::zone_zone::exports::hutch::zone::zone::Guest for Adapter<D> {
+    fn validate(zone: ZoneRef, current: Option<Options>) -> Wire<Options> {
+        Ok(D::validate(&Imports, &zone, current.as_deref())?)
+    }
+    fn publish(zone: ZoneRef, version: u64) -> Wire<()> {
+        Ok(D::publish(&Imports, &zone, version)?)
+    }
+    fn delete(zone: ZoneRef) -> Wire<()> {
+        Ok(D::delete(&Imports, &zone)?)
+    }
+    fn reconcile(valid: Vec<ZoneRef>) -> Wire<Vec<String>> {
+        Ok(D::reconcile(&Imports, &valid)?)
+    }
+}
+
 impl<D: crate::image::Source> b::image_source::exports::hutch::image::source::Guest for Adapter<D> {
     fn resolve(request: ImageRequest) -> Wire<Image> {
         Ok(D::resolve(&Imports, &request)?)
@@ -205,6 +221,15 @@ macro_rules! storage_plugin {
 macro_rules! network_plugin {
     (driver: $driver:ty, exports: [$($interface:ident),+ $(,)?] $(,)?) => {
         $crate::__plugin!(network, $driver, $($interface)+);
+    };
+}
+
+/// Makes a component that exports the interface `zone` from a driver that implements [`crate::zone::Zone`]. Embeds `plugin.toml`,
+/// which lies beside `Cargo.toml`.
+#[macro_export]
+macro_rules! zone_plugin {
+    (driver: $driver:ty, exports: [$($interface:ident),+ $(,)?] $(,)?) => {
+        $crate::__plugin!(zone, $driver, $($interface)+);
     };
 }
 
@@ -276,6 +301,7 @@ export_tables! { $
     (network network network_network check_network crate::network::Network)
     (network nic network_nic check_nic crate::network::Nic)
     (network lease network_lease check_lease crate::network::Lease)
+    (zone zone zone_zone check_zone crate::zone::Zone)
     (image source image_source check_source crate::image::Source)
     (image build image_build check_build crate::image::Build)
 }

@@ -11,6 +11,7 @@ pub use wire::fs::{DirEntry, FileInfo, SpaceInfo};
 pub use wire::http::Response as HttpResponse;
 pub use wire::link::LinkInfo;
 pub use wire::log::Level;
+pub use wire::records::{Change, Position, RecordSet};
 pub use wire::service::ServiceStatus;
 
 /// A pair of interfaces to be made: see `link.ensure-veth` in `hutch:host`.
@@ -88,6 +89,10 @@ pub trait Host {
     fn fs_read_file(&self, at: &TreePath) -> Result<Option<Vec<u8>>>;
     /// Replaces a file as a whole; its directory must be there.
     fn fs_write_file(&self, at: &TreePath, data: &[u8], mode: u32) -> Result<()>;
+    /// What a file holds from `offset` on becomes `data`; 0 makes the file. For files too large for one call.
+    fn fs_write_part(&self, at: &TreePath, offset: u64, data: &[u8], mode: u32) -> Result<()>;
+    /// Puts a file in the place of another; repeated after success it succeeds.
+    fn fs_replace_file(&self, source: &TreePath, to: &TreePath) -> Result<()>;
     /// Moves within a root. `already-exists` when `to` is there; repeated after success it succeeds.
     fn fs_rename(&self, source: &TreePath, to: &TreePath) -> Result<()>;
     /// Takes a file or tree away at once and removes it in the background. Nothing there is a success.
@@ -174,6 +179,12 @@ pub trait Host {
     fn system_architecture(&self) -> String;
     /// The machine's package sources as one-line `deb` entries without options.
     fn system_package_sources(&self) -> Result<Vec<String>>;
+    /// The version of the content of this call's zone.
+    fn records_version(&self) -> Result<u64>;
+    /// Its record sets after a place, at most `limit`, in canonical order; [`crate::zone::each`] reads them all.
+    fn records_page(&self, version: u64, after: Option<&Position>, limit: u32) -> Result<Vec<RecordSet>>;
+    /// What led from version `since` to the one that is; `None` where that is not known.
+    fn records_changes(&self, since: u64) -> Result<Option<Vec<Change>>>;
 
     /// 64 bits that nobody can foresee.
     fn random(&self) -> u64;
@@ -246,6 +257,14 @@ impl Host for Imports {
 
     fn fs_write_file(&self, at: &TreePath, data: &[u8], mode: u32) -> Result<()> {
         Ok(wire::fs::write_file(at, data, mode)?)
+    }
+
+    fn fs_write_part(&self, at: &TreePath, offset: u64, data: &[u8], mode: u32) -> Result<()> {
+        Ok(wire::fs::write_part(at, offset, data, mode)?)
+    }
+
+    fn fs_replace_file(&self, source: &TreePath, to: &TreePath) -> Result<()> {
+        Ok(wire::fs::replace_file(source, to)?)
     }
 
     fn fs_rename(&self, source: &TreePath, to: &TreePath) -> Result<()> {
@@ -418,6 +437,18 @@ impl Host for Imports {
 
     fn system_package_sources(&self) -> Result<Vec<String>> {
         Ok(wire::system::package_sources()?)
+    }
+
+    fn records_version(&self) -> Result<u64> {
+        Ok(wire::records::version()?)
+    }
+
+    fn records_page(&self, version: u64, after: Option<&Position>, limit: u32) -> Result<Vec<RecordSet>> {
+        Ok(wire::records::page(version, after, limit)?)
+    }
+
+    fn records_changes(&self, since: u64) -> Result<Option<Vec<Change>>> {
+        Ok(wire::records::changes(since)?)
     }
 
     fn random(&self) -> u64 {

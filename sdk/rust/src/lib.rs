@@ -68,6 +68,7 @@ pub mod options;
 pub mod paths;
 pub mod storage;
 pub mod testing;
+pub mod zone;
 
 pub use bindings::imports::hutch::host::types::{MountPlan, TreePath};
 pub use error::{Error, Result};

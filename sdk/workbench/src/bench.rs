@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hutch_driver::network::NetworkRef;
 use hutch_driver::storage::{PoolRef, VolumeRef};
+use hutch_driver::zone::{Content, RecordSet, ZoneRef};
 use hutch_driver::{Call, DriverError, Drivers, Options as Settings, Root};
 
 use crate::component::Which;
@@ -26,7 +28,7 @@ pub(crate) struct Options {
     /// Where pools lie
     #[arg(long, default_value = "tmpfs")]
     filesystem: Filesystem,
-    /// An option of the pool or network
+    /// An option of the pool, network or zone
     #[arg(long = "option", value_name = "KEY=VALUE", value_parser = crate::test::pair)]
     options: Vec<(String, String)>,
 }
@@ -70,6 +72,10 @@ async fn figures(options: &Options, path: &Path, place: &Path) -> Result<()> {
     match machine.plugin.family.as_str() {
         "storage" => storage(options, &machine, place).await,
         "network" => network(options, &machine).await,
+        "zone" => {
+            scratch::places(place, &machine.plugin.requested.fs.paths)?;
+            zone(options, &machine).await
+        }
         family => bail!("there is nothing to measure without a server in the family {family}: a call waits for it"),
     }
 }
@@ -158,6 +164,39 @@ async fn network(options: &Options, machine: &Machine) -> Result<()> {
     })
     .await?;
     driver.stop(&call, &network).await?;
+    Ok(())
+}
+
+/// Record sets of the zone that is published.
+const SETS: u16 = 100;
+
+async fn zone(options: &Options, machine: &Machine) -> Result<()> {
+    let driver = machine.host.zone(name(machine)?)?;
+    let mut zone = ZoneRef {
+        project: "default".to_owned(),
+        name: "bench.example".to_owned(),
+        config: options.options.iter().cloned().collect(),
+    };
+    let mut call = Call::new("default", &zone.name);
+    zone.config = driver.validate(&call, &zone, None).await?;
+    let set = |number: u16| RecordSet {
+        name: format!("n{number}"),
+        kind: "A".to_owned(),
+        ttl: 300,
+        values: vec![format!("192.0.2.{number}")],
+    };
+    let content = Content::new(&zone.name, 1, (0..SETS).map(set).collect())?;
+    call.records = Some(Arc::new(content));
+    let calls = options.calls;
+    measure("zone.validate", calls, async |_| {
+        driver.validate(&call, &zone, Some(&zone.config)).await.map(|_| ())
+    })
+    .await?;
+    measure(&format!("zone.publish, {SETS} sets"), calls, async |_| {
+        driver.publish(&call, &zone, 1).await
+    })
+    .await?;
+    driver.delete(&call, &zone).await?;
     Ok(())
 }
 

@@ -181,6 +181,7 @@ fn example(permission: Permission) -> &'static str {
         Permission::Http => "`http = [\"origin\"]`",
         Permission::Watch => "`watch = true`",
         Permission::System => "`system = true`",
+        Permission::Records => "`records = true`",
     }
 }
 

@@ -17,6 +17,8 @@ enum Family {
     Storage,
     /// Networks and the interfaces of instances
     Network,
+    /// Zones of the domain name system, where name servers find them
+    Zone,
     /// Where images come from
     Image,
 }
@@ -26,6 +28,7 @@ impl Family {
         match self {
             Self::Storage => "storage",
             Self::Network => "network",
+            Self::Zone => "zone",
             Self::Image => "image",
         }
     }

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use hutch_broker::FixedPath;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::UnshareFlags;
 
@@ -176,6 +177,46 @@ pub(crate) fn filesystem(kind: Filesystem, at: &Path) -> Result<String> {
         Some(_) => format!("{} without project quotas, which this kernel has not", kind.name()),
         None => kind.name().to_owned(),
     })
+}
+
+/// Gives the scratch host an empty directory of its own at each fixed place that a plugin may change, so that a run finds the same
+/// on every machine and leaves the machine's own as it is. What is only read is the machine's.
+///
+/// # Errors
+/// When something can't be mounted.
+pub(crate) fn places(place: &Path, paths: &[FixedPath]) -> Result<()> {
+    for (number, wanted) in paths.iter().filter(|wanted| wanted.writable).enumerate() {
+        let path = wanted.path.as_path();
+        if !path.is_dir() {
+            // A directory can be made only on top of the machine's own.
+            let above = path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/"));
+            if above == Path::new("/") {
+                bail!(
+                    "the plugin works in {}, of which the machine has not even the first directory",
+                    path.display()
+                );
+            }
+            let (upper, work) = (
+                place.join(format!("upper{number}")),
+                place.join(format!("work{number}")),
+            );
+            for directory in [&upper, &work] {
+                std::fs::create_dir(directory).with_context(|| format!("can't create {}", directory.display()))?;
+            }
+            let (lower, upper, work) = (above.display(), upper.display(), work.display());
+            let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+            run(
+                "mount",
+                &["-t", "overlay", "-o", &options, "overlay", &lower.to_string()],
+            )?;
+            std::fs::create_dir_all(path).with_context(|| format!("can't create {}", path.display()))?;
+        }
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &path.display().to_string()],
+        )?;
+    }
+    Ok(())
 }
 
 /// Runs a program to its end.

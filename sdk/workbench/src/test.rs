@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// Where pools lie; a storage driver that exports quota is tried on ext4 otherwise, any other in memory
     #[arg(long)]
     filesystem: Option<Filesystem>,
-    /// An option of each pool, network or request of the run
+    /// An option of each pool, network, zone or request of the run
     #[arg(long = "option", value_name = "KEY=VALUE", value_parser = pair)]
     options: Vec<(String, String)>,
     /// An image that the source has, by its name there
@@ -65,6 +65,9 @@ pub(crate) struct Options {
     /// Serve this folder over HTTP on the scratch host, and ask the source for that server
     #[arg(long, value_name = "FOLDER")]
     serve: Option<PathBuf>,
+    /// A program with its arguments that prints what the backend of a zone driver shows of the zone {zone}, a record on each line
+    #[arg(long, value_name = "COMMAND")]
+    show: Option<String>,
     /// The network of the scratch host; the machine's is for sources that fetch from elsewhere, and images are built only there
     #[arg(long, default_value = "own")]
     network: Network,
@@ -109,7 +112,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Surroundings {
-    /// Options of each pool, network or request.
+    /// Options of each pool, network, zone or request.
     options: BTreeMap<String, String>,
     /// An image that the source has.
     image: Option<String>,
@@ -120,6 +123,8 @@ struct Surroundings {
     /// A program with its arguments that is run to its end on the scratch host before the first case: what the driver talks to. What it
     /// leaves running ends with the scratch host.
     prepare: Vec<String>,
+    /// What prints a zone.
+    show: Vec<String>,
 }
 
 impl Surroundings {
@@ -135,6 +140,9 @@ impl Surroundings {
             read.serve.clone_from(&options.serve);
         }
         read.image = options.image.clone().or(read.image);
+        if let Some(line) = &options.show {
+            read.show = line.split_whitespace().map(str::to_owned).collect();
+        }
         if let Some(folder) = &read.serve {
             let found = std::fs::canonicalize(folder).with_context(|| format!("can't find {}", folder.display()))?;
             read.serve = Some(found);
@@ -182,9 +190,11 @@ async fn suite(
     place: &Path,
 ) -> Result<ExitCode> {
     let machine = machine::start(path, place, workers).await?;
+    scratch::places(place, &machine.plugin.requested.fs.paths)?;
     let (mut stand, surroundings) = stand(options, &machine, place)?;
     stand.image = told.image().await?;
     stand.options = told.options;
+    stand.show = told.show;
     stand.builds = options.network == Network::Machine;
     let wanted = |case: &Case| {
         options

@@ -15,7 +15,7 @@ in [wit.md](../wit.md), with the rules that hold for all of them.
 ";
 
 /// The packages in the order in which they are read.
-const PACKAGES: [&str; 4] = ["host", "storage", "network", "image"];
+const PACKAGES: [&str; 5] = ["host", "storage", "network", "zone", "image"];
 
 fn place() -> PathBuf {
     run::top().join("docs/book/reference.md")

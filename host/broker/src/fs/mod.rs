@@ -5,6 +5,7 @@ mod copy;
 mod features;
 mod merged;
 mod ops;
+mod parts;
 mod quota;
 mod service_files;
 mod trash;
@@ -94,6 +95,18 @@ impl Trees {
                 })
                 .await
                 .map(unit),
+            Request::FsWritePart { at, offset, data, mode } => self
+                .on(cx, &at, move |_, root, path| {
+                    parts::write_part(&root, path, offset, &data, mode)
+                })
+                .await
+                .map(unit),
+            Request::FsReplaceFile { source, to } => {
+                let to = same_root(&source, to)?;
+                self.on(cx, &source, move |_, root, path| parts::replace_file(&root, path, &to))
+                    .await
+                    .map(unit)
+            }
             Request::FsRename { source, to } => {
                 let to = same_root(&source, to)?;
                 self.on(cx, &source, move |_, root, path| ops::rename(&root, path, &to))

@@ -124,6 +124,7 @@ pub(crate) fn everything() -> Permissions {
         filter: true,
         watch: true,
         system: true,
+        records: true,
         ..Permissions::default()
     }
 }

@@ -4,10 +4,12 @@ mod answer;
 mod image;
 mod network;
 mod storage;
+mod zone;
 
 pub(crate) use image::ImageAdapter;
 pub(crate) use network::NetworkAdapter;
 pub(crate) use storage::StorageAdapter;
+pub(crate) use zone::ZoneAdapter;
 
 use hutch_driver::{DriverError, Options};
 

@@ -2,6 +2,7 @@
 
 mod machine;
 mod trees;
+mod zones;
 
 use hutch_broker::{Request, Response};
 use hutch_driver::{DriverError, TreePath};
@@ -80,6 +81,7 @@ fn tree(at: types::TreePath) -> TreePath {
 impl types::Host for CallState {}
 impl crate::bindings::storage::types::Host for CallState {}
 impl crate::bindings::network::types::Host for CallState {}
+impl crate::bindings::zone::types::Host for CallState {}
 impl crate::bindings::image::types::Host for CallState {}
 
 impl log::Host for CallState {

@@ -60,6 +60,24 @@ impl fs::Host for CallState {
         .await
     }
 
+    async fn write_part(&mut self, at: types::TreePath, offset: u64, data: Vec<u8>, mode: u32) -> Answer<()> {
+        self.unit(Request::FsWritePart {
+            at: tree(at),
+            offset,
+            data,
+            mode,
+        })
+        .await
+    }
+
+    async fn replace_file(&mut self, source: types::TreePath, to: types::TreePath) -> Answer<()> {
+        self.unit(Request::FsReplaceFile {
+            source: tree(source),
+            to: tree(to),
+        })
+        .await
+    }
+
     async fn rename(&mut self, source: types::TreePath, to: types::TreePath) -> Answer<()> {
         self.unit(Request::FsRename {
             source: tree(source),

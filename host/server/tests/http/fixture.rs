@@ -11,6 +11,7 @@ use hutch_core::plugins::NoPlugins;
 use hutch_driver::image::{ImageDriver, ImageFile};
 use hutch_driver::network::NetworkDriver;
 use hutch_driver::storage::StorageDriver;
+use hutch_driver::zone::ZoneDriver;
 use hutch_driver::{Call, DriverError, DriverEvent, DriverInfo, Drivers, EventStream};
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Request};
@@ -35,6 +36,10 @@ impl Drivers for Nothing {
     }
 
     fn network(&self, name: &str) -> Result<Arc<dyn NetworkDriver>, DriverError> {
+        Err(none(name))
+    }
+
+    fn zone(&self, name: &str) -> Result<Arc<dyn ZoneDriver>, DriverError> {
         Err(none(name))
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Command, FakeHost, FakeLink, Node};
+use super::{Command, FakeHost, FakeLink, FakeRecords, Node};
 use crate::host::{
-    CommandOutput, DirEntry, FileInfo, Host, HttpResponse, Level, LinkInfo, Macvlan, ServiceStatus, SpaceInfo, Veth,
+    Change, CommandOutput, DirEntry, FileInfo, Host, HttpResponse, Level, LinkInfo, Macvlan, Position, RecordSet,
+    ServiceStatus, SpaceInfo, Veth,
 };
 use crate::{Error, Result, TreePath};
 
@@ -14,6 +15,10 @@ fn show(at: &TreePath) -> String {
 
 fn map(pairs: &[(String, String)]) -> BTreeMap<String, String> {
     pairs.iter().cloned().collect()
+}
+
+fn content(records: Option<&FakeRecords>) -> Result<&FakeRecords> {
+    records.ok_or_else(|| Error::not_found("this call is not about the content of a zone"))
 }
 
 impl Host for FakeHost {
@@ -125,6 +130,40 @@ impl Host for FakeHost {
         self.call(format!("fs.write-file {}", show(at)), |state| {
             state.tree.check(at)?;
             state.tree.write(at, data, mode)
+        })
+    }
+
+    fn fs_write_part(&self, at: &TreePath, offset: u64, data: &[u8], mode: u32) -> Result<()> {
+        self.call(format!("fs.write-part {} {offset}", show(at)), |state| {
+            state.tree.check(at)?;
+            let mut whole = match state.tree.get(at) {
+                Some(Node::File(_, held)) => held.clone(),
+                None if offset == 0 => Vec::new(),
+                None => return Err(Error::not_found(format!("there is no file {}", show(at)))),
+                Some(_) => return Err(Error::invalid(format!("{} is not a file", show(at)))),
+            };
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            if offset > whole.len() {
+                return Err(Error::invalid(format!("{} is shorter than {offset} bytes", show(at))));
+            }
+            whole.truncate(offset);
+            whole.extend_from_slice(data);
+            state.tree.write(at, &whole, mode)
+        })
+    }
+
+    fn fs_replace_file(&self, source: &TreePath, to: &TreePath) -> Result<()> {
+        self.call(format!("fs.replace-file {} {}", show(source), show(to)), |state| {
+            state.tree.check(source)?;
+            state.tree.check(to)?;
+            match state.tree.get(source) {
+                Some(Node::File(..)) => {
+                    state.tree.discard(to);
+                    state.tree.rename(source, to)
+                }
+                None if matches!(state.tree.get(to), Some(Node::File(..))) => Ok(()),
+                _ => Err(Error::not_found(format!("there is no file {}", show(source)))),
+            }
         })
     }
 
@@ -488,6 +527,40 @@ impl Host for FakeHost {
     fn system_package_sources(&self) -> Result<Vec<String>> {
         self.call("system.package-sources".into(), |state| {
             Ok(state.package_sources.clone())
+        })
+    }
+
+    fn records_version(&self) -> Result<u64> {
+        self.call("records.version".into(), |state| {
+            Ok(content(state.records.as_ref())?.version)
+        })
+    }
+
+    fn records_page(&self, version: u64, after: Option<&Position>, limit: u32) -> Result<Vec<RecordSet>> {
+        let place = after.map_or_else(String::new, |after| format!(" {} {}", after.name, after.kind));
+        self.call(format!("records.page {version}{place}"), |state| {
+            let content = content(state.records.as_ref())?;
+            if content.version != version {
+                return Err(Error::not_found(format!("version {version} is gone")).retryable());
+            }
+            let is = |set: &RecordSet, after: &Position| set.name == after.name && set.kind == after.kind;
+            let begin = match after {
+                None => 0,
+                Some(after) => match content.sets.iter().position(|set| is(set, after)) {
+                    Some(at) => at + 1,
+                    None => return Err(Error::invalid(format!("there is no record set{place} to go on from"))),
+                },
+            };
+            Ok(content.sets.iter().skip(begin).take(limit as usize).cloned().collect())
+        })
+    }
+
+    fn records_changes(&self, since: u64) -> Result<Option<Vec<Change>>> {
+        self.call(format!("records.changes {since}"), |state| {
+            let content = content(state.records.as_ref())?;
+            let known = since == content.version || content.changes.iter().any(|change| change.version == since + 1);
+            let later = content.changes.iter().filter(|change| change.version > since);
+            Ok(known.then(|| later.cloned().collect()))
         })
     }
 

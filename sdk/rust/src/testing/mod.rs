@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::host::{CommandOutput, HttpResponse, Level};
+use crate::host::{Change, CommandOutput, HttpResponse, Level, RecordSet};
 use crate::{Error, Result, TreePath};
 
 pub use tree::{Node, Tree};
@@ -117,6 +117,19 @@ pub struct State {
     pub changed: Vec<String>,
     /// Whether `progress.cancelled` says so.
     pub cancelled: bool,
+    /// The content of the call's zone, where the call is about one.
+    pub records: Option<FakeRecords>,
+}
+
+/// The content of a zone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FakeRecords {
+    /// Its version.
+    pub version: u64,
+    /// Its record sets, in the order in which they are read.
+    pub sets: Vec<RecordSet>,
+    /// What `records.changes` knows, oldest first; since the version before the first of them.
+    pub changes: Vec<Change>,
 }
 
 /// A host in memory.
@@ -192,6 +205,15 @@ impl FakeHost {
             body: body.into(),
         };
         self.state().documents.insert(url.to_owned(), response);
+    }
+
+    /// The content of the zone that calls are about from now on. `sets` are in the order in which the host gives them.
+    pub fn set_records(&self, version: u64, sets: Vec<RecordSet>) {
+        self.state().records = Some(FakeRecords {
+            version,
+            sets,
+            changes: Vec::new(),
+        });
     }
 
     /// Dies as `crash` says, counted from now. From then on every call fails with the code `crashed`.
