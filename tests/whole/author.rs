@@ -151,7 +151,12 @@ fn an_image_source_in_c_begins_whole() -> Result<()> {
 
 #[test]
 fn drivers_in_python_begin_whole() -> Result<()> {
-    for (family, least) in [("storage", STORAGE), ("network", NETWORK), ("zone", ZONE), ("image", IMAGE)] {
+    for (family, least) in [
+        ("storage", STORAGE),
+        ("network", NETWORK),
+        ("zone", ZONE),
+        ("image", IMAGE),
+    ] {
         begins(Language::Python, family, least)?;
     }
     Ok(())

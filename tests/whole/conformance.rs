@@ -83,6 +83,13 @@ fn network_bridge_conforms() -> Result<()> {
 }
 
 #[test]
+fn zone_files_conforms() -> Result<()> {
+    // As BIND reads it: what it would not load is not shown.
+    let show = "named-compilezone -i none -k ignore -o - {zone} /var/lib/hutch-zones/{zone}";
+    passes("zone-files", &["--show", show], 35)
+}
+
+#[test]
 fn image_simplestreams_conforms() -> Result<()> {
     let tree = tempfile::tempdir()?;
     let arch = std::env::consts::ARCH;

@@ -60,6 +60,8 @@ const TESTS: &[Need] = &[
     need("minisign", "minisign"),
     need("rsync", "rsync"),
     need("docker-registry", "docker-registry"),
+    // BIND's reader of master files.
+    need("named-compilezone", "bind9-utils"),
     wish("incus", "incus-client"),
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),

@@ -1,4 +1,8 @@
 //! Zone drivers, as `wit/zone` has them, and the content of a zone as they read it.
+//!
+//! A record set's type is in `hutch:host` and not in `hutch:zone`, because the functions that read it are the host's: a family may use
+//! what the host offers, and the host knows no family. A call reads one [`Content`], which never changes: the core may be versions
+//! ahead before a large zone is read, and whoever reads it still comes to its end.
 
 mod content;
 mod form;

@@ -15,12 +15,13 @@ use rustix::thread::UnshareFlags;
 use tokio::sync::broadcast;
 
 /// The crates of our drivers.
-const DRIVERS: [&str; 5] = [
+const DRIVERS: [&str; 6] = [
     "hutch-plugin-image-debian",
     "hutch-plugin-image-simplestreams",
     "hutch-plugin-network-bridge",
     "hutch-plugin-storage-dir",
     "hutch-plugin-storage-overlay",
+    "hutch-plugin-zone-files",
 ];
 
 /// Runs cargo in a target directory of its own, because the one that runs the test holds the lock of the usual one.

@@ -66,13 +66,14 @@ const TIMERS: &str = "120 60 86400 30";
 
 impl Apex {
     /// From a zone's configuration: `dns.nameservers`, a list separated by commas, and `dns.contact`, a mailbox with an `@` or as a
-    /// domain name. Where they are missing, the zone itself is its name server, and `hostmaster` in the zone the contact.
+    /// domain name. Where they are missing, the name server is `localhost`, as in zones that nobody delegates to, and the
+    /// contact `hostmaster` in the zone. A server in the zone itself would need an address there, or BIND does not load the zone.
     ///
     /// # Errors
     /// `invalid` for what is no name.
     pub fn of(zone: &ZoneRef) -> Result<Self> {
         let options = crate::Options::new(&zone.config);
-        let servers = options.get("dns.nameservers").unwrap_or(&zone.name);
+        let servers = options.get("dns.nameservers").unwrap_or("localhost");
         let mut nameservers = Vec::new();
         for server in servers.split(',').map(str::trim) {
             nameservers.push(domain("dns.nameservers", server)?);
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn the_apex_is_what_the_configuration_says() {
         let own = Apex::of(&zone(&[])).unwrap();
-        assert_eq!(own.nameservers, ["example.org"]);
+        assert_eq!(own.nameservers, ["localhost"]);
         assert_eq!(own.contact, "hostmaster.example.org");
         let told = Apex::of(&zone(&[
             ("dns.nameservers", "NS1.example.net., ns2.example.net"),

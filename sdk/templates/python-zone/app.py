@@ -53,7 +53,8 @@ def domain(key: str, name: str) -> str:
 def apex(zone: ZoneRef) -> tuple[list, str]:
     """The name servers, and the mailbox of whoever is responsible as a domain name."""
     config = dict(zone.config)
-    listed = (config.get("dns.nameservers") or zone.name).split(",")
+    # A server in the zone itself would need an address there, or BIND does not load the zone.
+    listed = (config.get("dns.nameservers") or "localhost").split(",")
     servers = [domain("dns.nameservers", server.strip()) for server in listed]
     contact = config.get("dns.contact") or f"hostmaster.{zone.name}"
     user, at, host = contact.partition("@")

@@ -64,6 +64,7 @@ impl Language {
             // Its template has an index of lines, which C reads more easily than JSON.
             (Family::Image, Self::C) => &["image-testdata"],
             (Family::Image, _) => &["image-testdata", "image-index"],
+            (Family::Zone, _) => &["zone-testdata"],
             (Family::Storage | Family::Network, _) => &[],
         }
     }
