@@ -58,6 +58,9 @@ pub struct Apex {
     pub contact: String,
 }
 
+/// The contact of a zone whose own name is so long that no mailbox can be in it.
+const NOBODY: &str = "hostmaster.localhost";
+
 /// The time to live of SOA and NS records, in seconds, and the timers of SOA: refresh, retry, expire and the time that a negative
 /// answer is kept. Short, because instances come and go.
 const SOA_TTL: u32 = 3600;
@@ -79,7 +82,7 @@ impl Apex {
             nameservers.push(domain("dns.nameservers", server)?);
         }
         let contact = match options.get("dns.contact") {
-            None => format!("hostmaster.{}", zone.name),
+            None => domain("dns.contact", &format!("hostmaster.{}", zone.name)).unwrap_or_else(|_| NOBODY.to_owned()),
             Some(address) => mailbox(address)?,
         };
         Ok(Self { nameservers, contact })
@@ -170,6 +173,11 @@ mod tests {
         let own = Apex::of(&zone(&[])).unwrap();
         assert_eq!(own.nameservers, ["localhost"]);
         assert_eq!(own.contact, "hostmaster.example.org");
+        let long = ZoneRef {
+            name: vec!["l".repeat(49); 5].join("."),
+            ..zone(&[])
+        };
+        assert_eq!(Apex::of(&long).unwrap().contact, "hostmaster.localhost");
         let told = Apex::of(&zone(&[
             ("dns.nameservers", "NS1.example.net., ns2.example.net"),
             ("dns.contact", "me.too@example.net"),

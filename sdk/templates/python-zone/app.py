@@ -57,6 +57,9 @@ def apex(zone: ZoneRef) -> tuple[list, str]:
     listed = (config.get("dns.nameservers") or "localhost").split(",")
     servers = [domain("dns.nameservers", server.strip()) for server in listed]
     contact = config.get("dns.contact") or f"hostmaster.{zone.name}"
+    if not config.get("dns.contact") and len(contact) > 253:
+        # No mailbox can be in a zone with so long a name.
+        contact = "hostmaster.localhost"
     user, at, host = contact.partition("@")
     if at:
         contact = user.replace(".", "\\.") + "." + host
