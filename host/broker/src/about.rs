@@ -23,10 +23,11 @@ impl Request {
             | Self::FsListDir { at, .. }
             | Self::FsReadFile { at }
             | Self::FsWriteFile { at, .. }
+            | Self::FsWritePart { at, .. }
             | Self::FsDiscard { at }
             | Self::FsUsage { at }
             | Self::FsSetQuota { at, .. } => place(at),
-            Self::FsRename { source, to } | Self::FsCopyTree { source, to } => {
+            Self::FsRename { source, to } | Self::FsReplaceFile { source, to } | Self::FsCopyTree { source, to } => {
                 format!("{} to {}", place(source), place(to))
             }
             Self::FsCopyMerged { to, .. } => place(to),
@@ -55,6 +56,8 @@ impl Request {
             }
             Self::CommandRun { program, .. } => program.clone(),
             Self::HttpGet { url, .. } => address(url),
+            Self::RecordsPage { version, .. } => version.to_string(),
+            Self::RecordsChanges { since } => since.to_string(),
             Self::WatchChanged { topic } | Self::WatchServiceFile { topic, .. } => topic.clone(),
             Self::Log { .. }
             | Self::MetricCount { .. }
@@ -63,7 +66,8 @@ impl Request {
             | Self::Cancelled
             | Self::LinkSubnetsInUse
             | Self::SystemArchitecture
-            | Self::SystemPackageSources => String::new(),
+            | Self::SystemPackageSources
+            | Self::RecordsVersion => String::new(),
         };
         harmless(&text)
     }

@@ -120,6 +120,11 @@ fn domain(key: &str, name: &str) -> Result<String> {
 fn mailbox(address: &str) -> Result<String> {
     match address.split_once('@') {
         None => domain("dns.contact", address),
+        // What is whole with a final dot would be so without a host, too.
+        Some((_, host)) if domain("dns.contact", host).is_err() => Err(Error::invalid(format!(
+            "invalid value for \"dns.contact\": {address:?} is no mailbox"
+        ))
+        .with("key", "dns.contact")),
         Some((user, host)) => domain("dns.contact", &format!("{}.{host}", user.replace('.', "\\."))),
     }
 }

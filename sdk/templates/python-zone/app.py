@@ -62,6 +62,7 @@ def apex(zone: ZoneRef) -> tuple[list, str]:
         contact = "hostmaster.localhost"
     user, at, host = contact.partition("@")
     if at:
+        domain("dns.contact", host)
         contact = user.replace(".", "\\.") + "." + host
     return servers, domain("dns.contact", contact)
 
