@@ -34,7 +34,6 @@ impl Programs {
             workbench: named("HUTCH_PLUGIN_DEV")?,
             keeper: named("HUTCH_KEEPER")?,
             plugins: named("HUTCH_PLUGINS")?,
-            // Benchmarks have no use for them.
             guests: std::env::var_os("HUTCH_GUESTS").map(PathBuf::from),
             tools: std::env::var_os("HUTCH_TOOLS").map(PathBuf::from),
         })

@@ -473,8 +473,17 @@ fn a_plugin_that_is_fetched_needs_a_signature_or_a_waiver() -> Result<()> {
     Ok(())
 }
 
-/// Operations that have to go through while the plugin is exchanged under them.
-const OPERATIONS: usize = 400;
+/// How many operations have to go through while the plugin is exchanged under them: 10,000 are promised, and tried with `--all`.
+fn operations() -> usize {
+    if std::env::var_os("HUTCH_TEST_ALL").is_some() {
+        10_000
+    } else {
+        400
+    }
+}
+
+/// After how many rounds of four requests it is exchanged.
+const ROUNDS: usize = 5;
 
 #[test]
 fn nothing_fails_while_the_driver_is_exchanged_again_and_again() -> Result<()> {
@@ -485,39 +494,39 @@ fn nothing_fails_while_the_driver_is_exchanged_again_and_again() -> Result<()> {
     hutch.run(&["plugin", "install", &old.to_string_lossy(), "--yes"])?;
     use_driver(&daemon, "plain")?;
     hutch.run(&["plugin", "upgrade", "plain", &new.to_string_lossy()])?;
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let over = || done.load(std::sync::atomic::Ordering::SeqCst);
+    let (tell, told) = std::sync::mpsc::channel();
     let switches = std::thread::scope(|scope| -> Result<usize> {
-        let switcher = scope.spawn(|| -> Result<usize> {
-            let (mut client, mut switches) = (daemon.client(), 0);
-            while !over() {
-                client.sync("POST", "/1.0/plugins/org.example.storage.plain/rollback", &Value::Null)?;
-                switches += 1;
-            }
-            Ok(switches)
-        });
-        let work = |name: &'static str| {
+        let work = |name: &'static str, tell: std::sync::mpsc::Sender<()>| {
             let daemon = &daemon;
             move || -> Result<()> {
                 let mut client = daemon.client();
-                for _ in 0..OPERATIONS / 8 {
+                // Two of four requests are operations, and two do this.
+                for _ in 0..operations() / 4 {
                     client.get("/1.0/storage-pools/own/resources")?;
                     client.run("POST", "/1.0/instances/c1/snapshots", &json!({ "name": name }))?;
                     client.get("/1.0/storage-pools/own/resources")?;
                     client.run("DELETE", &format!("/1.0/instances/c1/snapshots/{name}"), &Value::Null)?;
+                    tell.send(())?;
                 }
                 Ok(())
             }
         };
-        let workers = [scope.spawn(work("a")), scope.spawn(work("b"))];
-        let worked: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
-        for worker in worked {
-            worker.map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        let workers = [scope.spawn(work("a", tell.clone())), scope.spawn(work("b", tell))];
+        let switched = (|| -> Result<usize> {
+            let (mut client, mut switches) = (daemon.client(), 0);
+            // In the middle of what the other one does, whichever of both said that it is through.
+            for _ in told.iter().step_by(ROUNDS) {
+                client.sync("POST", "/1.0/plugins/org.example.storage.plain/rollback", &Value::Null)?;
+                switches += 1;
+            }
+            Ok(switches)
+        })();
+        for worker in workers {
+            worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
         }
-        switcher.join().map_err(|_| anyhow::anyhow!("the switcher panicked"))?
+        switched
     })?;
-    println!("{OPERATIONS} operations over {switches} switches");
+    println!("{} operations over {switches} switches", operations());
     ensure!(switches > 10, "{switches} switches are no test");
     ensure!(daemon.shell("c1", "echo alive")? == "alive");
     Ok(())

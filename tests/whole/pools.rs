@@ -215,12 +215,14 @@ fn a_daemon_with_a_copied_state_leaves_the_originals_volumes_alone() -> Result<(
     client.sync("POST", POOLS, &pool("named", "dir", &disk))?;
     daemon.stop()?;
     other.stop()?;
-    for entry in std::fs::read_dir(daemon.state_dir())? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("state.db") {
-            std::fs::copy(entry.path(), other.state_dir().join(entry.file_name()))?;
-        }
+    // A daemon that was stopped leaves its state in one file.
+    for daemon in [&daemon, &other] {
+        ensure!(
+            !daemon.state_dir().join("state.db-wal").exists(),
+            "the state was not closed"
+        );
     }
+    std::fs::copy(daemon.state_dir().join("state.db"), other.state_dir().join("state.db"))?;
     // The first goes on, and runs while the second looks.
     daemon.launch(&[])?;
     let mut client = daemon.client();

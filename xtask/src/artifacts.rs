@@ -136,8 +136,15 @@ pub(crate) fn build_release() -> Result<Artifacts> {
 /// # Errors
 /// When a build fails.
 pub(crate) fn build_for_tests() -> Result<Artifacts> {
+    with_guests(build("dev")?)
+}
+
+/// Adds the plugins that misbehave on request.
+///
+/// # Errors
+/// When a build fails.
+pub(crate) fn with_guests(mut artifacts: Artifacts) -> Result<Artifacts> {
     let metadata = metadata()?;
-    let mut artifacts = build("dev")?;
     let mut command = run::cargo();
     command.args(["build", "--profile", "plugin", "--target", setup::PLUGIN_TARGET]);
     run::check(command.args(GUESTS.iter().flat_map(|guest| ["--package", guest])))?;

@@ -61,7 +61,7 @@ pub(crate) fn measure(options: &Options) -> Result<String> {
         bail!("the benchmarks make containers, which takes root: run this as root");
     }
     setup::run(&setup::Options { tests: true })?;
-    let built = artifacts::build_release()?;
+    let built = artifacts::with_guests(artifacts::build_release()?)?;
     run::check(run::cargo().args(["build", "--release", "--package", "hutch-tests", "--bin", "hutch-bench"]))?;
     run::check(run::cargo().args([
         "build",

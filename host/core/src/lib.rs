@@ -265,13 +265,14 @@ impl Core {
         self.server.read().unwrap_or_else(PoisonError::into_inner).id.clone()
     }
 
-    /// Waits for the group of clients that is in flight, and makes everything last through a loss of power.
+    /// Makes everything last through a loss of power, and closes the state: what still goes on in the background changes nothing of
+    /// it any more, and is found by the next start as after a crash.
     ///
     /// # Errors
     /// The store's.
     pub async fn close(&self) -> Result<()> {
         self.uncover_idle_pools();
-        self.store.sync().await?;
+        self.store.close().await?;
         Ok(())
     }
 }

@@ -3,10 +3,12 @@
 //! `driver_call PLUGIN.wasm [COUNT]` calls `pool.validate` of a storage plugin (with `network` and `image` plugins the function
 //! that comes closest) COUNT times, one after the other, and prints one line of JSON:
 //! `{"calls":N,"wasm":{"p50_us":…,"p99_us":…,"max_us":…},"worker":{…},"worker_asking":{…},"native":{…},"parallel":{…},
-//! "worker_parallel":{…},"start_ms":…,"worker_start_ms":…,"worker_pss_kib":…,"rss_kib":…}`, where `wasm` is a plugin in this process
-//! and `worker` one in a process of its own, `worker_asking` such a call (`pool.space`) in which the guest asks the host once, `parallel`
-//! four callers at once, `start_ms` the time from nothing to a callable plugin with its code in the cache, and `rss_kib` the
-//! memory of this process afterwards. `cargo xtask bench` reads it.
+//! "worker_parallel":{…},"compile_ms":…,"compile_peak_kib":…,"start_ms":…,"worker_start_ms":…,"worker_pss_kib":…,"rss_kib":…}`.
+//!
+//! `wasm` is a plugin in this process and `worker` one in a process of its own, `worker_asking` such a call (`pool.space`) in which the
+//! guest asks the host once, `parallel` four callers at once. `compile_ms` is the time from nothing to a callable plugin that has to
+//! be compiled, `compile_peak_kib` the most memory of the process that compiled it, `start_ms` the time to a callable plugin with its
+//! code in the cache, `worker_start_ms` that of one in a process of its own, and `rss_kib` the memory of this process afterwards. `cargo xtask bench` reads it.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use hutch_driver::network::NetworkRef;
 use hutch_driver::storage::PoolRef;
 use hutch_driver::{Call, DriverError, Drivers, Options};
 use hutch_plugin::{PluginConfig, PluginHost, PluginHostOptions, PluginState};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// Knows how full a file system is, and refuses everything else: what is measured asks for nothing more.
 struct BenchBroker;
@@ -152,7 +155,11 @@ async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<d
         host.settled().await;
         Ok(host)
     };
+    let started = Instant::now();
     drop(start(false).await?);
+    let compile_ms = started.elapsed().as_secs_f64() * 1e3;
+    // Of all children there were until here, which is the one that compiled.
+    let compile_peak_kib = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss();
     let started = Instant::now();
     let here = driver(start(false).await?, false)?;
     let start_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -181,6 +188,8 @@ async fn measure(path: std::path::PathBuf, count: usize) -> Result<String, Box<d
         "native": summary(native),
         "parallel": summary(parallel),
         "worker_parallel": summary(parallel_apart),
+        "compile_ms": compile_ms,
+        "compile_peak_kib": compile_peak_kib,
         "start_ms": start_ms,
         "worker_start_ms": worker_start_ms,
         "worker_pss_kib": process.map(pss_kib).transpose()?,

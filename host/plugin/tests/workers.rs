@@ -4,7 +4,7 @@ mod common;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Bench, call, fault, granted, start};
 use hutch_driver::{DriverError, Drivers, Options};
@@ -93,7 +93,7 @@ async fn a_worker_is_nobody_and_nowhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_fails_its_calls_and_no_other() {
     let bench = start(|_| {});
-    bench.host.settled().await;
+    validate(&bench, &Options::new()).await.expect("served");
     let (killed, first) = (process(&bench), pid(&bench));
     let waiting = {
         let driver = bench.host.storage("faulty").expect("provided");
@@ -208,18 +208,14 @@ async fn what_the_machine_lacks_is_no_fault_of_the_plugin_s() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_in_a_loop_is_stopped_in_time() {
     let bench = start(|_| {});
-    bench.host.settled().await;
+    validate(&bench, &Options::new()).await.expect("served");
     let first = pid(&bench);
-    let mut best = Duration::MAX;
-    for _ in 0..5 {
-        let started = Instant::now();
+    // How soon after its time is a matter of `cargo xtask bench`.
+    for _ in 0..4 {
         let error = validate(&bench, &fault("loop")).await.expect_err("it spins");
-        best = best.min(started.elapsed());
         assert_eq!(error.code, "timeout", "{error}");
         assert!(error.message.contains("after running for 0.3 s"), "{error}");
     }
-    // The best of some, since what else the machine does is no matter of the plugin's.
-    assert!(best < Duration::from_millis(300 + 20), "{best:?}");
     assert_eq!(
         pid(&bench),
         first,
@@ -230,7 +226,7 @@ async fn a_guest_in_a_loop_is_stopped_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_end_with_their_host() {
     let bench = start(|_| {});
-    bench.host.settled().await;
+    validate(&bench, &Options::new()).await.expect("served");
     let process = process(&bench);
     drop(bench);
     assert!(ends(&process), "it is left over");

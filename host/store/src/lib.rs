@@ -162,6 +162,8 @@ pub trait Store: Send + Sync {
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError>;
     /// Returns once everything answered so far would survive a loss of power.
     async fn sync(&self) -> Result<(), StoreError>;
+    /// As [`Store::sync`], and nothing is asked or changed any more: all that comes later is [`StoreError::Closed`].
+    async fn close(&self) -> Result<(), StoreError>;
 }
 
 /// Reads all values below `prefix` as JSON, with the rest of each key.

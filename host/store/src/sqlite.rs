@@ -22,6 +22,7 @@ enum Request {
     Range(String, oneshot::Sender<Result<Vec<(String, Entry)>, StoreError>>),
     Commit(Transaction, oneshot::Sender<Result<Outcome, StoreError>>),
     Sync(oneshot::Sender<Result<(), StoreError>>),
+    Close(oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// See the module. Dropping it lets the thread finish what it was asked and close the file.
@@ -88,6 +89,10 @@ impl Store for SqliteStore {
     async fn sync(&self) -> Result<(), StoreError> {
         self.ask(Request::Sync).await
     }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.ask(Request::Close).await
+    }
 }
 
 fn upgrade(db: &Connection, name: &str) -> Result<(), StoreError> {
@@ -136,13 +141,16 @@ impl Worker {
                     Err(_) => break,
                 }
             }
-            self.serve(group);
+            if let Some(closed) = self.serve(group) {
+                drop(closed.send(self.close()));
+                return;
+            }
         }
     }
 
     /// Answers a group. Reads see the writes before them in the same group. Either all changes of the group last that are answered
-    /// as committed, or none of them is answered so and none lasts.
-    fn serve(&mut self, group: Vec<Request>) {
+    /// as committed, or none of them is answered so and none lasts. Returns who waits for the store's end.
+    fn serve(&mut self, group: Vec<Request>) -> Option<oneshot::Sender<Result<(), StoreError>>> {
         let writes = group.iter().any(|r| matches!(r, Request::Commit(..)));
         // Why nothing of the group can be committed.
         let mut broken = None;
@@ -152,11 +160,13 @@ impl Worker {
         }
         let mut deferred: Vec<Deferred> = Vec::new();
         let mut syncs = Vec::new();
+        let mut close = None;
         for request in group {
             match request {
                 Request::Get(key, answer) => drop(answer.send(self.get(&key))),
                 Request::Range(prefix, answer) => drop(answer.send(self.range(&prefix))),
                 Request::Sync(answer) => syncs.push(answer),
+                Request::Close(answer) => close = Some(answer),
                 Request::Commit(transaction, answer) => {
                     let applied = match &broken {
                         Some(reason) => Err(self.not_committed(reason)),
@@ -175,6 +185,19 @@ impl Worker {
         for answer in syncs {
             drop(answer.send(self.sql("checkpointing", "PRAGMA wal_checkpoint(FULL)")));
         }
+        close
+    }
+
+    /// Puts everything into the file and closes it; with the last connection's end the log of changes goes.
+    fn close(self) -> Result<(), StoreError> {
+        // The end alone would not tell that this failed.
+        self.sql("checkpointing", "PRAGMA wal_checkpoint(TRUNCATE)")?;
+        let Self { db, name: path } = self;
+        db.close().map_err(|(_, source)| StoreError::Sqlite {
+            path,
+            action: "closing",
+            source,
+        })
     }
 
     fn finish(&self, deferred: Vec<Deferred>, broken: Option<String>) {
@@ -479,6 +502,20 @@ mod tests {
             .unwrap();
         let error = SqliteStore::open(&path).unwrap_err();
         assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_closed_store_is_one_file_and_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&dir.path().join("state.db")).unwrap();
+        store.commit(Transaction::new().put("k", &"v").unwrap()).await.unwrap();
+        store.close().await.unwrap();
+        assert!(matches!(store.get("k").await, Err(StoreError::Closed)));
+        assert!(matches!(store.close().await, Err(StoreError::Closed)));
+        let files = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(files, 1, "more than the file itself is left");
+        let again = SqliteStore::open(&dir.path().join("state.db")).unwrap();
+        assert_eq!(again.get("k").await.unwrap().unwrap().value, b"\"v\"");
     }
 
     #[tokio::test]

@@ -3,15 +3,22 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hutch_sys::cgroup::{Hierarchies, is_occupied, remove_tree};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::ids;
 
 /// The cgroup in which Hutch has all of its own.
 const PARENT: &str = "hutch";
+
+/// How long a process may take to end that was killed; some milliseconds are usual.
+const PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// See the module's documentation. It is removed when this is dropped, which is after its process has ended.
 #[derive(Debug)]
@@ -37,7 +44,8 @@ impl Cage {
             return Ok(none());
         }
         let dir = parent.join(format!("plugin-{id}"));
-        // The id is ours alone, so whoever was in it is gone: a daemon that was killed removes nothing.
+        // The id is ours alone. A daemon that was killed removes nothing, and its workers end with it, but some time after it.
+        end_all(&dir)?;
         remove_tree(&dir)?;
         make_directory(&dir)?;
         let cage = Self { dir };
@@ -67,7 +75,7 @@ impl Cage {
             let Some(_id) = id.and_then(|id| ids::take_one(ids, id)) else {
                 continue;
             };
-            if let Err(error) = remove_tree(&entry.path()) {
+            if let Err(error) = end_all(&entry.path()).and_then(|()| remove_tree(&entry.path())) {
                 tracing::warn!(%error, "the control group {} is left", entry.path().display());
             }
         }
@@ -104,6 +112,39 @@ fn none() -> Option<Cage> {
         );
     }
     None
+}
+
+/// Ends the processes in a cgroup, and waits until they have ended. One that is not there has none.
+fn end_all(dir: &Path) -> io::Result<()> {
+    let list = match fs::read_to_string(dir.join("cgroup.procs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        list => list?,
+    };
+    for pid in list.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => {
+                // Its number may have become another's since, but not that of one in the list when it is read again.
+                let there = fs::read_to_string(dir.join("cgroup.procs"))?;
+                if there.lines().any(|line| line == pid.as_raw_nonzero().to_string()) {
+                    end(&process)?;
+                }
+            }
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Ends a process and waits until it has ended, but not for one that the kernel holds.
+fn end(process: &OwnedFd) -> io::Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        // It ended meanwhile.
+        Err(Errno::SRCH) => return Ok(()),
+        other => other?,
+    }
+    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&PATIENCE)))?;
+    Ok(())
 }
 
 fn make_directory(dir: &Path) -> io::Result<()> {

@@ -5,6 +5,7 @@
 
 mod few;
 mod many;
+mod plugins;
 mod table;
 
 use anyhow::{Context, Result, bail};
@@ -114,6 +115,12 @@ fn run(arguments: &Arguments) -> Result<()> {
     if wanted("driver call") && !arguments.only_peer {
         rows.extend(driver_call()?);
     }
+    if wanted("plugins") && !arguments.only_peer {
+        rows.extend(plugins::many()?);
+    }
+    if wanted("runaway") && !arguments.only_peer {
+        rows.extend(plugins::runaway()?);
+    }
     if rows.is_empty() {
         bail!("no figure is called {:?}", arguments.only);
     }
@@ -201,6 +208,14 @@ fn driver_call() -> Result<Vec<Row>> {
     );
     row.hutch
         .push(figure(&figures["worker_pss_kib"], "worker_pss_kib")? / 1024.0);
+    rows.push(row);
+    let mut row = Row::new(
+        "memory of the process that compiles a plugin, for each MB of WebAssembly",
+        Unit::Mebibytes,
+        Goal::AtMost(200.0),
+    );
+    let peak = figure(&figures["compile_peak_kib"], "compile_peak_kib")? / 1024.0;
+    row.hutch.push(peak / plugins::megabytes(&plugin)?);
     rows.push(row);
     Ok(rows)
 }
