@@ -84,7 +84,7 @@ async fn look(target: &Target) -> Result<Look> {
     let plugins = all(target).await?;
     if plugins
         .iter()
-        .any(|plugin| !plugin.id.is_empty() && plugin.metrics.latency.is_empty())
+        .any(|plugin| !has_figures(plugin) && !plugin.id.is_empty() && plugin.state != "failed")
     {
         return Err(Error::usage(
             "this daemon is too old for it: it does not tell how long calls take",
@@ -96,15 +96,21 @@ async fn look(target: &Target) -> Result<Look> {
     })
 }
 
+/// Whether there is anything to tell of it: of a file that is no plugin, or that was refused for another with its id, there is not.
+fn has_figures(plugin: &Plugin) -> bool {
+    !plugin.id.is_empty() && !plugin.metrics.latency.is_empty()
+}
+
 /// The busiest first.
 fn rows(before: &Look, now: &Look) -> Vec<Row> {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
     let mut rows: Vec<Row> = now
         .plugins
         .iter()
-        .filter(|plugin| !plugin.id.is_empty())
+        .filter(|plugin| has_figures(plugin))
         .map(|plugin| {
-            let earlier = before.plugins.iter().find(|other| other.id == plugin.id);
+            let mut before = before.plugins.iter().filter(|other| has_figures(other));
+            let earlier = before.find(|other| other.id == plugin.id);
             row(plugin, earlier.map(|plugin| &plugin.metrics), seconds)
         })
         .collect();
@@ -239,6 +245,23 @@ mod tests {
         let (before, now) = (plugin(100, &[100, 0, 0]), plugin(3, &[3, 0, 0]));
         let row = row(&now, Some(&before.metrics), 1.0);
         assert!((row.calls_per_second - 3.0).abs() < 1e-9, "{row:?}");
+    }
+
+    #[test]
+    fn a_plugin_that_was_refused_is_no_row() {
+        let refused = Plugin {
+            id: "org.example.a".to_owned(),
+            state: "failed".to_owned(),
+            ..Plugin::default()
+        };
+        let at = Instant::now();
+        let look = |calls, at| Look {
+            at,
+            plugins: vec![refused.clone(), plugin(calls, &[calls, 0, 0]), Plugin::default()],
+        };
+        let rows = rows(&look(1, at), &look(5, at + Duration::from_secs(2)));
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert!((rows[0].calls_per_second - 2.0).abs() < 1e-9, "{rows:?}");
     }
 
     #[test]
