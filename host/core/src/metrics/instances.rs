@@ -6,8 +6,12 @@ use hutch_api::openmetrics::{Exposition, Family, Kind};
 use hutch_container::{MemoryUse, Usage};
 use hutch_net::Interface;
 
+use crate::instances::devices::nics;
 use crate::instances::view::View;
 use crate::machine::Machine;
+
+/// Interfaces of one instance that are counted, unless it was given more.
+const MAX_INTERFACES: usize = 32;
 
 /// What was read of one running instance.
 pub(super) struct Reading {
@@ -33,6 +37,11 @@ pub(super) fn read(view: &View, machine: &Machine) -> Reading {
         tracing::debug!(instance = view.record.name, %error, "the network's counters can't be read");
         Vec::new()
     });
+    let nics = nics(&view.record, &view.devices);
+    let nics: Vec<_> = nics
+        .iter()
+        .map(|nic| (nic.reference.guest_name.as_str(), nic.reference.hwaddr.as_str()))
+        .collect();
     let limit = usage.stats.memory_limit;
     Reading {
         project: view.record.project.clone(),
@@ -44,8 +53,24 @@ pub(super) fn read(view: &View, machine: &Machine) -> Reading {
             .collect(),
         memory_total: limit.map_or(machine.memory_bytes, |limit| limit.min(machine.memory_bytes)),
         usage,
-        interfaces,
+        interfaces: counted(interfaces, &nics),
     }
+}
+
+/// Those of the interfaces that are counted, by their numbers: root in a container can make thousands. First come those that the
+/// instance was given, by their names or where they were renamed by their addresses; `nics` are these, all of which are counted.
+fn counted(mut interfaces: Vec<Interface>, nics: &[(&str, &str)]) -> Vec<Interface> {
+    interfaces.sort_by_cached_key(|interface| {
+        let named = nics.iter().any(|(name, _)| *name == interface.name);
+        let given = named
+            || nics
+                .iter()
+                .any(|(_, address)| address.eq_ignore_ascii_case(&interface.hwaddr));
+        (!named, !given, interface.index)
+    });
+    interfaces.truncate(MAX_INTERFACES.max(nics.len()));
+    interfaces.sort_by_key(|interface| interface.index);
+    interfaces
 }
 
 /// A family: its name, what it is, and its samples of one instance.
@@ -349,3 +374,27 @@ const METRICS: &[Metric] = &[
         }
     }),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_that_a_container_makes_do_not_hide_its_own() {
+        let interface = |index, name: String, hwaddr: &str| Interface {
+            index,
+            name,
+            hwaddr: hwaddr.to_owned(),
+            ..Interface::default()
+        };
+        let mut all = vec![interface(1, "lo".to_owned(), "")];
+        all.extend((2..5000).map(|index| interface(index, format!("dummy{index}"), "02:00:00:00:00:01")));
+        all.push(interface(5000, "lan".to_owned(), "00:16:3E:00:00:02"));
+        all.push(interface(5001, "eth0".to_owned(), "00:16:3e:00:00:01"));
+        let counted = counted(all, &[("eth0", "00:16:3e:00:00:01"), ("eth1", "00:16:3e:00:00:02")]);
+        assert_eq!(counted.len(), MAX_INTERFACES);
+        assert_eq!(counted[0].name, "lo");
+        let last: Vec<&str> = counted[MAX_INTERFACES - 2..].iter().map(|i| i.name.as_str()).collect();
+        assert_eq!(last, ["lan", "eth0"]);
+    }
+}

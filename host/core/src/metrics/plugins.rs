@@ -1,5 +1,6 @@
 //! Metrics of plugins.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hutch_api::openmetrics::{Exposition, Family, Kind};
@@ -80,9 +81,11 @@ const FIGURES: &[Figure] = &[
     ),
 ];
 
-/// Writes the metrics of `plugins`. A file that is no plugin has no id, and no metrics.
+/// Writes the metrics of `plugins`. A file that is no plugin has no id, and no metrics; nor has one that was refused for another
+/// with its id, which is listed before it: no figure may be there twice.
 pub(super) fn write(text: &mut Exposition, plugins: &[Plugin]) {
-    let plugins: Vec<&Plugin> = plugins.iter().filter(|plugin| !plugin.id.is_empty()).collect();
+    let mut ids = BTreeSet::from([""]);
+    let plugins: Vec<&Plugin> = plugins.iter().filter(|plugin| ids.insert(&plugin.id)).collect();
     let mut info = text.family("hutch_plugin", Kind::Info, "A plugin, its version and its family.");
     for plugin in &plugins {
         let family = plugin.provides.keys().next().map_or("", String::as_str);
@@ -203,5 +206,40 @@ fn results(to: &mut Family<'_>, plugin: &Plugin, function: &str, results: &std::
             ("result", result),
         ];
         to.sample(&labels, *count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hutch_api::openmetrics::Format;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_duplicate_is_no_second_row() {
+        let plugin = |id: &str, state: &str| Plugin {
+            id: id.to_owned(),
+            state: state.to_owned(),
+            ..Plugin::default()
+        };
+        let mut text = Exposition::new(Format::OpenMetrics);
+        write(
+            &mut text,
+            &[
+                plugin("a", "enabled"),
+                plugin("b", "enabled"),
+                plugin("a", "failed"),
+                plugin("", "failed"),
+            ],
+        );
+        let text = text.finish();
+        let up: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("hutch_plugin_up{"))
+            .collect();
+        assert_eq!(
+            up,
+            [r#"hutch_plugin_up{plugin="a"} 1"#, r#"hutch_plugin_up{plugin="b"} 1"#]
+        );
     }
 }
