@@ -71,7 +71,11 @@ impl ChangeError {
             Self::Untrusted(_) => "not-granted",
             Self::Trust(error) => match error {
                 TrustError::Stranger(_) | TrustError::Revoked { .. } | TrustError::Mismatch { .. } => "not-granted",
-                TrustError::Key(_) | TrustError::Name(_) | TrustError::Many | TrustError::Signature(_) => "invalid",
+                TrustError::Key(_)
+                | TrustError::Name(_)
+                | TrustError::Many
+                | TrustError::Taken { .. }
+                | TrustError::Signature(_) => "invalid",
                 TrustError::Unknown(_) => "not-found",
                 TrustError::Io { .. } | TrustError::Damaged { .. } => "io",
             },

@@ -56,6 +56,14 @@ pub enum TrustError {
     /// There are too many keys.
     #[error("{MAX_KEYS} keys are trusted or revoked already")]
     Many,
+    /// Another key has its id, by which keys are told apart.
+    #[error("a key of {publisher} has the id {id} already, and this is another")]
+    Taken {
+        /// The id.
+        id: String,
+        /// Whose the other key is.
+        publisher: String,
+    },
     /// No key of the file is meant.
     #[error("no key is called {0:?}; `hutch plugin trust list` shows them")]
     Unknown(String),
@@ -176,6 +184,12 @@ impl Trust {
         keys.retain(|other| other.key != trusted.key);
         if keys.len() >= MAX_KEYS {
             return Err(TrustError::Many);
+        }
+        // Whoever makes a key chooses its id, and may choose another publisher's.
+        let id = trusted.id();
+        if let Some(other) = keys.iter().find(|other| other.id() == id) {
+            let publisher = other.name.clone();
+            return Err(TrustError::Taken { id, publisher });
         }
         keys.push(trusted.clone());
         self.write(keys)?;
@@ -327,6 +341,23 @@ mod tests {
         trust.add("again", KEY).expect("a key");
         assert_eq!(trust.keys().len(), 1);
         assert!(trust.verify(b"hello", SIGNATURE).is_ok());
+    }
+
+    #[test]
+    fn no_two_keys_have_one_id() {
+        let (_directory, mut trust) = trust();
+        trust.add("example", KEY).expect("a key");
+        let mut other = STANDARD.decode(KEY).expect("base64");
+        *other.last_mut().expect("it has bytes") ^= 1;
+        let refusal = trust
+            .add("other", &STANDARD.encode(other))
+            .expect_err("the id is taken");
+        assert!(
+            matches!(&refusal, TrustError::Taken { id, publisher } if id == KEY_ID && publisher == "example"),
+            "{refusal}"
+        );
+        trust.add("renamed", KEY).expect("the same key");
+        assert_eq!(trust.keys().len(), 1);
     }
 
     #[test]
