@@ -93,13 +93,11 @@ impl NetworkDriver for NetworkAdapter {
         network: &NetworkRef,
         current: Option<&Options>,
     ) -> Result<Options, DriverError> {
-        self.slot.current().check_options(&network.config)?;
+        let plugin = self.slot.current();
+        plugin.check_options(&network.config)?;
         let params = (network_ref(network), current.map(pairs));
         let pick = picked(|e| e.network().map(|n| &n.network.validate));
-        self.slot
-            .current()
-            .call(call, reading(network), pick, params, answer::options)
-            .await
+        plugin.call(call, reading(network), pick, params, answer::options).await
     }
 
     async fn start(&self, call: &Call, network: &NetworkRef) -> Result<(), DriverError> {

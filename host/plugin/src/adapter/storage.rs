@@ -83,10 +83,10 @@ impl StorageDriver for StorageAdapter {
     }
 
     async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
-        self.slot.current().check_options(config)?;
+        let plugin = self.slot.current();
+        plugin.check_options(config)?;
         let target = format!("storage/{}", call.object);
-        self.slot
-            .current()
+        plugin
             .call(
                 call,
                 target,
