@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Once};
 
@@ -61,12 +62,23 @@ pub(super) async fn start(workers: &Workers, code: File, memory: u64) -> io::Res
     told.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
 }
 
+/// Removes what a daemon left that was killed, beside all else: a process of its that the kernel does not let end (it waits for a disk)
+/// keeps no plugin from being started.
+fn sweep(ids: PathBuf) {
+    let begun = std::thread::Builder::new()
+        .name("plugin-sweep".to_owned())
+        .spawn(move || Cage::sweep(&ids));
+    if let Err(error) = begun {
+        tracing::warn!(%error, "control groups of an earlier daemon's plugins are left");
+    }
+}
+
 type Started = io::Result<(Process, UnixStream)>;
 
 /// The thread: starts the process, tells of it, and waits for its end.
 fn keep(workers: &Workers, code: File, memory: u64, tell: oneshot::Sender<Started>) {
     static SWEPT: Once = Once::new();
-    SWEPT.call_once(|| Cage::sweep(&workers.ids));
+    SWEPT.call_once(|| sweep(workers.ids.clone()));
     let id = match ids::take(&workers.ids) {
         Ok(id) => id,
         Err(error) => {
