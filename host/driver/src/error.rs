@@ -22,6 +22,10 @@ pub struct DriverError {
     pub version: String,
     /// The last lines that it logged in this call.
     pub log: Vec<String>,
+    /// Whether the plugin's own code answered this. Not so where the host says why there is no answer (no place to run it, a worker
+    /// that is gone), which tells nothing of what the driver looks after.
+    #[serde(skip)]
+    pub answered: bool,
 }
 
 impl DriverError {
@@ -35,6 +39,7 @@ impl DriverError {
             plugin: String::new(),
             version: String::new(),
             log: Vec::new(),
+            answered: false,
         }
     }
 

@@ -136,7 +136,10 @@ impl Plugin {
                 let message = format!("{} gave an invalid answer: {reason}", export.name);
                 Failure::fault("internal", one_line(&message, MAX_MESSAGE))
             }),
-            Ok(Ok(Err(error))) => Err(Failure::plain(self.guest_error(error))),
+            Ok(Ok(Err(error))) => Err(Failure::plain(DriverError {
+                answered: true,
+                ..self.guest_error(error)
+            })),
             Ok(Err(fault)) => Err(self.classify(export.name, fault)),
             Err(_) => {
                 let time = limits.call_timeout.0.as_secs_f32();

@@ -35,6 +35,7 @@ async fn faults_are_attributed_and_isolated() {
     let bench = start(|_| {});
 
     let error = fails(&bench, "trap", "trap").await;
+    assert!(!error.answered, "the host's word in the driver's place");
     assert!(error.message.contains("pool.validate crashed"), "{error}");
     assert!(
         error.log.iter().any(|line| line.contains("deliberately")),
@@ -117,6 +118,7 @@ async fn a_guest_that_hangs_is_ended_and_others_go_on() {
 async fn errors_of_the_guest_s_own_are_bounded() {
     let bench = start(|_| {});
     let error = fails(&bench, "own-error", "org.hutch.test.faulty/odd").await;
+    assert!(error.answered, "the driver's own word");
     assert_eq!(error.message, "the thing is odd  [31m");
     assert!(error.retryable);
     assert_eq!(error.details, [("key".to_owned(), "value".to_owned())]);

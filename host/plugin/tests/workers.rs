@@ -196,6 +196,7 @@ async fn what_the_machine_lacks_is_no_fault_of_the_plugin_s() {
     for _ in 0..5 {
         let error = validate(&bench, &Options::new()).await.expect_err("no process");
         assert_eq!((error.code.as_str(), error.retryable), ("unavailable", true), "{error}");
+        assert!(!error.answered, "the host's word in the driver's place");
     }
     let status = bench.host.plugin(ID).expect("listed");
     assert_eq!(status.state, PluginState::Enabled, "{}", status.reason);

@@ -93,11 +93,13 @@ struct Watched {
 }
 
 impl Watched {
-    /// Passes an answer on. That something is `unavailable` and may come back (`retryable`) is said of the pool.
+    /// Passes an answer on. That something is `unavailable` and may come back (`retryable`) is said of the pool, but for what the host
+    /// says in the driver's place: that there was no room to run it is no word of what the pool lies on.
     fn seen<T>(&self, answer: Result<T, DriverError>) -> Result<T, DriverError> {
         if let Err(error) = &answer
             && error.is("unavailable")
             && error.retryable
+            && error.answered
             && let Some(pool) = self.pool.upgrade()
         {
             pool.set_away(&error.to_string());
