@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::instances::release::release_unused;
+use crate::instances::view::View;
 use crate::journal::Entry;
 use crate::profiles::with_project;
 use crate::records::{PoolRecord, key};
@@ -82,6 +84,8 @@ pub struct Pool {
     readiness: watch::Sender<Readiness>,
     /// When it was last found that what it lies on is away; none while that is not why it can't be used.
     away: Mutex<Option<Instant>>,
+    /// It could be used in the life of this daemon: changes of what is in it may be under way, whatever it is now.
+    used: AtomicBool,
 }
 
 impl Pool {
@@ -90,6 +94,7 @@ impl Pool {
             record: RwLock::new(Arc::new(record)),
             readiness: watch::Sender::new(Readiness::Opening),
             away: Mutex::new(None),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -102,6 +107,9 @@ impl Pool {
     }
 
     pub(crate) fn set_ready(&self, readiness: Readiness) {
+        if readiness == Readiness::Ready {
+            self.used.store(true, Ordering::SeqCst);
+        }
         self.readiness.send_replace(readiness);
     }
 
@@ -157,7 +165,7 @@ impl Core {
     pub(crate) async fn bring_up_pool(&self, pool: &Pool, unfinished: &[Entry]) {
         let _turn = self.turns.take(&turn(&pool.record().name)).await;
         if self.has_pool(pool) && pool.readiness() == Readiness::Opening {
-            self.open_and_clean(pool, unfinished).await;
+            self.open_and_clean(pool, unfinished, true).await;
         }
     }
 
@@ -187,36 +195,50 @@ impl Core {
             }
             return Ok(());
         }
-        // Nothing works in it, so that what is open in the journal is what was left unfinished there.
+        if pool.used.load(Ordering::SeqCst) {
+            pool.set_ready(Readiness::Opening);
+            let opened = self.open_as_it_is(pool).await;
+            opened_pool(pool, opened.map(|_| ()));
+            return Ok(());
+        }
+        // Nothing has worked in it yet, so that what is open in the journal is what was left unfinished there.
         let entries = self.journal.interrupted().await?.into_iter();
         let unfinished: Vec<Entry> = entries.map(|(_, _, entry)| entry).collect();
         // Whoever wants it now waits for it.
         pool.set_ready(Readiness::Opening);
-        self.open_and_clean(pool, &unfinished).await;
+        self.open_and_clean(pool, &unfinished, false).await;
         Ok(())
     }
 
-    /// Opens a pool and removes what does not belong there, but for what `unfinished` changes may have left under a new name.
+    /// Opens a pool, and changes nothing of what is in it: snapshots, moves, refreshes and new instances may be under way there that
+    /// met it while it was away, and no record names what they make.
+    async fn open_as_it_is(&self, pool: &Pool) -> Result<OpenPool> {
+        let open = self.pool_with_driver(pool.record())?;
+        match mark::owner(&open.root, &open.record, &self.state_dir)? {
+            Owner::Pool => {}
+            Owner::Missing => {
+                let gone = format!("there is no directory {}", open.root.display());
+                return Err(Error::Unavailable(gone));
+            }
+            Owner::Other(why) => return Err(Error::Unavailable(why)),
+        }
+        cover(&open.root)?;
+        open.driver
+            .open_pool(&open.call(None), &open.reference())
+            .await
+            .map_err(Error::driver(format!("opening pool {}", open.record.name)))?;
+        Ok(open)
+    }
+
+    /// Opens a pool in which nothing has been done since the daemon began, and removes what does not belong there, but for what
+    /// `unfinished` changes may have left under a new name. `starting` says that instances are still to be started with the daemon.
     /// The caller has its turn.
-    async fn open_and_clean(&self, pool: &Pool, unfinished: &[Entry]) {
+    async fn open_and_clean(&self, pool: &Pool, unfinished: &[Entry], starting: bool) {
         let record = pool.record();
         let name = record.name.as_str();
         let result = async {
-            let open = self.pool_with_driver(pool.record())?;
-            match mark::owner(&open.root, &record, &self.state_dir)? {
-                Owner::Pool => {}
-                Owner::Missing => {
-                    let gone = format!("there is no directory {}", open.root.display());
-                    return Err(Error::Unavailable(gone));
-                }
-                Owner::Other(why) => return Err(Error::Unavailable(why)),
-            }
-            cover(&open.root)?;
+            let open = self.open_as_it_is(pool).await?;
             let call = open.call(None);
-            open.driver
-                .open_pool(&call, &open.reference())
-                .await
-                .map_err(Error::driver(format!("opening pool {name}")))?;
             let removed = open
                 .driver
                 .reconcile(&call, &open.reference(), &self.valid_volumes(name, unfinished))
@@ -228,34 +250,21 @@ impl Core {
             self.claim_running(&open).await;
             Ok::<_, Error>(open.driver.info().can("release"))
         };
-        match result.await {
-            Ok(releases) => {
-                pool.set_back();
-                pool.set_ready(Readiness::Ready);
-                if releases {
-                    let instances = self.instances.list(None).into_iter();
-                    release_unused(
-                        instances
-                            .filter(|instance| instance.view().record.pool == name)
-                            .collect(),
-                    );
-                }
-            }
-            Err(error) => {
-                if error.may_pass() {
-                    pool.set_away(&error.report());
-                }
-                tracing::error!(pool = name, error = error.report(), "the storage pool is unavailable");
-                pool.set_ready(Readiness::Unavailable(error.report()));
-            }
+        if opened_pool(pool, result.await) == Some(true) {
+            let instances = self.instances.list(None).into_iter();
+            let unused = instances.filter(|instance| {
+                let view = instance.view();
+                view.record.pool == name && !(starting && view.starts_with_daemon()) && !comes_back(&view, unfinished)
+            });
+            release_unused(unused.collect());
         }
     }
 
-    /// Claims the trees of containers that an earlier daemon started.
+    /// Claims the trees of containers that an earlier daemon started, but for those that are claimed: it would find itself in the way.
     async fn claim_running(&self, open: &OpenPool) {
         for instance in self.instances.list(None) {
             let view = instance.view();
-            if view.record.pool != open.record.name || view.keeper.is_none() {
+            if view.record.pool != open.record.name || view.keeper.is_none() || instance.holds() {
                 continue;
             }
             let claimed = open.root_of(self, &view.record).await;
@@ -461,6 +470,34 @@ impl Core {
             locations: vec!["none".to_owned()],
         }
     }
+}
+
+/// Shows what came of opening a pool; what it was opened for where it was.
+fn opened_pool<T>(pool: &Pool, opened: Result<T>) -> Option<T> {
+    match opened {
+        Ok(value) => {
+            pool.set_back();
+            pool.set_ready(Readiness::Ready);
+            Some(value)
+        }
+        Err(error) => {
+            if error.may_pass() {
+                pool.set_away(&error.report());
+            }
+            let name = &pool.record().name;
+            tracing::error!(pool = name, error = error.report(), "the storage pool is unavailable");
+            pool.set_ready(Readiness::Unavailable(error.report()));
+            None
+        }
+    }
+}
+
+/// Whether an instance is in the middle of a restart, which goes on.
+fn comes_back(view: &View, unfinished: &[Entry]) -> bool {
+    unfinished.iter().any(|entry| {
+        matches!(entry, Entry::InstanceRestart { project, name }
+            if *project == view.record.project && *name == view.record.name)
+    })
 }
 
 /// Sees to it that set-user-id programs and device nodes in a pool, which containers make as their own, mean nothing to who comes

@@ -13,6 +13,7 @@ use hutch_store::Transaction;
 
 use crate::Core;
 use crate::error::{Error, Result};
+use crate::images;
 use crate::instances::owner::Owner;
 use crate::instances::spec::host_id;
 use crate::instances::{Instance, settle, start, stop};
@@ -21,7 +22,6 @@ use crate::networks::Network;
 use crate::operations::NewOperation;
 use crate::pools::Pool;
 use crate::profiles::with_project;
-use crate::{images, settings};
 
 /// How long the first answer waits for interrupted changes. A driver that hangs must not keep the daemon from starting.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -438,8 +438,7 @@ impl Owner {
     }
 }
 
-/// Starts what is to be started with the daemon: `boot.autostart=true`, or what ran when the machine went down and does not
-/// say otherwise. Higher priorities first.
+/// Starts what is to be started with the daemon ([`View::starts_with_daemon`](crate::instances::view::View)). Higher priorities first.
 async fn autostart(core: &Arc<Core>) {
     let number = |config: &hutch_api::Config, key: &str| {
         config.get(key).and_then(|value| value.parse::<i64>().ok()).unwrap_or(0)
@@ -450,16 +449,7 @@ async fn autostart(core: &Arc<Core>) {
         .into_iter()
         .filter(|instance| {
             let view = instance.view();
-            let ran = view
-                .record
-                .config
-                .get("volatile.last_state.power")
-                .is_some_and(|state| state == "RUNNING");
-            let starts = match view.config.get("boot.autostart") {
-                Some(value) => settings::parse_bool(value) == Some(true),
-                None => ran,
-            };
-            starts && view.keeper.is_none()
+            view.starts_with_daemon() && view.keeper.is_none()
         })
         .collect();
     wanted.sort_by_key(|instance| std::cmp::Reverse(number(&instance.view().config, "boot.autostart.priority")));

@@ -277,7 +277,9 @@ impl Owner {
                         .is_some_and(hutch_container::FilesHandle::has_closed)
                     {
                         owner.close_files().await;
-                        owner.release_root().await;
+                        if owner.is_unused() {
+                            owner.release_root().await;
+                        }
                     }
                     Ok(())
                 })

@@ -75,6 +75,8 @@ pub struct Instance {
     jobs: mpsc::Sender<Job>,
     /// What keeps its root from being another's, while it is mounted.
     claim: std::sync::Mutex<Option<crate::pools::Claim>>,
+    /// Its root being let go, and who does not wait for that.
+    pub(crate) release: release::Release,
 }
 
 impl Instance {
@@ -90,6 +92,11 @@ impl Instance {
     /// Keeps what says that its root is mounted, or lets go of it.
     pub(crate) fn hold(&self, claim: Option<crate::pools::Claim>) {
         *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = claim;
+    }
+
+    /// Whether something says that its root is mounted.
+    pub(crate) fn holds(&self) -> bool {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Its name.
@@ -329,6 +336,7 @@ fn enter_new(core: &Arc<Core>, project: &str, name: &str, view: View) -> Result<
         view: RwLock::new(Arc::new(view)),
         jobs,
         claim: std::sync::Mutex::new(None),
+        release: release::Release::default(),
     });
     core.instances.enter(project, name, Arc::clone(&instance))?;
     tokio::spawn(Owner::new(Arc::clone(core), Arc::clone(&instance)).run(inbox));

@@ -234,9 +234,9 @@ impl Owner {
             // Whoever asked may have gone.
             let _ = answer.send(());
         }
-        // Nobody who stops a container waits for that; who wants to start it again does, as this is its owner. What comes back at
-        // once, or is gone, is not let go.
-        if self.restarts.is_empty() && !self.deleted {
+        // Nobody who stops a container waits for that. What comes back at once, or is gone, is not let go, nor what something that a
+        // lost keeper left may still write to.
+        if self.is_unused() {
             self.release_root().await;
         }
     }

@@ -116,6 +116,8 @@ impl Core {
         );
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
+            // What is about to be removed is not sent anywhere first.
+            let _urgent = instance.release.give_up();
             instance
                 .ask(move |owner| Box::pin(async move { owner.delete(&id).await }))
                 .await
@@ -167,6 +169,8 @@ async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Ar
 /// Starts an instance.
 pub(crate) async fn start(instance: &Arc<Instance>, operation: &Arc<Operation>) -> Result<()> {
     let id = operation.id().to_owned();
+    // What is being sent away is wanted here.
+    let _urgent = instance.release.give_up();
     instance
         .ask(move |owner| Box::pin(async move { owner.start(&id).await }))
         .await

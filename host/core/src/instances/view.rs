@@ -7,10 +7,11 @@ use hutch_api::{Config, Devices, StatusCode, Timestamp};
 use hutch_container::{ContainerState, Keeper};
 
 use crate::error::Result;
+use crate::instances::start::POWER;
 use crate::instances::state::Probe;
 use crate::projects::Feature;
 use crate::records::{InstanceRecord, SnapshotRecord};
-use crate::{Core, Tagged, etag};
+use crate::{Core, Tagged, etag, settings};
 
 /// A state of an instance, published as a whole by its owner.
 pub struct View {
@@ -78,6 +79,15 @@ impl View {
             moving_to: None,
             creating: false,
             rendered,
+        }
+    }
+
+    /// Whether it is to be started with the daemon: `boot.autostart=true`, or it ran when the machine went down and that does not
+    /// say otherwise.
+    pub(crate) fn starts_with_daemon(&self) -> bool {
+        match self.config.get("boot.autostart") {
+            Some(value) => settings::parse_bool(value) == Some(true),
+            None => self.record.config.get(POWER).is_some_and(|state| state == "RUNNING"),
         }
     }
 
