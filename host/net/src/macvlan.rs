@@ -77,7 +77,7 @@ pub struct Macvlan<'a> {
 }
 
 impl Handle {
-    /// Makes a macvlan in the namespace of an instance, by one message. It is down.
+    /// Makes a macvlan in the namespace of an instance. It is down.
     ///
     /// One that is there already with the same name, address and parent takes mode and MTU as they are now. One of the same name
     /// and address on another parent is made anew.
@@ -94,15 +94,9 @@ impl Handle {
         let parent = get(&mut socket, wanted.parent)?.ok_or_else(|| Error::NotFound {
             name: wanted.parent.to_owned(),
         })?;
-        match make(&mut socket, wanted, &parent) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => {}
-            Err(e) => return Err(not_made(wanted, e)),
-        }
         let mut inside = enter(wanted.netns)?;
         let Some(found) = get(&mut inside, wanted.guest_name)? else {
-            // It went while it was looked at.
-            return make(&mut socket, wanted, &parent).map_err(|e| not_made(wanted, e));
+            return make(&mut socket, &mut inside, wanted, &parent);
         };
         if found.kind != KIND {
             return Err(wrong_kind(found, "a macvlan"));
@@ -114,7 +108,7 @@ impl Handle {
             return adapt(&mut inside, &found, wanted, &parent);
         }
         delete(&mut inside, wanted.guest_name)?;
-        make(&mut socket, wanted, &parent).map_err(|e| not_made(wanted, e))
+        make(&mut socket, &mut inside, wanted, &parent)
     }
 
     /// Removes the macvlan with this hardware address, or else this name, from the namespace of an instance: whoever is root in
@@ -148,11 +142,45 @@ fn not_made(wanted: &Macvlan<'_>, errno: Errno) -> Error {
     )
 }
 
+/// Makes it under a passing name, and gives it its own one there: before Linux 6.15 the kernel also looks for the name of a new
+/// interface in the namespace of who asks for it, where `eth0` may be the machine's.
+fn make(socket: &mut Socket, inside: &mut Socket, wanted: &Macvlan<'_>, parent: &Interface) -> Result<()> {
+    let passing = passing_name(wanted.hwaddr);
+    let mut created = create(socket, wanted, &passing, parent);
+    if created == Err(Errno::EXIST)
+        && let Some(left) = get(inside, &passing)?
+        && left.kind == KIND
+        && left.link_elsewhere
+    {
+        // By somebody who was killed before it had its own name.
+        delete(inside, &passing)?;
+        created = create(socket, wanted, &passing, parent);
+    }
+    created.map_err(|e| not_made(wanted, e))?;
+    let made = get(inside, &passing)?.ok_or_else(|| not_made(wanted, Errno::NODEV))?;
+    let renamed = inside.change(RTM_SETLINK, 0, |kind, flags| {
+        let mut message = Message::link(kind, flags, AF_UNSPEC, index_of(&made), 0, 0);
+        message.text(IFLA_IFNAME, wanted.guest_name);
+        message
+    });
+    renamed.map_err(|e| {
+        // Why it could not have its name is what is told; one that stays is replaced by the next try.
+        let _ = delete(inside, &passing);
+        not_made(wanted, e)
+    })
+}
+
+/// What it is called for as long as it has no name: that of nothing else, as it is made of an address that is given out once.
+fn passing_name(MacAddress(bytes): MacAddress) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("mv{digits}")
+}
+
 /// The kernel looks the parent up in the socket's namespace and makes the interface in the one that is named.
-fn make(socket: &mut Socket, wanted: &Macvlan<'_>, parent: &Interface) -> std::result::Result<(), Errno> {
+fn create(socket: &mut Socket, wanted: &Macvlan<'_>, name: &str, parent: &Interface) -> std::result::Result<(), Errno> {
     socket.change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |kind, flags| {
         let mut message = Message::link(kind, flags, AF_UNSPEC, 0, 0, 0);
-        message.text(IFLA_IFNAME, wanted.guest_name);
+        message.text(IFLA_IFNAME, name);
         message.number(IFLA_LINK, parent.index);
         message.attribute(IFLA_NET_NS_FD, &wanted.netns.as_raw_fd().to_ne_bytes());
         put_address(&mut message, Some(wanted.hwaddr), wanted.mtu);

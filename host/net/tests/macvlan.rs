@@ -62,7 +62,7 @@ fn in_a_thread(test: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn one_message_puts_it_into_its_namespace_and_again_changes_what_differs() {
+fn it_is_put_into_its_namespace_and_asked_for_again_changes_what_differs() {
     in_a_thread(|| {
         let handle = machine();
         let netns = other_netns();
@@ -104,6 +104,44 @@ fn one_message_puts_it_into_its_namespace_and_again_changes_what_differs() {
         handle.ensure_macvlan(&moved).unwrap();
         let there = inside(&netns, "eth0").unwrap();
         assert_eq!(there.link, Some(handle.get("up1").unwrap().unwrap().index));
+    });
+}
+
+#[test]
+fn a_name_of_the_machine_s_own_is_free_in_an_instance() {
+    in_a_thread(|| {
+        let handle = machine();
+        let netns = other_netns();
+        handle.ensure_bridge("eth0", None, None).unwrap();
+        let wanted = Macvlan {
+            parent: "up0",
+            netns: netns.as_fd(),
+            guest_name: "eth0",
+            hwaddr: mac("00:16:3e:00:00:03"),
+            mode: MacvlanMode::Bridge,
+            mtu: None,
+        };
+        handle.ensure_macvlan(&wanted).unwrap();
+        assert!(inside(&netns, "eth0").is_some());
+        // As one leaves it that is killed before it has given it its name.
+        ip_in(&netns, "link set eth0 name mv00163e000003");
+        handle.ensure_macvlan(&wanted).unwrap();
+        let made = inside(&netns, "eth0").expect("it is there");
+        assert_eq!(
+            (made.kind.as_str(), made.hwaddr.as_str()),
+            ("macvlan", "00:16:3e:00:00:03")
+        );
+        assert!(
+            inside(&netns, "mv00163e000003").is_none(),
+            "what was left is still there"
+        );
+        assert_eq!(handle.get("eth0").unwrap().unwrap().kind, "bridge");
+        handle.delete_macvlan(netns.as_fd(), "eth0", wanted.hwaddr).unwrap();
+        assert!(inside(&netns, "eth0").is_none());
+        assert!(
+            handle.get("eth0").unwrap().is_some(),
+            "the machine's own interface went"
+        );
     });
 }
 
