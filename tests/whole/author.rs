@@ -4,6 +4,7 @@
 use crate::conformance::count;
 use anyhow::{Context, Result, ensure};
 use hutch_tests::programs::Programs;
+use hutch_tests::sample::sample;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -119,55 +120,43 @@ const NETWORK: usize = 40;
 const ZONE: usize = 35;
 const IMAGE: usize = 13;
 
-#[test]
-fn a_network_driver_in_rust_begins_whole() -> Result<()> {
-    begins(Language::Rust, "network", NETWORK)
+/// The families with what a driver of each passes at least. The book's test has Rust's storage driver.
+const FAMILIES: [(&str, usize); 4] = [
+    ("network", NETWORK),
+    ("zone", ZONE),
+    ("image", IMAGE),
+    ("storage", STORAGE),
+];
+
+/// Some of the families where a build or a call takes long, and with `--all` every one.
+fn begin(language: Language, families: &[(&str, usize)], count: usize) -> Result<()> {
+    let what = format!("families of drivers in {}", language.name());
+    for (family, least) in sample(&what, families, count) {
+        begins(language, family, least)?;
+    }
+    Ok(())
 }
 
 #[test]
-fn a_zone_driver_in_rust_begins_whole() -> Result<()> {
-    begins(Language::Rust, "zone", ZONE)
+fn drivers_in_rust_begin_whole() -> Result<()> {
+    begin(Language::Rust, &FAMILIES[..3], 1)
 }
 
 #[test]
-fn an_image_source_in_rust_begins_whole() -> Result<()> {
-    begins(Language::Rust, "image", IMAGE)
-}
-
-#[test]
-fn a_storage_driver_in_c_begins_whole() -> Result<()> {
-    begins(Language::C, "storage", STORAGE)
-}
-
-#[test]
-fn a_network_driver_in_c_begins_whole() -> Result<()> {
-    begins(Language::C, "network", NETWORK)
-}
-
-#[test]
-fn an_image_source_in_c_begins_whole() -> Result<()> {
-    begins(Language::C, "image", IMAGE)
+fn drivers_in_c_begin_whole() -> Result<()> {
+    let families: Vec<_> = FAMILIES.into_iter().filter(|(name, _)| *name != "zone").collect();
+    begin(Language::C, &families, 3)
 }
 
 #[test]
 fn drivers_in_python_begin_whole() -> Result<()> {
-    for (family, least) in [
-        ("storage", STORAGE),
-        ("network", NETWORK),
-        ("zone", ZONE),
-        ("image", IMAGE),
-    ] {
-        begins(Language::Python, family, least)?;
-    }
-    Ok(())
+    begin(Language::Python, &FAMILIES, 1)
 }
 
 #[test]
 fn drivers_in_javascript_begin_whole() -> Result<()> {
-    for (family, least) in [("storage", STORAGE), ("network", NETWORK), ("image", IMAGE)] {
-        begins(Language::JavaScript, family, least)?;
-    }
-    Ok(())
+    let families: Vec<_> = FAMILIES.into_iter().filter(|(name, _)| *name != "zone").collect();
+    begin(Language::JavaScript, &families, 1)
 }
 
 #[test]
