@@ -105,6 +105,8 @@ impl Plugin {
         let turn = self.turn(&target, export.name, deadline, here).await;
         counters.queued(queued.elapsed());
         let _turn = turn.map_err(Failure::plain)?;
+        // It may have been taken out of service while the call waited.
+        self.in_service().map_err(Failure::plain)?;
         let _instance = counters.instance();
 
         let cx = self.context(call, log);
@@ -239,38 +241,43 @@ impl Plugin {
         error
     }
 
-    /// Counts a fault. The one that ends in quarantine returns when that is on disk.
+    /// Counts a fault. The one that ends in quarantine returns when that is on disk, where it gets even if nobody waits for it.
     async fn fault(&self, what: &str) {
         let policy: QuarantinePolicy = self.shared.quarantine;
         if !self.health.fault(policy, what, std::time::Instant::now()) {
             return;
         }
         tracing::error!(plugin = self.id(), "quarantined: {what}");
-        self.rest().await;
-        if let Err(error) = self.keep_health().await {
-            tracing::error!(
-                plugin = self.id(),
-                error = error.message,
-                "the quarantine will be forgotten when the daemon ends"
-            );
-        }
+        let (kept, plugin) = (self.keep_health(), self.id().to_owned());
+        let told = tokio::spawn(async move {
+            if let Err(error) = kept.await {
+                let error = error.message;
+                tracing::error!(plugin, error, "the quarantine will be forgotten when the daemon ends");
+            }
+        });
+        self.rest();
+        // It does nothing that could panic, and nobody cancels it.
+        let _ = told.await;
     }
 
-    /// Brings the record of the plugin's quarantine up to date.
+    /// Brings the record of the plugin's quarantine up to date. That begins at once and goes on if the returned future is dropped.
     ///
     /// # Errors
     /// `io`, when it can't be written.
-    pub(crate) async fn keep_health(&self) -> Result<(), DriverError> {
+    pub(crate) fn keep_health(&self) -> impl Future<Output = Result<(), DriverError>> + Send + use<> {
         let (health, files, digest) = (
             Arc::clone(&self.health),
             Arc::clone(&self.shared.files),
             self.digest.clone(),
         );
-        let kept = tokio::task::spawn_blocking(move || health.keep(&files, &digest)).await;
-        let failed = |why: String| DriverError::new("io", format!("recording the state of {}: {why}", self.id()));
-        match kept {
-            Ok(kept) => kept.map_err(|error| failed(crate::load::with_causes(&error))),
-            Err(error) => Err(failed(error.to_string())),
+        let keeping = tokio::task::spawn_blocking(move || health.keep(&files, &digest));
+        let id = self.id().to_owned();
+        async move {
+            let failed = |why: String| DriverError::new("io", format!("recording the state of {id}: {why}"));
+            match keeping.await {
+                Ok(kept) => kept.map_err(|error| failed(crate::load::with_causes(&error))),
+                Err(error) => Err(failed(error.to_string())),
+            }
         }
     }
 }

@@ -227,7 +227,7 @@ impl PluginHost {
         record.enabled = false;
         self.commit(turn, "plugin-disable", record, &[]).await?;
         if let Ok(slot) = self.slot(id) {
-            slot.current().rest().await;
+            slot.current().rest();
         }
         Ok(())
     }

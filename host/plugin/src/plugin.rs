@@ -190,13 +190,13 @@ impl Plugin {
     }
 
     /// Lets go of its process, where it has one of its own: it is out of service.
-    pub(crate) async fn rest(&self) {
+    pub(crate) fn rest(&self) {
         let ready = match &*self.phase.borrow() {
             Phase::Ready(ready) => Some(Arc::clone(ready)),
             Phase::Loading | Phase::Failed(_) => None,
         };
         if let Some(Place::Worker(worker)) = ready.as_deref().map(|ready| &ready.place) {
-            worker.rest().await;
+            worker.rest();
         }
     }
 

@@ -116,3 +116,46 @@ async fn what_is_granted_and_revoked_holds_for_the_version_that_comes() {
     bench.host.revoke(ID, &["fs".to_owned()]).await.expect("revoked");
     assert!(subject.granter().fs_roots().is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_for_their_turn_do_not_wake_a_plugin_that_was_disabled() {
+    let bench = start(|options| options.plugins = Some(Vec::new()));
+    let digest = bench.host.examine(offer()).await.expect("a plugin").version.digest;
+    let intake = Intake {
+        grants: Some(vec!["all".to_owned()]),
+        ..Intake::default()
+    };
+    bench.host.take_in(&digest, intake).await.expect("installed");
+    let process = bench.host.plugin(ID).expect("listed").process;
+    let begin = |options: Options| {
+        let driver = bench.host.storage("faulty").expect("provided");
+        tokio::spawn(async move { driver.validate(&call(), &options).await })
+    };
+    // As many as it may be in at once.
+    let going_on: Vec<_> = (0..4).map(|_| begin(fault("blocked"))).collect();
+    while bench.broker.begun.load(Ordering::SeqCst) < 4 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = begin(Options::new());
+    bench.host.disable(ID).await.expect("disabled");
+    while bench.broker.ended.load(Ordering::SeqCst) < 4 {
+        bench.broker.release.notify_one();
+        tokio::task::yield_now().await;
+    }
+    for running in going_on {
+        drop(running.await.expect("no panic"));
+    }
+    let error = waiting.await.expect("no panic").expect_err("out of service");
+    assert!(error.message.contains("it is disabled"), "{error}");
+    assert_eq!(
+        bench.host.plugin(ID).expect("listed").process,
+        process,
+        "no other was started"
+    );
+    bench.host.enable(ID).await.expect("enabled");
+    begin(Options::new())
+        .await
+        .expect("no panic")
+        .expect("served by another");
+    assert_ne!(bench.host.plugin(ID).expect("listed").process, process);
+}

@@ -22,7 +22,8 @@ use wasmtime::component::{ComponentNamedList, ComponentType, Lift, Lower};
 use super::filter;
 use super::frame::{FrameError, Frames, frame};
 use super::protocol::{
-    Failed, FromWorker, Hello, MAX_FROM_WORKER, MAX_TO_WORKER, Outcome, ToWorker, VERSION, decode, encode, is_told,
+    Failed, FromWorker, Hello, MAX_FROM_WORKER, MAX_TO_WORKER, Outcome, Sender, ToWorker, VERSION, decode, encode,
+    is_told,
 };
 use super::walls::{self, Walls};
 use crate::code::Code;
@@ -86,7 +87,7 @@ fn live(socket: OwnedFd, code: File, walls: Result<Walls, walls::WallError>) -> 
             asked: Mutex::default(),
             next: AtomicU64::new(0),
         });
-        let mut frames = Frames::new(MAX_TO_WORKER);
+        let mut frames = Frames::new(Sender::Daemon, MAX_TO_WORKER);
         let Some(ToWorker::Hello(hello)) = line.next(&mut frames).await? else {
             return Err(io::Error::other("expected to be greeted first"));
         };
@@ -125,15 +126,16 @@ struct Worker {
 fn prepare(hello: &Hello, code: File) -> Result<Worker, Failed> {
     if hello.version != VERSION {
         let message = format!("the daemon speaks version {}, the worker {VERSION}", hello.version);
-        return Err(Failed::Plugin(message));
+        return Err(Failed::Machine(message));
     }
-    let plugin = |error: wasmtime::Error| Failed::Plugin(format!("{error:#}"));
-    let runtime = Runtime::new(hello.concurrency).map_err(plugin)?;
+    // None of these depends on what is in the component: they take address space, a thread, memory.
+    let machine = |error: wasmtime::Error| Failed::Machine(format!("{error:#}"));
+    let runtime = Runtime::new(hello.concurrency).map_err(machine)?;
     let component = mapped::read(runtime.engine(), &code);
     let component = component.map_err(|error| Failed::Code(crate::load::with_causes(&error)))?;
     // Now and not at the first call: it takes system calls that are not allowed then.
-    component.initialize_copy_on_write_image().map_err(plugin)?;
-    let linker = crate::load::linker(runtime.engine()).map_err(plugin)?;
+    component.initialize_copy_on_write_image().map_err(machine)?;
+    let linker = crate::load::linker(runtime.engine()).map_err(machine)?;
     let exports = Exports::of(&hello.family, &hello.abilities);
     let code = Code::new(&linker, &component, &exports).map_err(Failed::Plugin)?;
     let mut functions = Functions::default();
@@ -347,7 +349,7 @@ where
     fn call<'a>(&'a self, worker: &'a Worker, params: Vec<u8>, counter: Arc<Counter>) -> Running<'a> {
         Box::pin(async move {
             let unreadable = |error: postcard::Error| Outcome::Fault(Fault::Unreadable(error.to_string()));
-            let params: P = match decode(&params) {
+            let params: P = match decode(&params, Sender::Daemon) {
                 Ok(params) => params,
                 Err(error) => return (unreadable(error), Used::default()),
             };

@@ -19,7 +19,7 @@ use tokio::sync::{MutexGuard, Notify, mpsc};
 use super::Workers;
 use super::frame::{Frames, frame};
 use super::process::{self, Process};
-use super::protocol::{FromWorker, Hello, MAX_FROM_WORKER, MAX_TO_WORKER, Outcome, ToWorker, VERSION, is_told};
+use super::protocol::{FromWorker, Hello, MAX_FROM_WORKER, MAX_TO_WORKER, Outcome, Sender, ToWorker, VERSION, is_told};
 use super::supervisor::StartError;
 use super::walls::{Landlock, Walls};
 use crate::counters::Used;
@@ -111,7 +111,7 @@ impl Client {
             }),
         };
         let shared = &client.shared;
-        let mut frames = Frames::new(MAX_FROM_WORKER);
+        let mut frames = Frames::new(Sender::Worker, MAX_FROM_WORKER);
         let greeted = tokio::time::timeout(START, shared.greet(hello, &mut frames)).await;
         let walls = greeted.map_err(|_| StartError::Lost(format!("was not ready within {} s", START.as_secs())))??;
         warn_of_missing(walls);
@@ -135,7 +135,19 @@ impl Client {
     pub(super) async fn call(&self, function: &str, params: Vec<u8>, desk: &HostDesk) -> Result<(Outcome, Used), Lost> {
         let shared = &self.shared;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        let message = ToWorker::Call {
+            id,
+            function: function.to_owned(),
+            params,
+        };
+        let bytes = frame(&message, MAX_TO_WORKER).map_err(|error| Lost {
+            reason: format!("its parameters can't be sent: {error}"),
+            blame: false,
+        })?;
+        drop(message);
         let (sender, mut events) = mpsc::channel(EVENTS);
+        let turn = shared.turn().await;
+        // Not before the turn: of a call that is given up while it waits the worker knows nothing.
         let over = {
             let mut calls = shared.calls.lock();
             if calls.over.is_none() {
@@ -146,14 +158,9 @@ impl Client {
         if over {
             return Err(shared.lost());
         }
-        let turn = shared.turn().await;
         let _given_up = GiveUp { shared, id };
-        shared.send(&ToWorker::Call {
-            id,
-            function: function.to_owned(),
-            params,
-        });
-        drop(turn);
+        shared.send_frame(&bytes);
+        drop((turn, bytes));
         loop {
             match events.recv().await {
                 Some(Event::Done(outcome, used)) => return Ok((outcome, used)),
@@ -379,12 +386,16 @@ impl Shared {
 
     /// Sends a message, at once where the worker takes it.
     fn send(&self, message: &ToWorker) {
-        let bytes = match frame(message, MAX_TO_WORKER) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.fail(&format!("it asked for what can't be sent: {error}")),
-        };
+        match frame(message, MAX_TO_WORKER) {
+            Ok(bytes) => self.send_frame(&bytes),
+            Err(error) => self.fail(&format!("it asked for what can't be sent: {error}")),
+        }
+    }
+
+    /// The same for one that is put together already.
+    fn send_frame(&self, bytes: &[u8]) {
         let mut waiting = self.waiting.lock();
-        let mut rest = bytes.as_slice();
+        let mut rest = bytes;
         if waiting.is_empty() {
             // Not the runtime's: that asks whether there is room only after it was told of some. An error is found by who reads,
             // too.

@@ -1,11 +1,11 @@
-//! Frames: a message behind its length, four bytes in little-endian order. What is read here comes from a worker, which may be
-//! anybody.
+//! Frames: a message behind its length, four bytes in little-endian order. What the daemon reads here comes from a worker, which may
+//! be anybody.
 
 use bytes::{Buf, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::protocol::{decode, encode};
+use super::protocol::{Sender, decode, encode};
 
 /// Bytes of the length before each message.
 const HEADER: usize = 4;
@@ -52,14 +52,16 @@ pub(crate) fn frame(message: &impl Serialize, most: usize) -> Result<Vec<u8>, Fr
 #[derive(Debug)]
 pub(crate) struct Frames {
     buffer: BytesMut,
+    from: Sender,
     most: usize,
 }
 
 impl Frames {
     /// For messages of at most `most` bytes.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(from: Sender, most: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
+            from,
             most,
         }
     }
@@ -91,7 +93,7 @@ impl Frames {
         let Some(body) = rest.get(..length) else {
             return Ok(None);
         };
-        let message = decode(body).map_err(FrameError::Content)?;
+        let message = decode(body, self.from).map_err(FrameError::Content)?;
         // Without moving what is behind it: there may be a million small ones.
         self.buffer.advance(HEADER + length);
         if self.buffer.is_empty() && self.buffer.capacity() > 4 * ROOM {
@@ -129,11 +131,14 @@ mod tests {
 
     #[test]
     fn a_length_makes_no_room() {
-        let mut frames = Frames::new(MAX_FROM_WORKER);
+        let mut frames = Frames::new(Sender::Worker, MAX_FROM_WORKER);
         let length = u32::try_from(MAX_FROM_WORKER).expect("it fits");
         read(&mut frames, &[&length.to_le_bytes(), b"x"]).expect("it may come");
         assert!(frames.space().capacity() < 64 << 10, "{}", frames.space().capacity());
-        let over = read(&mut Frames::new(MAX_FROM_WORKER), &[&(1_u32 << 30).to_le_bytes()]);
+        let over = read(
+            &mut Frames::new(Sender::Worker, MAX_FROM_WORKER),
+            &[&(1_u32 << 30).to_le_bytes()],
+        );
         assert!(matches!(over, Err(FrameError::TooLong { .. })), "{over:?}");
     }
 
@@ -142,7 +147,7 @@ mod tests {
         let mut body = encode(&ask(1, "a".to_owned())).expect("it can be written");
         body.push(0);
         let length = u32::try_from(body.len()).expect("it fits").to_le_bytes();
-        let read = read(&mut Frames::new(MAX_FROM_WORKER), &[&length, &body]);
+        let read = read(&mut Frames::new(Sender::Worker, MAX_FROM_WORKER), &[&length, &body]);
         assert!(matches!(read, Err(FrameError::Content(_))), "{read:?}");
     }
 
@@ -174,7 +179,7 @@ mod tests {
                 pieces.push(piece);
                 rest = after;
             }
-            let messages = read(&mut Frames::new(MAX_FROM_WORKER), &pieces).expect("they are messages");
+            let messages = read(&mut Frames::new(Sender::Worker, MAX_FROM_WORKER), &pieces).expect("they are messages");
             prop_assert_eq!(messages.len(), keys.len());
             for (number, (message, key)) in messages.into_iter().zip(keys).enumerate() {
                 let FromWorker::Ask { call, request: hutch_broker::Request::KvGet { key: read }, .. } = message else {
@@ -186,7 +191,7 @@ mod tests {
 
         #[test]
         fn anything_can_come(bytes in prop::collection::vec(any::<u8>(), 0..4096), most in 0_usize..8192) {
-            let mut frames = Frames::new(most);
+            let mut frames = Frames::new(Sender::Worker, most);
             let before = bytes.len();
             // Whatever it is, it is a message, the beginning of one, or an error.
             if let Ok(messages) = read(&mut frames, &[&bytes]) {
@@ -204,8 +209,8 @@ mod tests {
             let mut stream = u32::try_from(body.len()).expect("it fits").to_le_bytes().to_vec();
             stream.extend_from_slice(&body);
             // It is read to its end or refused; neither panics nor asks for more memory than a message may have.
-            let _ = read(&mut Frames::new(MAX_FROM_WORKER), &[&stream]);
-            let mut other = Frames::new(MAX_FROM_WORKER);
+            let _ = read(&mut Frames::new(Sender::Worker, MAX_FROM_WORKER), &[&stream]);
+            let mut other = Frames::new(Sender::Daemon, MAX_FROM_WORKER);
             other.space().extend_from_slice(&stream);
             let _ = other.next::<ToWorker>();
         }
@@ -215,7 +220,7 @@ mod tests {
             let mut stream = frame(&ask(7, key), MAX_FROM_WORKER).expect("it can be written");
             let at = at.index(stream.len());
             stream[at] ^= 1 << bit;
-            let _ = read(&mut Frames::new(MAX_FROM_WORKER), &[&stream]);
+            let _ = read(&mut Frames::new(Sender::Worker, MAX_FROM_WORKER), &[&stream]);
         }
     }
 }

@@ -20,14 +20,14 @@ use crate::counters::Used;
 use crate::harm::Fault;
 
 /// The version of these messages.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The longest message of a worker. What a file, a key or a program's arguments may hold is less; a longer answer is refused in the
 /// worker already.
 pub(crate) const MAX_FROM_WORKER: usize = 8 << 20;
 /// The longest message to a worker: a document that it had fetched (32 MiB at most, see `host/broker/src/http.rs`) with its headers.
 pub(crate) const MAX_TO_WORKER: usize = 40 << 20;
 
-/// Texts and byte strings in one message: as many as an answer of ten thousand entries may need, and few enough that what a message of
+/// Texts and byte strings in one message of a worker, which may be anybody: as many as an answer of ten thousand entries may need, and few enough that what a message of
 /// the greatest length becomes in memory is no multiple of it. (Everything of which there can be many has a text in it.)
 const MAX_TEXTS: usize = 1 << 18;
 
@@ -126,6 +126,8 @@ pub(crate) enum Failed {
     Plugin(String),
     /// Its walls could not be put up.
     Walls(String),
+    /// The machine lacks what it takes (memory, descriptors), which is not the plugin's fault.
+    Machine(String),
 }
 
 /// How a call ended.
@@ -155,11 +157,23 @@ pub(crate) fn encode(value: &impl Serialize) -> Result<Vec<u8>, postcard::Error>
     postcard::to_allocvec(value)
 }
 
-/// Reads a value that takes up all of `bytes` and has at most [`MAX_TEXTS`] texts.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+/// Whose messages are read, and so how far they are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// A worker, which may be anybody: its messages may become only so much in memory.
+    Worker,
+    /// The daemon. A worker reads what its plugin is asked however much that is: the daemon has it in memory already.
+    Daemon,
+}
+
+/// Reads a value that takes up all of `bytes`; of a worker's, one with at most [`MAX_TEXTS`] texts.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], from: Sender) -> Result<T, postcard::Error> {
     let mut deserializer = postcard::Deserializer::from_flavor(Counting {
         rest: bytes,
-        texts: MAX_TEXTS,
+        texts: match from {
+            Sender::Worker => MAX_TEXTS,
+            Sender::Daemon => usize::MAX,
+        },
     });
     let value = T::deserialize(&mut deserializer)?;
     match deserializer.finalize()? {
@@ -212,22 +226,37 @@ mod tests {
     fn a_message_does_not_become_a_multiple_of_itself() {
         let many = |count: usize| encode(&vec![(String::new(), String::new()); count]).expect("it can be written");
         // 8 MiB of empty pairs would take 200.
-        assert!(decode::<Vec<(String, String)>>(&many(4 << 20)).is_err());
-        let most = decode::<Vec<(String, String)>>(&many(MAX_TEXTS / 2)).expect("as many as may be");
+        assert!(decode::<Vec<(String, String)>>(&many(4 << 20), Sender::Worker).is_err());
+        let most = decode::<Vec<(String, String)>>(&many(MAX_TEXTS / 2), Sender::Worker).expect("as many as may be");
         assert_eq!(most.len(), MAX_TEXTS / 2);
         // Bytes are no texts.
         let bytes = vec![7_u8; 1 << 20];
         assert_eq!(
-            decode::<Vec<u8>>(&encode(&bytes).expect("it can be written")).expect("it is read"),
+            decode::<Vec<u8>>(&encode(&bytes).expect("it can be written"), Sender::Worker).expect("it is read"),
             bytes
+        );
+    }
+
+    #[test]
+    fn what_the_daemon_says_is_read_however_many_texts_it_has() {
+        // All volumes of a large pool with their snapshots.
+        let volume = |number: usize| (format!("volume-{number}"), vec!["snap".to_owned(); 30]);
+        let volumes: Vec<_> = (0..10_000).map(volume).collect();
+        let bytes = encode(&volumes).expect("it can be written");
+        assert!(decode::<Vec<(String, Vec<String>)>>(&bytes, Sender::Worker).is_err());
+        assert_eq!(
+            decode::<Vec<(String, Vec<String>)>>(&bytes, Sender::Daemon),
+            Ok(volumes)
         );
     }
 
     #[test]
     fn what_ends_too_early_or_too_late_is_refused() {
         let text = encode(&"abc".to_owned()).expect("it can be written");
-        assert_eq!(decode::<String>(&text), Ok("abc".to_owned()));
-        assert!(decode::<String>(&text[..3]).is_err());
-        assert!(decode::<String>(&[text.as_slice(), b"x"].concat()).is_err());
+        for from in [Sender::Worker, Sender::Daemon] {
+            assert_eq!(decode::<String>(&text, from), Ok("abc".to_owned()));
+            assert!(decode::<String>(&text[..3], from).is_err());
+            assert!(decode::<String>(&[text.as_slice(), b"x"].concat(), from).is_err());
+        }
     }
 }

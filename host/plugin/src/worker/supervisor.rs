@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
 
 use super::Workers;
 use super::client::Client;
-use super::protocol::{Failed, Hello, Outcome, VERSION, decode, encode};
+use super::protocol::{Failed, Hello, Outcome, Sender, VERSION, decode, encode};
 use crate::bindings::host::types::Error as GuestError;
-use crate::counters::{Counters, Used};
+use crate::counters::Used;
 use crate::desk::HostDesk;
 use crate::export::Export;
 use crate::harm::{Fault, Lost};
-use crate::plugin::Plugin;
+use crate::health::Health;
+use crate::plugin::{Plugin, Standing};
+use crate::sync::Mutex;
 
 /// Bytes that a worker may write to before it runs anything: its program, the engine, buffers for the longest messages.
 const BASE_MEMORY: u64 = 192 << 20;
@@ -44,6 +45,9 @@ pub(crate) enum StartError {
     /// The process ended or spoke nonsense.
     #[error("its process {0}")]
     Lost(String),
+    /// The plugin was taken out of service meanwhile.
+    #[error("the plugin is out of service")]
+    Resting,
 }
 
 impl From<Failed> for StartError {
@@ -52,6 +56,7 @@ impl From<Failed> for StartError {
             Failed::Code(why) => Self::Code(why),
             Failed::Plugin(why) => Self::Plugin(why),
             Failed::Walls(why) => Self::Walls(why),
+            Failed::Machine(why) => Self::Process(io::Error::other(why)),
         }
     }
 }
@@ -64,10 +69,14 @@ pub(crate) struct Supervisor {
     memory: u64,
     hello: Hello,
     running: Mutex<Option<Arc<Client>>>,
+    /// Held by whoever starts one. Apart from what runs, so that nobody who lets go of that waits for a start.
+    starting: tokio::sync::Mutex<()>,
     /// The process id of the last one that was started.
     pid: AtomicU32,
-    /// Where it is counted that one is started anew.
-    counters: Arc<Counters>,
+    /// Whether the operator wants the plugin in service, and where it is counted that one is started anew.
+    standing: Arc<Standing>,
+    /// Whether the plugin is in quarantine.
+    health: Arc<Health>,
 }
 
 impl Supervisor {
@@ -90,37 +99,72 @@ impl Supervisor {
                 cpu_time: limits.cpu_time.0,
                 concurrency: limits.concurrency,
             },
-            running: Mutex::new(None),
+            running: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             pid: AtomicU32::new(0),
-            counters: Arc::clone(&plugin.standing.counters),
+            standing: Arc::clone(&plugin.standing),
+            health: Arc::clone(&plugin.health),
         }
     }
 
-    /// Starts the worker, unless it runs.
+    /// Starts the first worker, which tells whether the code can be used. It is let go of at once where the plugin is out of service.
     ///
     /// # Errors
     /// See [`StartError`].
     pub(crate) async fn begin(&self) -> Result<(), StartError> {
-        self.client().await.map(drop)
+        let _starting = self.starting.lock().await;
+        match self.start().await {
+            Ok(_) | Err(StartError::Resting) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
+    /// The worker, started anew where it has ended or was let go of; none of a plugin that is out of service.
     async fn client(&self) -> Result<Arc<Client>, StartError> {
-        let mut running = self.running.lock().await;
-        if let Some(client) = running.as_ref().filter(|client| !client.is_over()) {
-            return Ok(Arc::clone(client));
+        if let Some(client) = self.running()? {
+            return Ok(client);
         }
-        if running.take().is_some() {
-            self.counters.restart();
+        let _starting = self.starting.lock().await;
+        // Another call may have started it, and the plugin may have been taken out of service.
+        if let Some(client) = self.running()? {
+            return Ok(client);
         }
+        self.start().await
+    }
+
+    /// The worker that runs.
+    fn running(&self) -> Result<Option<Arc<Client>>, StartError> {
+        let mut running = self.running.lock();
+        self.in_service()?;
+        if running.as_ref().is_some_and(|client| client.is_over()) {
+            *running = None;
+            self.standing.counters.restart();
+        }
+        Ok(running.clone())
+    }
+
+    async fn start(&self) -> Result<Arc<Client>, StartError> {
         let code = self.code.try_clone().map_err(StartError::Process)?;
         let client = Client::start(&self.plugin, &self.workers, code, self.memory, &self.hello).await?;
         self.pid.store(client.pid(), Ordering::Relaxed);
+        let mut running = self.running.lock();
+        // Whoever takes a plugin out of service lets go of its worker after that, under this lock: this one is either seen there, or
+        // not kept.
+        self.in_service()?;
         Ok(Arc::clone(running.insert(Arc::new(client))))
     }
 
-    /// Lets go of the worker, which ends with the last call that it is in. The next call starts another.
-    pub(crate) async fn rest(&self) {
-        drop(self.running.lock().await.take());
+    fn in_service(&self) -> Result<(), StartError> {
+        match self.standing.enabled() && self.health.quarantined().is_none() {
+            true => Ok(()),
+            false => Err(StartError::Resting),
+        }
+    }
+
+    /// Lets go of the worker of a plugin that was taken out of service. It ends with the last call that it is in. Waits for nothing:
+    /// a worker that is being started meanwhile is let go of by whoever starts it.
+    pub(crate) fn rest(&self) {
+        drop(self.running.lock().take());
     }
 
     /// The process id of the worker, or of the last one where it has ended and was not needed since.
@@ -159,7 +203,7 @@ impl Supervisor {
         let outcome;
         (outcome, *used) = client.call(export.name, params, &desk).await.map_err(Fault::Worker)?;
         match outcome {
-            Outcome::Answer(bytes) => decode(&bytes).map_err(unreadable),
+            Outcome::Answer(bytes) => decode(&bytes, Sender::Worker).map_err(unreadable),
             Outcome::Fault(fault) => Err(fault),
             // Only what nobody waits for is cancelled.
             Outcome::Cancelled => Err(Fault::Unreadable("that it was cancelled".to_owned())),
