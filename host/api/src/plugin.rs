@@ -193,6 +193,8 @@ wire! {
         pub permissions: Vec<PluginPermission>,
         /// What of that is new: the present version neither asks for it nor was granted it.
         pub more: Vec<PluginPermission>,
+        /// Those of the grants in the request that name something that it asks for.
+        pub grants: Vec<String>,
         /// What else there is to be agreed to before it takes the present version's place.
         pub doubts: Vec<PluginDoubt>,
     }

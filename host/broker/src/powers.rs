@@ -34,7 +34,10 @@ impl fmt::Display for Power {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Roots => f.write_str("fs.roots"),
-            Self::Path(place) => write!(f, "fs.paths={}", place.path.display()),
+            Self::Path(place) => {
+                let read_only = if place.writable { "" } else { ":ro" };
+                write!(f, "fs.paths={}{read_only}", place.path.display())
+            }
             Self::Link => f.write_str("link"),
             Self::Filter => f.write_str("filter"),
             Self::Service(program) => write!(f, "service={program}"),
@@ -201,6 +204,38 @@ impl Permissions {
         Self::of(self.powers().into_iter().chain(other.powers()))
     }
 
+    /// What `granted` amounts to of this set, which is what a plugin requests: the granted powers that are in it, and those in it that
+    /// a granted one covers.
+    #[must_use]
+    pub fn within(&self, granted: &Self) -> Self {
+        let requested = self.powers();
+        let mut found = Vec::new();
+        for power in granted.powers() {
+            if self.calls_alone(&power) || requested.iter().any(|wide| wide.covers(&power)) {
+                found.push(power);
+            } else {
+                found.extend(requested.iter().filter(|narrow| power.covers(narrow)).cloned());
+            }
+        }
+        Self::of(found)
+    }
+
+    /// The names by which what is granted of this set is granted again, exactly or less. What no name means by itself has none: two
+    /// commands that differ in what they refuse, for instance.
+    pub fn names_of(&self, granted: &Self) -> Vec<String> {
+        let within = self.within(granted).powers().into_iter();
+        within
+            .filter(|power| self.calls_alone(power))
+            .map(|power| power.to_string())
+            .collect()
+    }
+
+    /// Whether the name of `power` means it in this set, and nothing else.
+    fn calls_alone(&self, power: &Power) -> bool {
+        self.named(&power.to_string())
+            .is_ok_and(|named| named.powers() == std::slice::from_ref(power))
+    }
+
     /// Whether it allows nothing.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
@@ -335,7 +370,7 @@ mod tests {
             ("command=tool", vec!["command=tool --a=* **"]),
             ("command=tool --a=1 file", vec!["command=tool --a=1 file"]),
             ("http=https://a.example.org", vec!["http=https://a.example.org"]),
-            ("fs.paths=/p:ro", vec!["fs.paths=/p"]),
+            ("fs.paths=/p:ro", vec!["fs.paths=/p:ro"]),
         ] {
             assert_eq!(names(&much.named(text).expect(text)), expected, "{text}");
         }
@@ -354,6 +389,43 @@ mod tests {
             let refusal = much.named(text).expect_err(text);
             assert!(refusal.contains("there are fs.roots, "), "{refusal}");
         }
+    }
+
+    #[test]
+    fn the_names_of_grants_never_mean_more() {
+        let much = much();
+        let again = |requested: &Permissions, granted: &Permissions| {
+            let names = requested.names_of(granted);
+            let all = names.iter().map(|name| requested.named(name).expect(name));
+            let all = all.fold(Permissions::default(), |all, one| all.with(&one));
+            assert!(all.beyond(granted).is_nothing(), "{names:?} is more than {granted:?}");
+            names
+        };
+        assert_eq!(again(&much, &much), names(&much));
+        for narrow in [
+            "fs.paths=/p:ro",
+            "command=tool --a=1 file",
+            "http=https://a.example.org/x",
+        ] {
+            assert_eq!(again(&much, &much.named(narrow).expect(narrow)), [narrow]);
+        }
+        // A place that is read, also where another may write it, and of a version before which might write it.
+        let reads = set("{'fs': {'paths': [{'id': 'q', 'path': '/p'}]}}");
+        assert_eq!(names(&reads.named("fs.paths=/p").expect("named")), ["fs.paths=/p:ro"]);
+        assert_eq!(again(&reads, &reads), ["fs.paths=/p:ro"]);
+        let both = much.with(&reads);
+        assert_eq!(again(&both, &reads), ["fs.paths=/p:ro"]);
+        assert!(!both.named("fs.paths=/p:ro").expect("named").fs.paths[0].writable);
+        // One line with two meanings, or with another than what was granted.
+        let tools = |rest: &str| set(&format!("{{'command': [{{'program': 't', 'args': ['**']{rest}}}]}}"));
+        let (careful, brave) = (tools(", 'deny': ['x']"), tools(", 'env': ['E'], 'timeout': 900"));
+        assert!(again(&careful.with(&brave), &careful).is_empty());
+        assert!(again(&brave, &tools(", 'env': ['E']")).is_empty());
+        assert_eq!(again(&careful, &careful), ["command=t **"]);
+        // What is requested no longer, or less of it.
+        let less = set("{'link': true, 'http': ['https://a.example.org/']}");
+        assert_eq!(again(&less, &much), ["link", "http=https://a.example.org/"]);
+        assert_eq!(again(&less, &set("{'filter': true}")), [""; 0]);
     }
 
     #[test]

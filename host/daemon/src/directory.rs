@@ -96,7 +96,7 @@ impl PluginDirectory for Directory {
             allow_unsigned: post.allow_unsigned,
         };
         let examined = self.host.examine(offer).await.map_err(failed)?;
-        Ok(render::offer(examined))
+        Ok(render::offer(examined, post.grants.as_deref().unwrap_or_default()))
     }
 
     async fn take_in(

@@ -45,7 +45,7 @@ pub(crate) fn plugin(status: &PluginStatus, kv_bytes: u64) -> Plugin {
             requested: json(&status.requested),
             granted: json(&status.granted),
             list: permissions(&status.requested, &status.granted),
-            names: status.granted.powers().iter().map(ToString::to_string).collect(),
+            names: status.requested.names_of(&status.granted),
         },
         limits: PluginLimits {
             memory: status.limits.memory.0,
@@ -81,10 +81,12 @@ pub(crate) fn log_line(line: LogLine) -> PluginLogLine {
     }
 }
 
-/// What was found in a file.
-pub(crate) fn offer(examined: Examined) -> PluginOffer {
+/// What was found in a file, and which of the grants `proposed` it asks for.
+pub(crate) fn offer(examined: Examined, proposed: &[String]) -> PluginOffer {
     let manifest = examined.manifest;
+    let asks = |name: &&String| manifest.permissions.named(name).is_ok_and(|named| !named.is_nothing());
     PluginOffer {
+        grants: proposed.iter().filter(asks).cloned().collect(),
         permissions: permissions(&manifest.permissions, &Permissions::default()),
         more: permissions(&examined.more, &Permissions::default()),
         doubts: doubts(&examined.doubts),

@@ -4,7 +4,7 @@ use std::io::{BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use hutch_api::plugin::{Plugin, PluginOffer, PluginPermission, PluginSource, PluginsPost};
+use hutch_api::plugin::{Plugin, PluginOffer, PluginSource, PluginsPost};
 
 use super::archive::{self, Archive, ArchiveError, Saved};
 use super::{all, choose, install};
@@ -129,7 +129,10 @@ pub(crate) async fn load(ctx: &Context, args: LoadArgs) -> Result<()> {
     std::io::Seek::rewind(&mut &file).map_err(|error| Error::file("cannot read", &args.archive, error))?;
     let mut archive = Archive::open(BufReader::new(&file)).map_err(bad)?;
     while let Some((saved, file)) = archive.next().map_err(bad)? {
-        let here = present.iter().find(|plugin| plugin.id == saved.id);
+        // One that could not be loaded, which has no digest, is taken in anew.
+        let here = present
+            .iter()
+            .find(|plugin| plugin.id == saved.id && !plugin.digest.is_empty());
         if here.is_some_and(|plugin| plugin.digest == saved.digest) {
             ctx.say(&format!("{} {} is there already", saved.id, saved.version))?;
             continue;
@@ -162,6 +165,7 @@ async fn one(
         },
         examine: true,
         allow_unsigned: args.allow_unsigned,
+        grants: Some(saved.grants.clone()),
         ..PluginsPost::default()
     };
     let signature = saved.signature.clone().map(String::into_bytes);
@@ -178,7 +182,7 @@ async fn one(
     }
     let upgrade = here.is_some();
     let post = PluginsPost {
-        grants: granted(args, &saved, &offer, upgrade)?,
+        grants: granted(args, &offer, upgrade)?,
         ..PluginsPost::default()
     };
     match install::decide(ctx, target, path, &offer, post).await? {
@@ -197,10 +201,9 @@ async fn one(
 }
 
 /// What is granted: as was said, or as somebody answers. An upgrade without an answer is held where it asks for more.
-fn granted(args: &LoadArgs, saved: &Saved, offer: &PluginOffer, upgrade: bool) -> Result<Option<Vec<String>>> {
-    // What it had there and does not ask for is nothing that could be granted.
-    let asks = |name: &String| offer.permissions.iter().any(|permission| within(name, permission));
-    let proposed: Vec<String> = saved.grants.iter().filter(|name| asks(name)).cloned().collect();
+fn granted(args: &LoadArgs, offer: &PluginOffer, upgrade: bool) -> Result<Option<Vec<String>>> {
+    // What it had there and does not ask for is nothing that could be granted: the daemon has left that out.
+    let proposed = offer.grants.clone();
     let named = |names: Vec<String>| {
         Some(names)
             .filter(|names| !names.is_empty())
@@ -251,10 +254,4 @@ fn granted(args: &LoadArgs, saved: &Saved, offer: &PluginOffer, upgrade: bool) -
         "{} was not taken in; what came before it in the archive was",
         offer.id
     )))
-}
-
-/// Whether `name` is this permission or one of its kind that may be narrower; the daemon knows exactly, and refuses what is not.
-fn within(name: &str, permission: &PluginPermission) -> bool {
-    let kind = |text: &str| text.split('=').next().unwrap_or_default().to_owned();
-    name == permission.name || kind(name) == kind(&permission.name)
 }
