@@ -329,9 +329,16 @@ fn no_answer_of_a_hostile_registry_is_believed() -> Result<()> {
                 moved: Some("/v2/a/manifests/circle".to_owned()),
                 ..Page::default()
             },
-            ("nowhere", _) => Page {
+            ("nowhere" | "beside", _) => Page {
                 denied: true,
-                headers: vec!["WWW-Authenticate: Bearer realm=\"http://169.254.169.254/token\"".to_owned()],
+                headers: vec![format!(
+                    "WWW-Authenticate: Bearer realm=\"http://{}/token\"",
+                    if key == "beside" {
+                        "127.0.0.1:1"
+                    } else {
+                        "169.254.169.254"
+                    }
+                )],
                 ..Page::default()
             },
             (_, Some((_, manifest))) => body(manifest.clone()),
@@ -362,7 +369,8 @@ fn no_answer_of_a_hostile_registry_is_believed() -> Result<()> {
         (":stated", "the registry's manifest of"),
         (":moved", "plugins come by https"),
         (":circle", "redirects more than"),
-        (":nowhere", "plugins come by https"),
+        (":nowhere", "only the registry itself"),
+        (":beside", "only the registry itself"),
         (":absent", "the registry has no"),
         (&format!("@{}", sha256(b"another")), "and not sha256:"),
     ] {

@@ -173,9 +173,7 @@ impl<'a> Registry<'a> {
         url.query_pairs_mut()
             .append_pair("service", &challenge.service)
             .append_pair("scope", &format!("repository:{}:pull", self.reference.name()));
-        // By plain HTTP only from the registry itself, which is asked by that, too.
-        let same = parse(&self.base)?.origin() == url.origin();
-        let subject = fetcher(&url, same)?;
+        let subject = self.token_server(&url)?;
         let answer = self.document(url.as_str(), &[], MAX_ANSWER, &subject).await?;
         #[derive(Deserialize)]
         struct Given {
@@ -189,6 +187,18 @@ impl<'a> Registry<'a> {
         token
             .filter(|token| answer.status == 200 && fits(token))
             .ok_or_else(bad)
+    }
+
+    /// In whose name a token is asked for at `url`, where the registry sends. By plain HTTP that is the registry itself, which is asked
+    /// by that, too: another one could be a service of this machine, which answers whoever is here.
+    fn token_server(&self, url: &Url) -> Result<Subject> {
+        let same = parse(&self.base)?.origin() == url.origin();
+        if url.scheme() == "http" && !same {
+            return Err(self.unavailable(
+                "it sends elsewhere for a token, to be asked by plain HTTP: only the registry itself is asked by that",
+            ));
+        }
+        fetcher(url, same)
     }
 
     fn unavailable(&self, why: &str) -> ChangeError {
@@ -279,6 +289,41 @@ mod tests {
         assert_eq!(base("oci://example.org/a/b:1", false), "https://example.org/v2/a/b");
         assert_eq!(base("oci://example.org:5000/a:1", true), "http://example.org:5000/v2/a");
         assert_eq!(base("oci://127.0.0.1:5000/a:1", false), "http://127.0.0.1:5000/v2/a");
+    }
+
+    #[test]
+    fn a_token_comes_by_plain_http_from_the_registry_alone() {
+        let goes = |registry: &str, plain: bool, realm: &str| {
+            let reference: Reference = registry.parse().expect("an address");
+            let cancel = Cancel::default();
+            let registry = Registry::new(&reference, plain, &cancel).expect("a registry");
+            registry.token_server(&parse(realm).expect("an address")).is_ok()
+        };
+        for (registry, plain, realm, expected) in [
+            ("oci://example.org/a:1", false, "http://127.0.0.1:8080/token", false),
+            ("oci://example.org/a:1", false, "http://localhost/token", false),
+            ("oci://example.org/a:1", false, "http://[::1]/token", false),
+            ("oci://example.org/a:1", false, "http://example.org/token", false),
+            ("oci://example.org/a:1", false, "ftp://example.org/token", false),
+            ("oci://example.org/a:1", false, "https://auth.example.org/token", true),
+            ("oci://example.org:5000/a:1", true, "http://127.0.0.1:5000/token", false),
+            (
+                "oci://example.org:5000/a:1",
+                true,
+                "http://example.org:5001/token",
+                false,
+            ),
+            (
+                "oci://example.org:5000/a:1",
+                true,
+                "http://example.org:5000/token",
+                true,
+            ),
+            ("oci://127.0.0.1:5000/a:1", false, "http://127.0.0.1:8080/token", false),
+            ("oci://127.0.0.1:5000/a:1", false, "http://127.0.0.1:5000/token", true),
+        ] {
+            assert_eq!(goes(registry, plain, realm), expected, "{registry} {realm}");
+        }
     }
 
     proptest! {
