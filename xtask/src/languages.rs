@@ -12,9 +12,6 @@ const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
 /// What an author in JavaScript installs is said by the template's own file, so that the tests build with that.
 const PACKAGE_JSON: &str = "sdk/templates/javascript/package.json";
 
-/// The versions and hashes of all that this pulls in.
-const PACKAGE_LOCK: &str = "xtask/javascript/package-lock.json";
-
 const C: &[Need] = &[
     need("clang", "clang"),
     need("wasm-ld", "lld"),
@@ -83,13 +80,9 @@ fn python(folder: &Path) -> Result<()> {
 
 fn javascript(folder: &Path) -> Result<()> {
     packages(JAVASCRIPT)?;
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("can't read {}", path.display()));
-    let wanted = read(&run::top().join(PACKAGE_JSON))?;
-    let lock = read(&run::top().join(PACKAGE_LOCK))?;
-    let (place, locked) = (folder.join("package.json"), folder.join("package-lock.json"));
-    let modules = folder.join("node_modules");
-    let is = |path: &Path, wanted: &[u8]| std::fs::read(path).is_ok_and(|present| present == wanted);
-    if is(&place, &wanted) && is(&locked, &lock) && modules.is_dir() {
+    let wanted = std::fs::read(run::top().join(PACKAGE_JSON)).with_context(|| format!("can't read {PACKAGE_JSON}"))?;
+    let (place, modules) = (folder.join("package.json"), folder.join("node_modules"));
+    if std::fs::read(&place).is_ok_and(|present| present == wanted) && modules.is_dir() {
         return Ok(());
     }
     if modules.exists() {
@@ -98,11 +91,7 @@ fn javascript(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
     let named = String::from_utf8_lossy(&wanted).replace("@name@", "tools");
     std::fs::write(&place, named).with_context(|| format!("can't write {}", place.display()))?;
-    std::fs::write(&locked, lock).with_context(|| format!("can't write {}", locked.display()))?;
-    // `npm ci` would also want the packages of other processors and systems in the lock file, of which not every mirror has all;
-    // what is in there is installed as it says, and nothing of it is run.
-    let arguments = ["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund"];
-    let mut npm = run::program("npm", arguments);
+    let mut npm = run::program("npm", ["install", "--no-audit", "--no-fund"]);
     run::check(npm.current_dir(folder))?;
     // What stands there only now says that all of it is there.
     std::fs::write(&place, wanted).with_context(|| format!("can't write {}", place.display()))
