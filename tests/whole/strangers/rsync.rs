@@ -8,13 +8,19 @@ use hutch_tests::sandbox::Sandbox;
 use hutch_tests::stock::Stock;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 8730;
+/// Where a [`Narrow`] way to it begins.
+const NARROW_PORT: u16 = 8731;
 const POOL: &str = "/1.0/storage-pools/away";
 
 fn plugin() -> Result<PathBuf> {
@@ -116,16 +122,100 @@ impl Drop for Remote {
     }
 }
 
+/// A way to the other machine over which only so much gets; what is beyond that waits.
+struct Narrow {
+    /// How many more bytes get there.
+    left: Arc<AtomicU64>,
+}
+
+impl Narrow {
+    fn start(sandbox: &Sandbox) -> Result<Self> {
+        let left = Arc::new(AtomicU64::new(u64::MAX));
+        let narrow = Arc::clone(&left);
+        std::thread::scope(|scope| {
+            let listening = scope.spawn(move || {
+                sandbox.enter_network()?;
+                let listener = TcpListener::bind(("127.0.0.1", NARROW_PORT))?;
+                // Threads begin in the network of who begins them. This one ends with the process of the test.
+                std::thread::spawn(move || {
+                    for asking in listener.incoming().flatten() {
+                        // Where nothing answers, who asks sees the connection closed.
+                        if let Ok(remote) = TcpStream::connect(("127.0.0.1", PORT)) {
+                            lead(asking, remote, &narrow);
+                        }
+                    }
+                });
+                Ok::<_, anyhow::Error>(())
+            });
+            listening
+                .join()
+                .map_err(|_| anyhow::anyhow!("the way there has no beginning"))?
+        })?;
+        Ok(Self { left })
+    }
+
+    /// Lets this much through, of all connections together.
+    fn lets(&self, bytes: u64) {
+        self.left.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Nothing more gets through.
+    fn is_closed(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Passes a connection on until one side ends it.
+fn lead(asking: TcpStream, remote: TcpStream, left: &Arc<AtomicU64>) {
+    let (Ok(from), Ok(to)) = (remote.try_clone(), asking.try_clone()) else {
+        return;
+    };
+    std::thread::spawn(move || pass(from, to, &AtomicU64::new(u64::MAX)));
+    let left = Arc::clone(left);
+    std::thread::spawn(move || pass(asking, remote, &left));
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, left: &AtomicU64) {
+    let mut buffer = [0; 64 << 10];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        let mut taken = 0;
+        let _ = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+            taken = left.min(read as u64);
+            Some(if left == u64::MAX { left } else { left - taken })
+        });
+        if to.write_all(&buffer[..usize::try_from(taken).unwrap_or(read)]).is_err() {
+            break;
+        }
+        if taken < read as u64 {
+            // The rest is held back until the other direction ends, which ends both.
+            return;
+        }
+    }
+    // One that is closed already is what is wanted.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
 /// A daemon with the plugin installed, and a pool on the other machine.
 fn start() -> Result<(Daemon, Remote, Stock)> {
+    let (daemon, remote, hutch) = prepare()?;
+    make_pool(&hutch, PORT)?;
+    Ok((daemon, remote, hutch))
+}
+
+fn prepare() -> Result<(Daemon, Remote, Stock)> {
     let plugin = plugin()?;
     let daemon = Daemon::start()?;
     let remote = Remote::start(daemon.sandbox())?;
     let hutch = Stock::hutch(&daemon)?;
     hutch.run(&["plugin", "install", &plugin.to_string_lossy(), "--yes"])?;
-    let address = format!("rsync.remote=rsync://127.0.0.1:{PORT}/pools");
-    hutch.run(&["storage", "create", "away", "rsync", &address])?;
     Ok((daemon, remote, hutch))
+}
+
+fn make_pool(hutch: &Stock, port: u16) -> Result<()> {
+    let address = format!("rsync.remote=rsync://127.0.0.1:{port}/pools");
+    hutch.run(&["storage", "create", "away", "rsync", &address])?;
+    Ok(())
 }
 
 fn on_pool(name: &str, start: bool) -> serde_json::Value {
@@ -233,10 +323,13 @@ fn a_machine_that_goes_away_takes_nothing_along() -> Result<()> {
     let (_, refusal) = hutch.fails(&["start", "c1"])?;
     ensure!(refusal.contains("storage pool away is unavailable"), "{refusal}");
 
-    // It comes back, and so does the pool, by being used.
+    // It comes back, and so does the pool, by being used. What no record names yet stays: it may be something that is being made.
+    let making = daemon.state_dir().join("storage-pools/away/making/container/new");
+    std::fs::create_dir_all(&making)?;
     remote.back(daemon.sandbox())?;
     hutch.run(&["start", "c1"])?;
     has_status(&mut client, POOL, "Created")?;
+    ensure!(making.exists(), "a pool that came back was cleaned up");
     ensure!(daemon.shell("c1", "cat /kept")? == "two");
 
     // A daemon that starts without it leaves the container alone.
@@ -247,6 +340,7 @@ fn a_machine_that_goes_away_takes_nothing_along() -> Result<()> {
     ensure!(daemon.shell("c1", "cat /kept")? == "two");
     remote.back(daemon.sandbox())?;
     hutch.run(&["snapshot", "create", "c1", "s2"])?;
+    ensure!(!making.exists(), "a daemon that starts cleans up");
     daemon.change("c1", "stop", true)?;
     hutch.run(&["snapshot", "restore", "c1", "s1"])?;
     hutch.run(&["start", "c1"])?;
@@ -259,7 +353,9 @@ fn a_machine_that_goes_away_takes_nothing_along() -> Result<()> {
 #[test]
 fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
     const SIZE: u64 = 192 << 20;
-    let (daemon, mut remote, hutch) = start()?;
+    let (daemon, mut remote, hutch) = prepare()?;
+    let narrow = Narrow::start(daemon.sandbox())?;
+    make_pool(&hutch, NARROW_PORT)?;
     let mut client = daemon.client();
     client.run("POST", "/1.0/instances", &on_pool("c1", true))?;
     daemon.shell("c1", "echo small > /kept")?;
@@ -269,8 +365,9 @@ fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
     )?;
     let sum = daemon.shell("c1", "sha256sum /big")?;
 
+    // More than all else that is in there, and less than that file.
+    narrow.lets(SIZE / 2);
     daemon.change("c1", "stop", true)?;
-    let begun = Instant::now();
     // rsync writes to a hidden file until it is whole.
     let halfway = |remote: &Remote| -> Result<bool> {
         let (home, trees) = remote.volume()?;
@@ -280,12 +377,11 @@ fn a_transfer_that_is_cut_in_the_middle_goes_on_later() -> Result<()> {
             name.starts_with(".big.") && entry.metadata().is_ok_and(|found| found.len() > 0)
         }))
     };
-    // Before its first file is there, there is nothing to look into.
-    while !halfway(&remote).unwrap_or(false) {
-        ensure!(begun.elapsed() < Duration::from_secs(60), "nothing is sent");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    eventually("half of it is sent", || Ok(narrow.is_closed()))?;
+    // What got through is written a moment later, and stays as it is.
+    eventually("a part of the file is there", || Ok(halfway(&remote).unwrap_or(false)))?;
     remote.cut()?;
+    narrow.lets(u64::MAX);
     eventually("the pool is shown as unavailable", || {
         Ok(client.get(POOL)?["status"] == "Unavailable")
     })?;
