@@ -416,7 +416,7 @@ fn hostile(way: &str) -> ExitCode {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("a socket");
     let mut liar = Liar(socket.into());
     liar.receive();
-    let ready = (READY, 2_u32, true, 0_u32);
+    let ready = (READY, 3_u32, true, 0_u32);
     liar.send(&ready);
     let call = liar.call();
     match way {
