@@ -30,7 +30,7 @@ const LARGEST_SIGNATURE: usize = 8 << 10;
 pub(crate) struct Options {
     #[command(flatten)]
     which: Which,
-    /// Where it goes: oci://HOST[:PORT]/NAME:TAG
+    /// Where it goes: oci://HOST:PORT/NAME:TAG, or without the port
     #[arg(value_name = "ADDRESS")]
     address: String,
     /// The signature; without this, what lies beside the plugin with .minisig behind its name
