@@ -1,6 +1,6 @@
 //! Zone drivers: `hutch:zone`.
 //!
-//! [`write`] puts a zone as a master file (RFC 1035 section 5) where a name server reads it, [`each`] is for those who take record
+//! [`write()`] puts a zone as a master file (RFC 1035 section 5) where a name server reads it, [`each`] is for those who take record
 //! sets one by one.
 
 use std::fmt::Write as _;
