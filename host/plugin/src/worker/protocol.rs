@@ -27,9 +27,10 @@ pub(crate) const MAX_FROM_WORKER: usize = 8 << 20;
 /// The longest message to a worker: a document that it had fetched (32 MiB at most, see `host/broker/src/http.rs`) with its headers.
 pub(crate) const MAX_TO_WORKER: usize = 40 << 20;
 
-/// Texts and byte strings in one message of a worker, which may be anybody: as many as an answer of ten thousand entries may need, and few enough that what a message of
-/// the greatest length becomes in memory is no multiple of it. (Everything of which there can be many has a text in it.)
-const MAX_TEXTS: usize = 1 << 18;
+/// Texts and byte strings in one message of a worker, which may be anybody: twice what the longest list of leases has that is taken,
+/// so that one which is too long is refused by name, and few enough that what a message of the greatest length becomes in memory is
+/// no great multiple of it. (Everything of which there can be many has a text in it.)
+const MAX_TEXTS: usize = 1 << 19;
 
 /// What the daemon says.
 #[derive(Debug, Serialize, Deserialize)]
