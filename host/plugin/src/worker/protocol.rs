@@ -242,7 +242,7 @@ mod tests {
     fn what_the_daemon_says_is_read_however_many_texts_it_has() {
         // All volumes of a large pool with their snapshots.
         let volume = |number: usize| (format!("volume-{number}"), vec!["snap".to_owned(); 30]);
-        let volumes: Vec<_> = (0..10_000).map(volume).collect();
+        let volumes: Vec<_> = (0..20_000).map(volume).collect();
         let bytes = encode(&volumes).expect("it can be written");
         assert!(decode::<Vec<(String, Vec<String>)>>(&bytes, Sender::Worker).is_err());
         assert_eq!(
