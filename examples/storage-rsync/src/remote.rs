@@ -6,8 +6,9 @@ use hutch_sdk::{Error, Host, Options, Result, TreePath};
 /// The option with the address.
 pub const OPTION: &str = "rsync.remote";
 
-/// How long a connection may take, and how long nothing may come over one, in seconds.
-const PATIENCE: [&str; 2] = ["--contimeout=10", "--timeout=60"];
+/// How long a connection may take, and how long nothing may come over one, in seconds; and what is small is sent at once. (rsync says
+/// little and waits for an answer: without that, each end of it waits 40 ms for the other one's acknowledgement, several times.)
+const CONNECTION: [&str; 3] = ["--contimeout=10", "--timeout=60", "--sockopts=TCP_NODELAY"];
 
 /// A file is taken for unchanged if its size and its time are the same, to the nanosecond: whole seconds, which rsync compares by
 /// itself, are long.
@@ -101,7 +102,7 @@ impl Remote {
     /// Whether there is anything in the pool's directory.
     pub fn holds_something(&self, host: &impl Host) -> Result<bool> {
         let mut args = vec!["--list-only".to_owned()];
-        args.extend(PATIENCE.map(str::to_owned));
+        args.extend(CONNECTION.map(str::to_owned));
         args.push(format!("{}/", self.address()));
         match self.checked(host.command_run("rsync", &args, &[], &[])?) {
             // The directory itself is listed, too, as a dot.
@@ -124,7 +125,7 @@ impl Remote {
     fn run(&self, host: &impl Host, args: &[&str], ends: [&str; 2], tree: &TreePath) -> Result<String> {
         let args: Vec<String> = args
             .iter()
-            .chain(&PATIENCE)
+            .chain(&CONNECTION)
             .chain(&ends)
             .map(|arg| (*arg).to_owned())
             .collect();

@@ -55,7 +55,7 @@ impl Remote {
         std::fs::write(
             &configuration,
             format!(
-                "address = 127.0.0.1\nport = {PORT}\npid file = {}\n[pools]\npath = {path}\nread only = no\nuid = root\ngid = root\n",
+                "address = 127.0.0.1\nport = {PORT}\nsocket options = TCP_NODELAY\npid file = {}\n[pools]\npath = {path}\nread only = no\nuid = root\ngid = root\n",
                 pid.display()
             ),
         )?;
