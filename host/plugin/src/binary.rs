@@ -32,7 +32,10 @@ pub enum BinaryError {
     /// It has more than [`MAX_FILE`] bytes.
     #[error("it has {0} bytes, and {MAX_FILE} are allowed")]
     TooLarge(u64),
-    /// It is not WebAssembly, or damaged, or uses what this host has not.
+    /// It is something else than WebAssembly.
+    #[error("it is not WebAssembly: it does not begin as such a file does")]
+    NotWasm,
+    /// It is damaged, or uses what this host has not.
     #[error("it is not a valid component")]
     Invalid(#[source] wasmparser::BinaryReaderError),
     /// It is a core module.
@@ -80,6 +83,10 @@ pub struct Inspected {
 pub fn inspect(bytes: &[u8]) -> Result<Inspected, BinaryError> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(BinaryError::TooLarge(bytes.len() as u64));
+    }
+    // The parser would say so in bytes.
+    if !bytes.starts_with(b"\0asm") {
+        return Err(BinaryError::NotWasm);
     }
     let surface = read_surface(bytes)?;
     let section = match surface.manifests.as_slice() {
@@ -311,7 +318,8 @@ mod tests {
                 "does not export hutch:image/source",
             ),
             (Module::new().finish(), "core module"),
-            (b"MZ".to_vec(), "not a valid component"),
+            (b"MZ".to_vec(), "it is not WebAssembly"),
+            (b"\0asm\x0d\0\x01\0\xff".to_vec(), "not a valid component"),
         ] {
             let error = inspect(&bytes).expect_err(expected).to_string();
             assert!(error.contains(expected), "{error}");

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 pub(crate) use table::Table;
-pub(crate) use units::{bytes, minute};
+pub(crate) use units::{bytes, minute, time};
 pub(crate) use yaml::{from_yaml, to_yaml};
 
 use crate::error::{Error, Result};

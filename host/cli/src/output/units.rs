@@ -24,6 +24,16 @@ pub(crate) fn bytes(count: i64) -> String {
     format!("{}.{:02}{}", hundredths / 100, hundredths % 100, UNITS[unit])
 }
 
+/// A time with the unit that fits it, of `us` microseconds.
+pub(crate) fn time(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}µs"),
+        1_000..1_000_000 => format!("{}.{}ms", us / 1_000, us % 1_000 / 100),
+        1_000_000..120_000_000 => format!("{}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
+        _ => format!("{}min", us / 60_000_000),
+    }
+}
+
 fn local(at: OffsetDateTime) -> OffsetDateTime {
     UtcOffset::local_offset_at(at).map_or(at, |offset| at.to_offset(offset))
 }
@@ -69,5 +79,18 @@ mod tests {
     fn never_is_nothing() {
         assert_eq!(minute(Timestamp::NEVER), "");
         assert!(minute(Timestamp::from_unix(86_400 * 365)).starts_with("197"));
+    }
+
+    #[test]
+    fn times_have_a_fitting_unit() {
+        for (us, text) in [
+            (0, "0µs"),
+            (999, "999µs"),
+            (2_500, "2.5ms"),
+            (60_000_000, "60.0s"),
+            (7_200_000_000, "120min"),
+        ] {
+            assert_eq!(time(us), text);
+        }
     }
 }

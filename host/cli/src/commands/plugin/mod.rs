@@ -4,6 +4,7 @@ mod archive;
 mod carry;
 mod install;
 pub(crate) mod preseed;
+mod show;
 mod top;
 mod trust;
 
@@ -130,9 +131,12 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InfoFormat {
-    /// Print it as JSON instead of YAML
+    /// Print all that the daemon knows of it as JSON
     #[arg(long)]
     json: bool,
+    /// The same as YAML
+    #[arg(long, conflicts_with = "json")]
+    yaml: bool,
 }
 
 impl PluginCommand {
@@ -179,14 +183,14 @@ async fn info(ctx: &Context, plugin: &str, format: &InfoFormat) -> Result<()> {
         path: ApiPath::new(["plugins", &id]),
         name: &id,
     };
-    let mut plugin: Plugin = place.get().await?;
+    let plugin: Plugin = place.get().await?;
     if format.json {
         return output::print_json(&plugin);
     }
-    // A person who wants the whole schemas asks for JSON.
-    plugin.config_schema = options(&plugin.config_schema);
-    plugin.options_schema = options(&plugin.options_schema);
-    output::print_yaml(&plugin)
+    if format.yaml {
+        return output::print_yaml(&plugin);
+    }
+    output::write_out(show::describe(&plugin).as_bytes())
 }
 
 async fn logs(ctx: &Context, plugin: &str, lines: Option<usize>) -> Result<()> {
@@ -354,17 +358,6 @@ fn choose(plugins: &[Plugin], name: &str) -> Result<String> {
             )))
         }
     }
-}
-
-/// The names of a schema's properties, each with its description.
-fn options(schema: &Value) -> Value {
-    let Some(properties) = schema["properties"].as_object() else {
-        return Value::Null;
-    };
-    properties
-        .iter()
-        .map(|(name, property)| (name.clone(), property["description"].clone()))
-        .collect()
 }
 
 #[cfg(test)]
