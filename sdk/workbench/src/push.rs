@@ -148,10 +148,20 @@ fn auth(options: &Options, registry: &str) -> Result<RegistryAuth> {
                 | CredentialRetrievalError::ConfigNotFound
                 | CredentialRetrievalError::ConfigReadError,
             ) => {}
+            Err(error) if is_nobody(&error) => {}
             Err(error) => return Err(error).with_context(|| format!("can't find out who pushes to {registry}")),
         }
     }
     Ok(RegistryAuth::Anonymous)
+}
+
+/// Whether a credential helper says that it knows nobody there: with this text on its standard output, and a status that is not 0
+/// (<https://github.com/docker/docker-credential-helpers>, `credentials/error.go`).
+fn is_nobody(error: &CredentialRetrievalError) -> bool {
+    let CredentialRetrievalError::HelperFailure { stdout, .. } = error else {
+        return false;
+    };
+    stdout.trim().starts_with("credentials not found")
 }
 
 impl Parcel {
@@ -220,4 +230,22 @@ fn created(component: &Component) -> Result<String> {
         }
     };
     Ok(OffsetDateTime::from_unix_timestamp(seconds)?.format(&Rfc3339)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_that_knows_nobody_is_no_failure() {
+        let failure = |stdout: &str| CredentialRetrievalError::HelperFailure {
+            helper: "docker-credential-x".to_owned(),
+            stdout: stdout.to_owned(),
+            stderr: String::new(),
+        };
+        assert!(is_nobody(&failure("credentials not found in native keychain\n")));
+        assert!(!is_nobody(&failure("the keychain is locked: credentials not found")));
+        assert!(!is_nobody(&failure("")));
+        assert!(!is_nobody(&CredentialRetrievalError::MalformedHelperResponse));
+    }
 }
