@@ -154,6 +154,8 @@ pub(crate) async fn upgrade(ctx: &Context, args: UpgradeArgs) -> Result<()> {
         _ => false,
     };
     let open: Vec<_> = offer.doubts.iter().filter(|doubt| !despite(&doubt.kind)).collect();
+    // What was shown is agreed to, and nothing that may turn up since.
+    let shown = |kind: &str| open.iter().any(|doubt| doubt.kind == kind);
     let mut agreed = false;
     if !open.is_empty() && asks && !args.choice.yes {
         for doubt in &open {
@@ -167,8 +169,8 @@ pub(crate) async fn upgrade(ctx: &Context, args: UpgradeArgs) -> Result<()> {
         None => ask(&offer, &offer.more, "")?,
     };
     let post = PluginsPost {
-        allow_downgrade: agreed || args.allow_downgrade,
-        allow_publisher: agreed || args.allow_publisher,
+        allow_downgrade: args.allow_downgrade || agreed && shown("downgrade"),
+        allow_publisher: args.allow_publisher || agreed && shown("publisher"),
         grants,
         config: args.choice.config()?,
         ..PluginsPost::default()
