@@ -222,11 +222,16 @@ fn a_preseed_brings_plugins_and_brings_them_once() -> Result<()> {
         refusal.contains("is older than 1.1.0") && refusal.contains("allow_downgrade"),
         "{refusal}"
     );
-    ensure!(daemon.client().get(PLAIN)?["version"] == "1.1.0");
+    let plugin = daemon.client().get(PLAIN)?;
+    ensure!(plugin["version"] == "1.1.0" && plugin["held"].is_null(), "{plugin:#}");
     init(&text("[all]", "  allow_downgrade: true\n"))?;
     ensure!(daemon.client().get(PLAIN)?["version"] == "1.0.0");
     hutch.run(&["plugin", "trust", "remove", "somebody"])?;
     let refusal = refused(&text("[all]", "  allow_downgrade: true\n"))?;
+    ensure!(refusal.contains("was revoked here"), "{refusal}");
+    // However the key is written.
+    let spaced = text("[all]", "  allow_downgrade: true\n").replace(&key, &format!("\" {key} \""));
+    let refusal = refused(&spaced)?;
     ensure!(refusal.contains("was revoked here"), "{refusal}");
     daemon.client().sync("DELETE", "/1.0/storage-pools/own", &Value::Null)?;
     Ok(())

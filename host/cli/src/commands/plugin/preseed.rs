@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use hutch_api::plugin::{Plugin, PluginGrantsPut, PluginKey, PluginKeysPost, PluginOffer, PluginStatePut, PluginsPost};
+use hutch_api::plugin::{
+    Plugin, PluginDoubt, PluginGrantsPut, PluginKey, PluginKeysPost, PluginOffer, PluginStatePut, PluginsPost,
+};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +77,8 @@ pub(crate) async fn dump(client: &Client) -> Result<(Vec<KeySeed>, Vec<PluginSee
     let plugins = plugins(client)
         .await?
         .into_iter()
-        .filter(|plugin| plugin.origin == "installed");
+        // One that could not be loaded has no digest, and what it was granted is not shown.
+        .filter(|plugin| plugin.origin == "installed" && !plugin.digest.is_empty());
     let plugins = plugins.map(|plugin| PluginSeed {
         source: plugin.source,
         digest: format!("sha256:{}", plugin.digest),
@@ -114,7 +117,8 @@ pub(crate) async fn apply_keys(ctx: &Context, client: &Client, seeds: &[KeySeed]
     }
     let known = keys(client).await?;
     for seed in seeds {
-        match known.iter().find(|key| key.key == seed.key) {
+        let wanted = plain_key(&seed.key);
+        match known.iter().find(|key| key.key == wanted) {
             Some(key) if key.revoked => {
                 return Err(Error::usage(format!(
                     "the key {} of {} was revoked here; `hutch plugin trust add` trusts it again",
@@ -126,13 +130,19 @@ pub(crate) async fn apply_keys(ctx: &Context, client: &Client, seeds: &[KeySeed]
         }
         let post = PluginKeysPost {
             name: seed.name.clone(),
-            key: seed.key.clone(),
+            key: wanted.to_owned(),
         };
         let path = ApiPath::new(["plugin-keys"]);
         client.send(Method::POST, path, &post, None).await?;
         ctx.say(&format!("Trusting the key of {}", seed.name))?;
     }
     Ok(())
+}
+
+/// A public key as the daemon shows it, of a text that may be the content of its file, with a comment before it.
+fn plain_key(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim);
+    lines.rfind(|line| !line.is_empty()).unwrap_or_default()
 }
 
 /// Has the plugins there, in service or not, with these grants and no others.
@@ -152,7 +162,8 @@ pub(crate) async fn apply_plugins(ctx: &Context, target: &Target, seeds: &[Plugi
 async fn present(ctx: &Context, target: &Target, seed: &PluginSeed) -> Result<String> {
     let known = plugins(&target.client).await?;
     let wanted = seed.digest.strip_prefix("sha256:").unwrap_or(&seed.digest);
-    if seed.config.is_none()
+    if !wanted.is_empty()
+        && seed.config.is_none()
         && let Some(plugin) = known.iter().find(|plugin| plugin.digest == wanted)
     {
         return Ok(plugin.id.clone());
@@ -166,7 +177,10 @@ async fn present(ctx: &Context, target: &Target, seed: &PluginSeed) -> Result<St
     };
     let collection = ApiPath::new(["plugins"]);
     let offer = install::examine(ctx, target, collection.clone(), &source).await?;
-    let here = known.iter().find(|plugin| plugin.id == offer.id);
+    // One that could not be loaded, which has no digest, is installed anew.
+    let here = known
+        .iter()
+        .find(|plugin| plugin.id == offer.id && !plugin.digest.is_empty());
     if seed.config.is_none() && here.is_some_and(|plugin| plugin.digest == offer.digest) {
         return Ok(offer.id);
     }
@@ -181,6 +195,14 @@ async fn take_in(
     offer: &PluginOffer,
     here: Option<&Plugin>,
 ) -> Result<()> {
+    // Before anything is decided: a refused file leaves no version that waits.
+    let despite = |doubt: &&PluginDoubt| match doubt.kind.as_str() {
+        "downgrade" => seed.allow_downgrade,
+        "publisher" => seed.allow_publisher,
+        _ => false,
+    };
+    let open: Vec<&PluginDoubt> = offer.doubts.iter().filter(|doubt| !despite(doubt)).collect();
+    doubted(offer, &open)?;
     let post = PluginsPost {
         grants: Some(seed.named()),
         config: seed.config.clone(),
@@ -193,18 +215,28 @@ async fn take_in(
         None => ApiPath::new(["plugins"]),
     };
     if let Some(held) = install::decide(ctx, target, path, offer, post).await? {
-        let why: Vec<_> = held.doubts.into_iter().map(|doubt| doubt.reason).collect();
-        return Err(Error::usage(format!(
-            "version {} {}: allow_downgrade or allow_publisher takes it into use all the same",
-            offer.version,
-            why.join(", and it ")
-        )));
+        // Somebody has brought another version meanwhile.
+        doubted(offer, &held.doubts.iter().collect::<Vec<_>>())?;
+        return Err(Error::usage(format!("version {} waits for a decision", offer.version)));
     }
     match here {
         Some(plugin) if plugin.digest == offer.digest => Ok(()),
         Some(_) => ctx.say(&format!("Upgraded {} to {}", offer.id, offer.version)),
         None => ctx.say(&format!("Installed {} {}", offer.id, offer.version)),
     }
+}
+
+/// Refuses a version against which something speaks.
+fn doubted(offer: &PluginOffer, doubts: &[&PluginDoubt]) -> Result<()> {
+    if doubts.is_empty() {
+        return Ok(());
+    }
+    let why: Vec<&str> = doubts.iter().map(|doubt| doubt.reason.as_str()).collect();
+    Err(Error::usage(format!(
+        "version {} {}: allow_downgrade or allow_publisher takes it into use all the same",
+        offer.version,
+        why.join(", and it ")
+    )))
 }
 
 /// Has it granted what is said, and in service or not.
@@ -246,5 +278,23 @@ impl PluginSeed {
         } else {
             self.grants.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_same_however_it_is_written() {
+        for text in [
+            "RWkey",
+            " RWkey \n",
+            "untrusted comment: x\nRWkey\n",
+            "untrusted comment: x\r\n\r\nRWkey\r\n\r\n",
+        ] {
+            assert_eq!(plain_key(text), "RWkey", "{text:?}");
+        }
+        assert_eq!(plain_key(""), "");
     }
 }
