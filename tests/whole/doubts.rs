@@ -122,9 +122,25 @@ fn an_older_version_waits_for_the_operator() -> Result<()> {
     scene.are("1.10.0", &json!("1.9.0"))?;
     scene.upgrade(&old, &["--allow-downgrade"])?;
     scene.are("1.9.0", &Value::Null)?;
+    // What began to wait as a newer version is an older one by now, and says so.
+    let middle = scene.made(
+        &Variant::storage("plain", "1.9.5").asking("fs = { roots = true }\nlink = true"),
+        Some("first"),
+    )?;
+    let told = scene.upgrade(&middle, &[])?;
+    ensure!(!told.contains("is older"), "{told}");
+    scene.hutch.run(&["plugin", "rollback", "plain"])?;
+    scene.are("1.10.0", &json!("1.9.5"))?;
+    let doubts = scene.daemon.client().get(PLAIN)?["held"]["doubts"].clone();
+    ensure!(doubts[0]["kind"] == "downgrade", "{doubts}");
+    let told = scene.hutch.run(&["plugin", "grant", "plain", "link"])?;
+    ensure!(told.contains("is older than 1.10.0, which is in use"), "{told}");
+    scene.are("1.10.0", &json!("1.9.5"))?;
+    scene.hutch.run(&["plugin", "rollback", "plain"])?;
+    scene.are("1.9.0", &json!("1.9.5"))?;
     // To go back by name needs no more words.
     scene.hutch.run(&["plugin", "rollback", "plain"])?;
-    scene.are("1.10.0", &Value::Null)
+    scene.are("1.10.0", &json!("1.9.5"))
 }
 
 #[test]
@@ -220,6 +236,41 @@ fn what_is_said_of_the_same_file_is_done_or_refused() -> Result<()> {
     std::fs::remove_file(signature)?;
     scene.upgrade(&file, &[])?;
     ensure!(scene.hutch.run(&["plugin", "list"])?.contains("signed by first"));
+    // Another one by them, which is of the same file, is kept, too; one by somebody else is agreed to first.
+    let kept = || -> Result<Vec<u8>> {
+        let kept = scene.at("kept");
+        scene.hutch.run(&["plugin", "save", "plain", "-o", &kept])?;
+        Ok(std::fs::read(kept)?)
+    };
+    let before = kept()?;
+    let sign = |key: &str| scene.hutch.run(&["plugin", "sign", &file, "--key", &scene.at(key)]);
+    scene.hutch.run(&["plugin", "trust", "remove", "first"])?;
+    scene
+        .hutch
+        .run(&["plugin", "key", "new", &scene.at("new"), "--no-password"])?;
+    scene
+        .hutch
+        .run(&["plugin", "trust", "add", "first", &scene.at("new.pub")])?;
+    sign("new.key")?;
+    scene.hutch.run(&["plugin", "install", &file, "--yes"])?;
+    ensure!(kept()? != before, "the signature by the new key is not there");
+    scene
+        .hutch
+        .run(&["plugin", "key", "new", &scene.at("other"), "--no-password"])?;
+    scene
+        .hutch
+        .run(&["plugin", "trust", "add", "other", &scene.at("other.pub")])?;
+    std::fs::remove_file(format!("{file}.minisig"))?;
+    sign("other.key")?;
+    let (_, refusal) = scene.hutch.fails(&["plugin", "install", &file, "--yes"])?;
+    ensure!(refusal.contains("is signed by other"), "{refusal}");
+    let told = scene.upgrade(&file, &[])?;
+    ensure!(
+        told.contains("is signed by other, and the version in use is signed by first"),
+        "{told}"
+    );
+    scene.upgrade(&file, &["--allow-publisher"])?;
+    ensure!(scene.hutch.run(&["plugin", "list"])?.contains("signed by other"));
     // To name nothing is no way to say none.
     for action in ["grant", "revoke"] {
         let nothing = json!({ "action": action, "permissions": [] });

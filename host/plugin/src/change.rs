@@ -12,7 +12,7 @@ use hutch_broker::Permissions;
 use hutch_driver::{DriverError, Options};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::doubt::doubts;
+use crate::doubt::{doubts, doubts_of_lost};
 use crate::fault;
 use crate::files::{FileError, Stored, digest_of};
 use crate::host::PluginHost;
@@ -300,7 +300,8 @@ impl PluginHost {
         if let Some(entry) = table.entry(&manifest.id) {
             let plugin = entry.slot.current();
             if plugin.digest == version.digest && entry.origin == Origin::Installed {
-                return installed_already(&plugin, &version, intake).map(Some);
+                installed_already(&plugin, &version, intake)?;
+                return self.sign_again(turn, &plugin, version, intake).await.map(Some);
             }
             return Err(ChangeError::Conflict(format!(
                 "{} {} is there already: `hutch plugin upgrade` brings another version of it",
@@ -325,18 +326,51 @@ impl PluginHost {
         };
         let granted = chosen(&manifest.permissions, &manifest.permissions, grants)?;
         let id = manifest.id.clone();
+        let lost = lost(&turn, &id, &version, &intake.despite)?;
         let Some(prepared) = ready.plugin(stored, None, &version.config) else {
             return Ok(None);
         };
+        if lost.is_none() {
+            // Of one of this id that was removed something may be left, where the daemon was killed right then.
+            self.shared.broker.forget(&id).await.map_err(ChangeError::Kept)?;
+        }
         let record = Record {
             active: Some(version),
             grants: Some(granted),
-            ..Record::new(&id)
+            ..lost.unwrap_or_else(|| Record::new(&id))
         };
-        // Of one of this id that was removed something may be left, where the daemon was killed right then.
-        self.shared.broker.forget(&id).await.map_err(ChangeError::Kept)?;
         self.commit(turn, "plugin-install", record, &[prepared]).await?;
         Ok(Some(Outcome::Active))
+    }
+
+    /// Takes the signature with which a file comes that is installed already, where that is better than what is known of it.
+    async fn sign_again(&self, turn: Turn, present: &Plugin, version: Version, intake: &Intake) -> Result<Outcome> {
+        let id = present.id();
+        let record = turn.get(id).cloned();
+        let Some((record, active)) = record.and_then(|record| Some((record.clone(), record.active?))) else {
+            return Ok(Outcome::Active);
+        };
+        let version = Version {
+            config: active.config.clone(),
+            ..known_better(Some(&active), version)
+        };
+        if version == active {
+            return Ok(Outcome::Active);
+        }
+        let mut doubts = doubts(present, Some(&active), &version);
+        doubts.retain(|doubt| !intake.despite.contains(&doubt.kind));
+        if let Some(doubt) = doubts.first() {
+            return Err(ChangeError::Conflict(format!(
+                "{id} {} is installed already, and the file {}: `hutch plugin upgrade` takes it in their name",
+                version.version, doubt.reason
+            )));
+        }
+        let record = Record {
+            active: Some(version),
+            ..record
+        };
+        self.commit(turn, "plugin-upgrade", record, &[]).await?;
+        Ok(Outcome::Active)
     }
 
     async fn upgrade(
@@ -614,12 +648,36 @@ fn beyond(manifest: &Manifest, present: Option<&Plugin>) -> Permissions {
     }
 }
 
-/// The same file with what is better known of it: a publisher who answers for it, and the time and place of when it first came.
+/// What is known of the installed plugin `id` that could not be loaded, and in whose place `version` is installed: what it kept and what
+/// was decided about it stays.
+fn lost(registry: &Registry, id: &str, version: &Version, despite: &[DoubtKind]) -> Result<Option<Record>> {
+    let Some(mut record) = registry.get(id).cloned() else {
+        return Ok(None);
+    };
+    let Some(active) = &record.active else {
+        return Ok(None);
+    };
+    let mut doubts = doubts_of_lost(active, version);
+    doubts.retain(|doubt| !despite.contains(&doubt.kind));
+    if let Some(doubt) = doubts.first() {
+        return Err(ChangeError::Conflict(format!(
+            "{id} {} {}; that one can't be loaded, and `hutch plugin remove {id}` gives up what it kept",
+            version.version, doubt.reason
+        )));
+    }
+    // What is in use is nothing to go back to, and waits for nothing.
+    record.previous = record.previous.filter(|previous| previous.digest != version.digest);
+    record.held = record.held.filter(|held| held.version.digest != version.digest);
+    Ok(Some(record))
+}
+
+/// The same file with what is better known of it: another signature by a publisher who is believed, or else the time and place of when
+/// it first came.
 fn known_better(active: Option<&Version>, new: Version) -> Version {
     let Some(active) = active.filter(|active| active.digest == new.digest) else {
         return new;
     };
-    if new.is_signed() && !active.is_signed() {
+    if new.is_signed() && new.signature != active.signature {
         return new;
     }
     Version {

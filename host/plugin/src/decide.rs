@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hutch_broker::Permissions;
 
 use crate::change::{ChangeError, Outcome, Result, Turn, chosen};
+use crate::doubt::doubts;
 use crate::fault;
 use crate::files::FileError;
 use crate::host::PluginHost;
@@ -121,8 +122,10 @@ impl PluginHost {
         let requested = requested.with(&stored.manifest.permissions);
         let granted = before.with(&chosen(&requested, &held.more, names)?);
         let missing = held.more.beyond(&granted);
+        // Against what is in use now: that may be another version than when this one began to wait.
+        let doubts = doubts(&present, record.active.as_ref(), &held.version);
         let agreed = names.iter().any(|name| name == "all") || names.iter().all(|name| name == "none");
-        if agreed || missing.is_nothing() && held.doubts.is_empty() {
+        if agreed || missing.is_nothing() && doubts.is_empty() {
             self.verify_again(&mut held.version).await?;
             self.check_version(&present, &stored, needed)?;
             let Some(prepared) = ready.plugin(stored, Some(&slot.standing), &held.version.config) else {
@@ -133,10 +136,7 @@ impl PluginHost {
         }
         record.grants = Some(granted);
         self.commit(turn, "plugin-grant", record, &[]).await?;
-        Ok(Some(Outcome::Held {
-            missing,
-            doubts: held.doubts,
-        }))
+        Ok(Some(Outcome::Held { missing, doubts }))
     }
 
     /// Has a plugin granted exactly this of what it requests, and answers with whether that is a change. A version that is held goes on
@@ -255,7 +255,7 @@ impl PluginHost {
         let left = self.bundled(id).zip(turn.get(id).cloned()).map(|(stored, record)| {
             let granted = record
                 .grants
-                .map(|granted| common(&stored.manifest.permissions, &granted));
+                .map(|granted| stored.manifest.permissions.within(&granted));
             Record {
                 active: None,
                 previous: None,
@@ -285,13 +285,6 @@ impl PluginHost {
         self.sweep_all().await;
         Ok(())
     }
-}
-
-/// What of `requested` is granted.
-fn common(requested: &Permissions, granted: &Permissions) -> Permissions {
-    let granted = granted.powers();
-    let requested = requested.powers().into_iter();
-    Permissions::of(requested.filter(|power| granted.iter().any(|wide| wide.covers(power))))
 }
 
 /// Refuses to decide about nothing: an empty list is more likely a mistake than a way to say `none`.

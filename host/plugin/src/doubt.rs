@@ -12,17 +12,36 @@ use crate::registry::{Doubt, DoubtKind, Provenance, Version};
 /// with the daemon. Another taking in of the same file is no other version.
 pub(crate) fn doubts(present: &Plugin, taken_in: Option<&Version>, new: &Version) -> Vec<Doubt> {
     if present.digest == new.digest {
-        return Vec::new();
+        return of_the_same(taken_in, new);
     }
     between(&present.manifest.version, taken_in, new)
 }
 
-fn between(number: &str, present: Option<&Version>, new: &Version) -> Vec<Doubt> {
-    let publisher = other_publisher(present.map(|present| &present.provenance), &new.provenance);
-    let publisher = publisher.map(|reason| Doubt {
+/// The same of the place of `recorded`, of which nothing but the record is known: it could not be loaded.
+pub(crate) fn doubts_of_lost(recorded: &Version, new: &Version) -> Vec<Doubt> {
+    if recorded.digest == new.digest {
+        return of_the_same(Some(recorded), new);
+    }
+    between(&recorded.version, Some(recorded), new)
+}
+
+/// What there is to say against another signature of the same file: whose it is says whose next version comes without a question.
+fn of_the_same(taken_in: Option<&Version>, new: &Version) -> Vec<Doubt> {
+    let taken_in = taken_in.filter(|_| new.is_signed());
+    let publisher = taken_in.and_then(|taken_in| other_publisher(Some(&taken_in.provenance), &new.provenance));
+    publisher.map(by_another).into_iter().collect()
+}
+
+fn by_another(reason: String) -> Doubt {
+    Doubt {
         kind: DoubtKind::Publisher,
         reason,
-    });
+    }
+}
+
+fn between(number: &str, present: Option<&Version>, new: &Version) -> Vec<Doubt> {
+    let publisher = other_publisher(present.map(|present| &present.provenance), &new.provenance);
+    let publisher = publisher.map(by_another);
     let downgrade = is_older(&new.version, number).then(|| Doubt {
         kind: DoubtKind::Downgrade,
         reason: format!("is older than {number}, which is in use"),
@@ -125,6 +144,20 @@ mod tests {
             kinds(Some(("1.0.0", a)), ("1.0.0-rc.1", b)),
             [DoubtKind::Publisher, DoubtKind::Downgrade]
         );
+    }
+
+    #[test]
+    fn another_s_signature_of_the_same_file_is_doubted() {
+        let kinds = |before: Provenance, now: Provenance| {
+            let (before, now) = (version("1.0.0", "a", before), version("1.0.0", "a", now));
+            let doubts = doubts_of_lost(&before, &now);
+            doubts.iter().map(|doubt| doubt.kind).collect::<Vec<_>>()
+        };
+        let (a, b) = (signed("a", "1"), signed("b", "2"));
+        assert_eq!(kinds(a.clone(), b), [DoubtKind::Publisher]);
+        assert_eq!(kinds(a.clone(), signed("a", "2")), []);
+        assert_eq!(kinds(Provenance::Dev, a.clone()), []);
+        assert_eq!(kinds(a, Provenance::Dev), [], "the signature that is known stays");
     }
 
     #[test]

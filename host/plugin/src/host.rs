@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, broadcast};
 use crate::adapter::{ImageAdapter, NetworkAdapter, StorageAdapter, ZoneAdapter};
 use crate::compile::{Cache, CompileError};
 use crate::config::PluginHostOptions;
+use crate::doubt::doubts;
 use crate::engine::{MAX_INSTANCES, Runtime};
 use crate::fetch;
 use crate::files::{FileError, FileStore};
@@ -297,7 +298,7 @@ fn status(entry: &Entry) -> PluginStatus {
         digest: plugin.digest.clone(),
         source: entry.source.clone(),
         origin: entry.origin,
-        record: entry.record.clone(),
+        record: entry.record.clone().map(|record| with_doubts(record, &plugin)),
         state,
         reason,
         family: manifest.family().to_owned(),
@@ -316,6 +317,15 @@ fn status(entry: &Entry) -> PluginStatus {
         loaded_at: *plugin.loaded.lock(),
         quarantined_at: quarantined.map(|quarantine| quarantine.since),
     }
+}
+
+/// The record with what there is to say against a held version in the place of what is in use now: when it began to wait, that may have
+/// been another.
+fn with_doubts(mut record: Record, present: &Plugin) -> Record {
+    if let Some(held) = &mut record.held {
+        held.doubts = doubts(present, record.active.as_ref(), &held.version);
+    }
+    record
 }
 
 fn taken_names(entry: &Entry, names: &[String]) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{call, fault, granted, guest, start};
+use common::{Bench, call, fault, granted, guest, start};
 use hutch_driver::{Drivers, Options};
 use hutch_plugin::{ChangeError, Compiler, Intake, Offer, OfferKind, Outcome, PluginState};
 use nix::sys::stat::Mode;
@@ -96,6 +96,46 @@ async fn what_a_plugin_keeps_goes_with_it() {
     drop(going_on.await.expect("no panic"));
     driver.validate(&call(), &Options::new()).await.expect_err("it is gone");
     assert_eq!(*bench.broker.forgotten.lock().expect("not poisoned"), [ID; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_whose_file_was_lost_is_installed_anew_with_what_it_kept() {
+    let bench = start(|options| options.plugins = None);
+    let intake = || Intake {
+        grants: Some(vec!["all".to_owned()]),
+        ..Intake::default()
+    };
+    let digest = bench.host.examine(offer()).await.expect("a plugin").version.digest;
+    bench.host.take_in(&digest, intake()).await.expect("installed");
+    bench.host.disable(ID).await.expect("disabled");
+    let before = bench
+        .host
+        .plugin(ID)
+        .and_then(|status| status.record)
+        .expect("recorded");
+    let Bench { host, state, .. } = bench;
+    drop(host);
+    std::fs::remove_dir_all(state.path().join("plugins/sha256").join(&digest)).expect("lost");
+    let bench = common::start_in(state, |options| options.plugins = None);
+    let listed = bench.host.plugins();
+    assert!(
+        listed
+            .iter()
+            .any(|plugin| plugin.id == ID && plugin.state == PluginState::Failed),
+        "{listed:?}"
+    );
+    bench.host.examine(offer()).await.expect("a plugin");
+    bench.host.take_in(&digest, intake()).await.expect("installed");
+    assert!(
+        bench.broker.forgotten.lock().expect("not poisoned").is_empty(),
+        "what it kept is gone"
+    );
+    let after = bench
+        .host
+        .plugin(ID)
+        .and_then(|status| status.record)
+        .expect("recorded");
+    assert_eq!((after.installed_at, after.enabled), (before.installed_at, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
