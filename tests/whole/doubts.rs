@@ -133,14 +133,20 @@ fn an_older_version_waits_for_the_operator() -> Result<()> {
     scene.are("1.10.0", &json!("1.9.5"))?;
     let doubts = scene.daemon.client().get(PLAIN)?["held"]["doubts"].clone();
     ensure!(doubts[0]["kind"] == "downgrade", "{doubts}");
-    let told = scene.hutch.run(&["plugin", "grant", "plain", "link"])?;
-    ensure!(told.contains("is older than 1.10.0, which is in use"), "{told}");
-    scene.are("1.10.0", &json!("1.9.5"))?;
+    for what in ["all", "link"] {
+        let told = scene.hutch.run(&["plugin", "grant", "plain", what])?;
+        ensure!(told.contains("is older than 1.10.0, which is in use"), "{what}: {told}");
+        scene.are("1.10.0", &json!("1.9.5"))?;
+    }
     scene.hutch.run(&["plugin", "rollback", "plain"])?;
     scene.are("1.9.0", &json!("1.9.5"))?;
+    scene.hutch.run(&["plugin", "rollback", "plain"])?;
+    // Who was told agrees.
+    scene.hutch.run(&["plugin", "grant", "plain", "all"])?;
+    scene.are("1.9.5", &Value::Null)?;
     // To go back by name needs no more words.
     scene.hutch.run(&["plugin", "rollback", "plain"])?;
-    scene.are("1.10.0", &json!("1.9.5"))
+    scene.are("1.10.0", &Value::Null)
 }
 
 #[test]

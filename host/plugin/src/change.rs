@@ -291,7 +291,7 @@ impl PluginHost {
         &self,
         turn: Turn,
         stored: Stored,
-        version: Version,
+        mut version: Version,
         intake: &Intake,
         ready: &mut Ready,
     ) -> Result<Option<Outcome>> {
@@ -327,6 +327,11 @@ impl PluginHost {
         let granted = chosen(&manifest.permissions, &manifest.permissions, grants)?;
         let id = manifest.id.clone();
         let lost = lost(&turn, &id, &version, &intake.despite)?;
+        if let Some(active) = lost.as_ref().and_then(|record| record.active.as_ref())
+            && intake.config.is_none()
+        {
+            version.config.clone_from(&active.config);
+        }
         let Some(prepared) = ready.plugin(stored, None, &version.config) else {
             return Ok(None);
         };
@@ -505,10 +510,11 @@ impl PluginHost {
         self.commit(turn, "plugin-upgrade", record, &[prepared]).await
     }
 
-    /// Whether nothing of this id is left when the plugin is removed: it was installed, and none came with the daemon.
+    /// Whether nothing of this id is left when the installed plugin, which may be one that could not be loaded, is removed: none came
+    /// with the daemon, and the configuration lists none.
     pub(crate) fn goes_whole(&self, id: &str) -> bool {
         let table = self.table.load();
-        let installed = table.entry(id).is_some_and(|entry| entry.origin == Origin::Installed);
+        let installed = table.entry(id).is_none_or(|entry| entry.origin == Origin::Installed);
         installed && self.bundled(id).is_none()
     }
 

@@ -81,7 +81,8 @@ impl PluginHost {
 
     /// Gives a plugin more of what it requests. Where that is all that a held version waits for, it comes into use. `all` and `none`
     /// decide about a held version, also where something else speaks against it: `all` grants what it asks for that is new, and
-    /// nothing that was taken away before; `none` takes it into use with what is granted now.
+    /// nothing that was taken away before; `none` takes it into use with what is granted now. What speaks against it only since it
+    /// began to wait is answered with first, and agreed to by saying so again.
     ///
     /// # Errors
     /// For a name that it requests nothing under, and one of a plugin that the configuration lists; and where the publisher of a held
@@ -124,7 +125,9 @@ impl PluginHost {
         let missing = held.more.beyond(&granted);
         // Against what is in use now: that may be another version than when this one began to wait.
         let doubts = doubts(&present, record.active.as_ref(), &held.version);
-        let agreed = names.iter().any(|name| name == "all") || names.iter().all(|name| name == "none");
+        let decided = names.iter().any(|name| name == "all") || names.iter().all(|name| name == "none");
+        // Nobody agrees to what nobody was told: what speaks against it only now is answered with first.
+        let agreed = decided && doubts.iter().all(|doubt| held.doubts.contains(doubt));
         if agreed || missing.is_nothing() && doubts.is_empty() {
             self.verify_again(&mut held.version).await?;
             self.check_version(&present, &stored, needed)?;
@@ -134,7 +137,15 @@ impl PluginHost {
             self.switch(turn, record, prepared, held.version, granted).await?;
             return Ok(Some(Outcome::Active));
         }
-        record.grants = Some(granted);
+        let missing = if decided {
+            // What was meant to come with the version waits with it.
+            held.more.beyond(&before)
+        } else {
+            record.grants = Some(granted);
+            missing
+        };
+        held.doubts.clone_from(&doubts);
+        record.held = Some(held);
         self.commit(turn, "plugin-grant", record, &[]).await?;
         Ok(Some(Outcome::Held { missing, doubts }))
     }

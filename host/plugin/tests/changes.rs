@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Bench, call, fault, granted, guest, start};
 use hutch_driver::{Drivers, Options};
-use hutch_plugin::{ChangeError, Compiler, Intake, Offer, OfferKind, Outcome, PluginState};
+use hutch_plugin::{ChangeError, Compiler, Intake, Offer, OfferKind, Outcome, PluginState, Record};
 use nix::sys::stat::Mode;
 
 const ID: &str = "org.hutch.test.faulty";
@@ -98,44 +98,51 @@ async fn what_a_plugin_keeps_goes_with_it() {
     assert_eq!(*bench.broker.forgotten.lock().expect("not poisoned"), [ID; 3]);
 }
 
+/// A host as it finds itself after a start without the file of the installed plugin.
+fn without_its_file(bench: Bench, digest: &str) -> Bench {
+    let Bench { host, state, .. } = bench;
+    drop(host);
+    std::fs::remove_dir_all(state.path().join("plugins/sha256").join(digest)).expect("lost");
+    let bench = common::start_in(state, |options| options.plugins = None);
+    let listed = bench.host.plugins();
+    let lost = listed
+        .iter()
+        .any(|plugin| plugin.id == ID && plugin.state == PluginState::Failed);
+    assert!(lost, "{listed:?}");
+    bench
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_whose_file_was_lost_is_installed_anew_with_what_it_kept() {
     let bench = start(|options| options.plugins = None);
-    let intake = || Intake {
+    let intake = |config: Option<Options>| Intake {
         grants: Some(vec!["all".to_owned()]),
+        config,
         ..Intake::default()
     };
+    let record = |bench: &Bench| bench.host.plugin(ID).and_then(|status| status.record);
+    let red = Options::from([("colour".to_owned(), "red".to_owned())]);
     let digest = bench.host.examine(offer()).await.expect("a plugin").version.digest;
-    bench.host.take_in(&digest, intake()).await.expect("installed");
+    bench.host.take_in(&digest, intake(Some(red))).await.expect("installed");
     bench.host.disable(ID).await.expect("disabled");
-    let before = bench
-        .host
-        .plugin(ID)
-        .and_then(|status| status.record)
-        .expect("recorded");
-    let Bench { host, state, .. } = bench;
-    drop(host);
-    std::fs::remove_dir_all(state.path().join("plugins/sha256").join(&digest)).expect("lost");
-    let bench = common::start_in(state, |options| options.plugins = None);
-    let listed = bench.host.plugins();
-    assert!(
-        listed
-            .iter()
-            .any(|plugin| plugin.id == ID && plugin.state == PluginState::Failed),
-        "{listed:?}"
-    );
+    let before = record(&bench).expect("recorded");
+    let bench = without_its_file(bench, &digest);
     bench.host.examine(offer()).await.expect("a plugin");
-    bench.host.take_in(&digest, intake()).await.expect("installed");
-    assert!(
-        bench.broker.forgotten.lock().expect("not poisoned").is_empty(),
-        "what it kept is gone"
+    bench.host.take_in(&digest, intake(None)).await.expect("installed");
+    let forgotten = || bench.broker.forgotten.lock().expect("not poisoned").clone();
+    assert_eq!(forgotten(), [] as [&str; 0], "what it kept is gone");
+    let after = record(&bench).expect("recorded");
+    let settings = |record: &Record| record.active.as_ref().map(|version| version.config.clone());
+    assert_eq!(
+        (after.installed_at, after.enabled, settings(&after)),
+        (before.installed_at, false, settings(&before))
     );
-    let after = bench
-        .host
-        .plugin(ID)
-        .and_then(|status| status.record)
-        .expect("recorded");
-    assert_eq!((after.installed_at, after.enabled), (before.installed_at, false));
+    // Whoever removes it gives that up, also where its file is lost.
+    let bench = without_its_file(bench, &digest);
+    bench.host.remove(ID).await.expect("removed");
+    let forgotten = bench.broker.forgotten.lock().expect("not poisoned").clone();
+    assert!(!forgotten.is_empty() && forgotten.iter().all(|id| id == ID), "{forgotten:?}");
+    assert!(bench.host.plugins().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
