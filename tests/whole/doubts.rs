@@ -146,7 +146,15 @@ fn an_older_version_waits_for_the_operator() -> Result<()> {
     scene.are("1.9.5", &Value::Null)?;
     // To go back by name needs no more words.
     scene.hutch.run(&["plugin", "rollback", "plain"])?;
-    scene.are("1.10.0", &Value::Null)
+    scene.are("1.10.0", &Value::Null)?;
+    // What was agreed to when it came is agreed to when the rest is.
+    scene.hutch.run(&["plugin", "revoke", "plain", "link"])?;
+    let asking = "fs = { roots = true }\nlink = true\nfilter = true";
+    let older = scene.made(&Variant::storage("plain", "1.9.6").asking(asking), Some("first"))?;
+    let told = scene.upgrade(&older, &["--allow-downgrade"])?;
+    ensure!(!told.contains("is older") && told.contains("filter"), "{told}");
+    scene.hutch.run(&["plugin", "grant", "plain", "link", "filter"])?;
+    scene.are("1.9.6", &Value::Null)
 }
 
 #[test]

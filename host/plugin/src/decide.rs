@@ -1,18 +1,19 @@
 //! What is decided about a plugin that is there: what it may do, whether it is in service, which of its versions is used, and that
-//! it goes. `change.rs` says how a change is made.
+//! it goes. The module `change` says how a change is made.
 
 use std::sync::Arc;
 
 use hutch_broker::Permissions;
 
 use crate::change::{ChangeError, Outcome, Result, Turn, chosen};
-use crate::doubt::doubts;
+use crate::doubt::doubts_of_held;
 use crate::fault;
 use crate::files::FileError;
 use crate::host::PluginHost;
 use crate::plugin::Phase;
 use crate::ready::Ready;
 use crate::registry::Record;
+use crate::status::Origin;
 use crate::trust::TrustedKey;
 
 impl PluginHost {
@@ -123,8 +124,7 @@ impl PluginHost {
         let requested = requested.with(&stored.manifest.permissions);
         let granted = before.with(&chosen(&requested, &held.more, names)?);
         let missing = held.more.beyond(&granted);
-        // Against what is in use now: that may be another version than when this one began to wait.
-        let doubts = doubts(&present, record.active.as_ref(), &held.version);
+        let doubts = doubts_of_held(&present, record.active.as_ref(), &held);
         let decided = names.iter().any(|name| name == "all") || names.iter().all(|name| name == "none");
         // Nobody agrees to what nobody was told: what speaks against it only now is answered with first.
         let agreed = decided && doubts.iter().all(|doubt| held.doubts.contains(doubt));
@@ -295,6 +295,14 @@ impl PluginHost {
         drop(turn);
         self.sweep_all().await;
         Ok(())
+    }
+
+    /// Whether nothing of this id is left when the installed plugin, which may be one that could not be loaded, is removed: none came
+    /// with the daemon, and the configuration lists none.
+    fn goes_whole(&self, id: &str) -> bool {
+        let table = self.table.load();
+        let installed = table.entry(id).is_none_or(|entry| entry.origin == Origin::Installed);
+        installed && self.bundled(id).is_none()
     }
 }
 

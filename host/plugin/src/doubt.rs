@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use semver::Version as Semver;
 
 use crate::plugin::Plugin;
-use crate::registry::{Doubt, DoubtKind, Provenance, Version};
+use crate::registry::{Doubt, DoubtKind, Held, Provenance, Version};
 
 /// What there is to say against `new` taking the place of `present`, which was taken in as `taken_in` says; that is none where it came
 /// with the daemon. Another taking in of the same file is no other version.
@@ -15,6 +15,14 @@ pub(crate) fn doubts(present: &Plugin, taken_in: Option<&Version>, new: &Version
         return of_the_same(taken_in, new);
     }
     between(&present.manifest.version, taken_in, new)
+}
+
+/// The same of a version that waits, as it is now: what is in use may be another version than when it began to wait. What was agreed to
+/// when it came is.
+pub(crate) fn doubts_of_held(present: &Plugin, taken_in: Option<&Version>, held: &Held) -> Vec<Doubt> {
+    let mut doubts = doubts(present, taken_in, &held.version);
+    doubts.retain(|doubt| !held.despite.contains(&doubt.kind));
+    doubts
 }
 
 /// The same of the place of `recorded`, of which nothing but the record is known: it could not be loaded.

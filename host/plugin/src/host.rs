@@ -14,9 +14,10 @@ use hutch_driver::{DriverError, DriverEvent, DriverInfo, Drivers, EventStream};
 use tokio::sync::{Semaphore, broadcast};
 
 use crate::adapter::{ImageAdapter, NetworkAdapter, StorageAdapter, ZoneAdapter};
+use crate::change::ChangeError;
 use crate::compile::{Cache, CompileError};
 use crate::config::PluginHostOptions;
-use crate::doubt::doubts;
+use crate::doubt::doubts_of_held;
 use crate::engine::{MAX_INSTANCES, Runtime};
 use crate::fetch;
 use crate::files::{FileError, FileStore};
@@ -199,6 +200,35 @@ impl PluginHost {
             .ok_or_else(|| DriverError::new("not-found", format!("there is no plugin {id}")))
     }
 
+    /// The names that would no longer be provided if the plugin were removed, by family; empty where one that came with the
+    /// daemon provides them, too.
+    pub fn lost_with(&self, id: &str) -> (String, Vec<String>) {
+        let table = self.table.load();
+        let Some(entry) = table.entry(id) else {
+            return Default::default();
+        };
+        let bundled = self.bundled(id);
+        let stays = |name: &String| bundled.as_ref().is_some_and(|b| b.manifest.names().contains(name));
+        let names = entry.names.iter().filter(|name| !stays(name)).cloned().collect();
+        (entry.slot.current().manifest.family().to_owned(), names)
+    }
+
+    /// The file of a plugin that is in use, with its signature if it has one, for `save`.
+    ///
+    /// # Errors
+    /// When there is no such plugin, or its file was changed.
+    pub async fn file(&self, id: &str) -> Result<(Vec<u8>, Option<String>), ChangeError> {
+        let digest = self.slot(id)?.current().digest.clone();
+        let registry = self.registry.lock().await;
+        let active = registry.get(id).and_then(|record| record.active.as_ref());
+        let signature = active.filter(|version| version.digest == digest);
+        let signature = signature.and_then(|version| version.signature.clone());
+        drop(registry);
+        let files = Arc::clone(&self.loader.files);
+        let bytes = tokio::task::spawn_blocking(move || files.read(&digest)).await??;
+        Ok((bytes, signature))
+    }
+
     /// The last lines that the plugin logged, oldest first.
     pub fn logs(&self, id: &str) -> Option<Vec<LogLine>> {
         let table = self.table.load();
@@ -323,7 +353,7 @@ fn status(entry: &Entry) -> PluginStatus {
 /// been another.
 fn with_doubts(mut record: Record, present: &Plugin) -> Record {
     if let Some(held) = &mut record.held {
-        held.doubts = doubts(present, record.active.as_ref(), &held.version);
+        held.doubts = doubts_of_held(present, record.active.as_ref(), held);
     }
     record
 }

@@ -4,7 +4,7 @@
 //! files that the configuration lists, compiles what is new in a confined child, and implements [`hutch_driver::Drivers`]:
 //! the core finds a driver by its name and never learns that WebAssembly is behind it.
 //!
-//! Plugins are also installed, upgraded and removed while the daemon runs (`change.rs`, `decide.rs`): what was decided is in one file
+//! Plugins are also installed, upgraded and removed while the daemon runs (`change`, `decide.rs`): what was decided is in one file
 //! (`registry.rs`), what there is at a moment in one table (`table.rs`), and every driver that the core holds reaches the version
 //! that is in use when it is called (`plugin.rs`).
 //!

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault;
 
-/// The version of the file's format. Since 2 a held version says what else the operator has to agree to.
-const FORMAT: u32 = 2;
+/// The version of the file's format. Since 2 a held version says what else the operator has to agree to, since 3 what
+/// was agreed to when it came.
+const FORMAT: u32 = 3;
 const FILE: &str = "registry.json";
 
 /// Why the registry can't be read or written.
@@ -124,9 +125,12 @@ pub struct Held {
     pub version: Version,
     /// What is new in its requests: its plugin was never asked to be granted that.
     pub more: Permissions,
-    /// What else the operator has to agree to.
+    /// What else the operator was told that has to be agreed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<Doubt>,
+    /// What it is taken in despite of: that was agreed to when it came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub despite: Vec<DoubtKind>,
 }
 
 /// What is decided about one plugin.
@@ -341,6 +345,7 @@ mod tests {
                     kind: DoubtKind::Downgrade,
                     reason: "is older".to_owned(),
                 }],
+                despite: vec![DoubtKind::Publisher],
             }),
             enabled: false,
             ..Record::new("org.example.a")
@@ -377,7 +382,7 @@ mod tests {
     fn what_is_newer_or_damaged_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         for (text, why) in [
-            (r#"{"format":3,"plugins":{}}"#, "has format 3"),
+            (r#"{"format":4,"plugins":{}}"#, "has format 4"),
             (r#"{"format":1,"plugins":[],"more":1}"#, "can't be read"),
             (r#"{"format":1,"plu"#, "can't be read"),
             ("", "can't be read"),

@@ -141,7 +141,10 @@ async fn a_plugin_whose_file_was_lost_is_installed_anew_with_what_it_kept() {
     let bench = without_its_file(bench, &digest);
     bench.host.remove(ID).await.expect("removed");
     let forgotten = bench.broker.forgotten.lock().expect("not poisoned").clone();
-    assert!(!forgotten.is_empty() && forgotten.iter().all(|id| id == ID), "{forgotten:?}");
+    assert!(
+        !forgotten.is_empty() && forgotten.iter().all(|id| id == ID),
+        "{forgotten:?}"
+    );
     assert!(bench.host.plugins().is_empty());
 }
 
