@@ -14,12 +14,23 @@ pub const STORAGE: &str = "org.hutch.test.faulty";
 /// The network plugin that misbehaves. It provides the driver `faulty`, too.
 pub const NETWORK: &str = "org.hutch.test.faulty-network";
 
+/// The image source that misbehaves. It provides `faulty`, too, and is in no configuration that is made here.
+pub const IMAGES: &str = "org.hutch.test.faulty-image";
+
 /// Where the storage plugin's file is.
 ///
 /// # Errors
 /// When the tests' runner did not say.
 pub fn storage_file() -> Result<PathBuf> {
     file("hutch_faulty_guest.wasm")
+}
+
+/// Where the image source's file is.
+///
+/// # Errors
+/// When the tests' runner did not say.
+pub fn images_file() -> Result<PathBuf> {
+    file("hutch_faulty_image.wasm")
 }
 
 fn file(name: &str) -> Result<PathBuf> {

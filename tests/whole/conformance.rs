@@ -92,21 +92,7 @@ fn zone_files_conforms() -> Result<()> {
 #[test]
 fn image_simplestreams_conforms() -> Result<()> {
     let tree = tempfile::tempdir()?;
-    let arch = std::env::consts::ARCH;
-    std::fs::create_dir_all(tree.path().join("root/etc"))?;
-    std::fs::write(tree.path().join("root/etc/name"), "busy")?;
-    let metadata = format!(
-        "architecture: {arch}\ncreation_date: 1700000000\nproperties:\n  os: Busy\n  release: box\n  variant: default\n  \
-         architecture: {arch}\n  description: a test\n"
-    );
-    std::fs::write(tree.path().join("metadata.yaml"), metadata)?;
-    let script = "mksquashfs root rootfs.squashfs -quiet -noappend >/dev/null && tar cJf metadata.tar.xz metadata.yaml \
-                  && incus-simplestreams add metadata.tar.xz rootfs.squashfs --alias busy";
-    let made = Command::new("sh")
-        .args(["-c", script])
-        .current_dir(tree.path())
-        .status()?;
-    ensure!(made.success(), "a tree of simplestreams can't be made: {made}");
+    crate::sources::streams(tree.path())?;
     let folder = tree.path().to_string_lossy().into_owned();
     passes("image-simplestreams", &["--serve", &folder, "--image", "busy"], 13)
 }

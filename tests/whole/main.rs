@@ -39,6 +39,7 @@ mod restart;
 mod shipped;
 mod snapshots;
 mod socket;
+mod sources;
 mod storage;
 mod strangers;
 mod syscalls;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Plugins that misbehave on request, which are no part of what is shipped.
-const GUESTS: [&str; 4] = [
+const GUESTS: [&str; 5] = [
     "hutch-faulty-guest",
+    "hutch-faulty-image",
     "hutch-faulty-network",
     "hutch-malicious-guest",
     "hutch-mutant-guest",

@@ -4,7 +4,7 @@
 //! Beside each is what it promises. Never to be here: `storage_and_network_operations` (clients would wait for operations
 //! where networks and pools answer at once) and `explicit_trust_token` (there are no tokens).
 
-/// The names, in the order in which LXD and then Incus brought them.
+/// The names, in the order in which LXD and then Incus brought them, and last our own, which begin with `hutch_`.
 pub const EXTENSIONS: &[&str] = &[
     // security.syscalls.blacklist, blacklist_compat, blacklist_default and whitelist.
     "container_syscall_filtering",
@@ -154,6 +154,10 @@ pub const EXTENSIONS: &[&str] = &[
     "metrics_cpu_seconds",
     // How many processes were killed for lack of memory is among the metrics.
     "metrics_memory_oom_total",
+    // Hutch's own: /1.0/plugins and /1.0/plugin-keys, as docs/plugins-api.yaml has them.
+    "hutch_plugins",
+    // Hutch's own: /1.0/image-sources, as docs/image-sources-api.yaml has it.
+    "hutch_image_sources",
 ];
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ wire! {
         pub properties: BTreeMap<String, String>,
         /// Whether anybody may have it.
         pub public: bool,
-        /// Bytes of its files.
+        /// Bytes of its files; -1 where its source does not know.
         pub size: i64,
         /// `container` or `virtual-machine`.
         #[serde(rename = "type")]
@@ -68,6 +68,18 @@ wire! {
         pub protocol: String,
         /// The server's URL.
         pub server: String,
+    }
+
+    /// An image source that a plugin provides: `/1.0/image-sources`, Hutch's own.
+    pub struct ImageSourceDriver {
+        /// What it is asked by: the `protocol` of an image's source.
+        pub name: String,
+        /// The id of the plugin.
+        pub plugin: String,
+        /// The plugin's version.
+        pub version: String,
+        /// Whether it makes images on this machine; others are asked for those of a server.
+        pub builds: bool,
     }
 
     /// The changeable part of an image.

@@ -22,6 +22,7 @@ const BEGINNING: &str = "\
 To begin with:
   hutch admin init --auto     set a fresh daemon up
   hutch remote list           where images come from
+  hutch image list REMOTE:    which there are
   hutch launch REMOTE:IMAGE c1
   hutch exec c1 -- bash
   hutch list";

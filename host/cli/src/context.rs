@@ -113,7 +113,7 @@ impl Context {
         self.config.remote(name).ok_or_else(|| {
             Error::usage(format!(
                 "there is no remote called {name:?}; `hutch remote list` shows them, and what the daemon's plugins offer can only be \
-                 launched: `hutch launch {name}:ALIAS`"
+                 listed and launched: `hutch image list {name}:`, `hutch launch {name}:ALIAS`"
             ))
         })
     }

@@ -20,7 +20,7 @@ use hutch_api::image::{
 };
 use hutch_api::instance::{InstanceSource, InstancesPost};
 use hutch_api::storage::StoragePoolsPost;
-use hutch_core::images::{Downloader, ImageUpload};
+use hutch_core::images::{Downloader, ImageUpload, SourceQuery};
 use hutch_core::{Caller, Core, Error, Operation, Options};
 use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, PlacedFile, SourceImage};
 use hutch_driver::network::NetworkDriver;
@@ -277,8 +277,23 @@ impl ImageDriver for Source {
             None,
         ))
     }
-    async fn list(&self, _: &Call, _: &ImageRequest) -> Answer<Vec<SourceImage>> {
-        unsupported()
+    async fn list(&self, call: &Call, request: &ImageRequest) -> Answer<Vec<SourceImage>> {
+        assert_eq!(
+            call.origin.as_deref(),
+            Some(SERVER),
+            "a listing has the grants of a creation"
+        );
+        let mut names: Vec<String> = self.0.served.lock().unwrap().keys().cloned().collect();
+        names.retain(|name| name.starts_with(&request.name));
+        let mut images = Vec::new();
+        for name in names {
+            let request = ImageRequest {
+                name,
+                ..request.clone()
+            };
+            images.push(self.resolve(call, &request).await?);
+        }
+        Ok(images)
     }
     async fn build(&self, call: &Call, _: &ImageRequest, scratch: &TreePath) -> Answer<BuiltImage> {
         self.0.builds.fetch_add(1, Ordering::SeqCst);
@@ -596,6 +611,62 @@ fn an_uploaded_image_is_used_exported_and_deleted() {
         assert!(bench.files().is_empty() && bench.volumes().is_empty());
         assert!(bench.core.instance("default", "c3").is_ok());
     });
+}
+
+async fn a_source_says_what_it_has_and_nothing_of_it_is_here(bench: Bench) {
+    for name in ["debian/12", "debian/13", "other"] {
+        let mut served = bench.world.served.lock().unwrap();
+        served.insert(name.to_owned(), split(name.as_bytes()));
+    }
+    let core = &bench.core;
+    let query = SourceQuery {
+        server: SERVER.to_owned(),
+        ..SourceQuery::default()
+    };
+    let sources = core.image_sources();
+    assert_eq!((sources[0].name.as_str(), sources[0].builds), ("catalogue", true));
+    let listed = core
+        .image_source_list("default", "catalogue", "debian", &query)
+        .await
+        .unwrap();
+    let names: Vec<&str> = listed.iter().map(|image| image.aliases[0].name.as_str()).collect();
+    assert_eq!(names, ["debian/12", "debian/13"]);
+    assert_eq!(listed[0].architecture, std::env::consts::ARCH);
+    assert!(listed[0].size > 0 && listed[0].created_at.is_never());
+    let found = core
+        .image_source_image("default", "catalogue", "debian/12", &query)
+        .await
+        .unwrap();
+    assert_eq!(found, listed[0]);
+    let built = core
+        .image_source_image("default", "catalogue", "build:x", &query)
+        .await
+        .unwrap();
+    assert_eq!((built.fingerprint.as_str(), built.size), ("", -1));
+
+    let refused = async |project: &str, source: &str, name: &str, query: &SourceQuery| {
+        let error = core.image_source_image(project, source, name, query).await.unwrap_err();
+        (error.status(), error.report())
+    };
+    assert_eq!(refused("default", "catalogue", "none", &query).await.0, 404);
+    assert_eq!(refused("default", "catalogue", "", &query).await.0, 400);
+    assert_eq!(refused("default", "catalogue", &"x".repeat(1025), &query).await.0, 400);
+    assert_eq!(refused("nowhere", "catalogue", "other", &query).await.0, 404);
+    let longest = SourceQuery {
+        server: "x".repeat(2049),
+        ..query.clone()
+    };
+    assert_eq!(refused("default", "catalogue", "other", &longest).await.0, 400);
+    *bench.world.down.lock().unwrap() = true;
+    let (status, report) = refused("default", "catalogue", "other", &query).await;
+    assert!(
+        status == 503 && report.contains("no route to host"),
+        "{status} {report}"
+    );
+
+    assert!(bench.files().is_empty() && bench.volumes().is_empty());
+    assert!(core.image_list(None).unwrap().is_empty());
+    assert_eq!(bench.world.downloads.load(Ordering::SeqCst), 0);
 }
 
 async fn an_uploaded_image_is_used(bench: Bench, archive: Vec<u8>) {
@@ -979,7 +1050,7 @@ fn main() -> ExitCode {
         return code;
     }
     let one = |test: fn(Bench) -> Pin<Box<dyn Future<Output = ()>>>| Place::new().life(test);
-    let tests: [(&str, &dyn Fn()); 7] = [
+    let tests: [(&str, &dyn Fn()); 8] = [
         (
             "an_uploaded_image_is_used_exported_and_deleted",
             &an_uploaded_image_is_used_exported_and_deleted,
@@ -995,6 +1066,9 @@ fn main() -> ExitCode {
         }),
         ("images_are_built", &|| {
             one(|b| Box::pin(images_are_built_once_with_what_is_placed_in_them(b)));
+        }),
+        ("a_source_says_what_it_has", &|| {
+            one(|b| Box::pin(a_source_says_what_it_has_and_nothing_of_it_is_here(b)));
         }),
         ("an_instance_becomes_an_image", &|| {
             one(|b| Box::pin(an_instance_becomes_an_image(b)));

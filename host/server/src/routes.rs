@@ -2,6 +2,7 @@
 
 mod events;
 mod files;
+mod image_sources;
 mod image_upload;
 mod images;
 mod instances;
@@ -41,6 +42,7 @@ pub(crate) fn router(app: App) -> Router {
         .merge(operations::routes())
         .merge(instances::routes())
         .merge(images::routes())
+        .merge(image_sources::routes())
         .merge(networks::routes())
         .merge(storage::routes())
         .merge(profiles::routes())
@@ -60,7 +62,8 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
         // Connections put them there; without them nobody knows who asks.
         return Failure::new(StatusCode::FORBIDDEN, "not authorized").into_response();
     };
-    let access = if matches!(*request.method(), Method::GET | Method::HEAD) {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let access = if reads && !image_sources::asks_others(request.uri().path()) {
         Access::Read
     } else {
         Access::Write
@@ -73,9 +76,9 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
     let response = match authorize(&caller, access) {
         Ok(()) => {
             let answer = on_behalf_of(Some(caller.clone()), next.run(Request::from_parts(parts, body)));
-            match access {
-                Access::Read => answer.await,
-                Access::Write => app.changes.run(answer).await,
+            match reads {
+                true => answer.await,
+                false => app.changes.run(answer).await,
             }
         }
         Err(error) => Failure::from(error).into_response(),

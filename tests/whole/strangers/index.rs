@@ -75,6 +75,13 @@ fn a_container_comes_from_an_index() -> Result<()> {
     let hutch = Stock::hutch(&daemon)?;
     hutch.run(&["plugin", "install", &plugin.to_string_lossy(), "--yes"])?;
     hutch.run(&["remote", "add", "own", &web.address, "--protocol", "index"])?;
+    let short = sha256.get(..12).context("a sum")?;
+    let listed = hutch.run(&["image", "list", "own:small", "--format", "csv"])?;
+    ensure!(
+        listed.contains("busy (1 more)") && listed.contains(short) && listed.contains("from an index"),
+        "{listed}"
+    );
+    ensure!(hutch.run(&["image", "info", "own:smallest"])?.contains(&sha256));
     hutch.run(&["launch", "own:smallest", "c1"])?;
     ensure!(daemon.shell("c1", "echo alive")? == "alive", "{}", tail(&daemon.log()));
     ensure!(
@@ -109,6 +116,11 @@ fn a_container_comes_from_an_index() -> Result<()> {
         let (_, refusal) = hutch.fails(&["launch", "own:busy", "c2"])?;
         ensure!(refusal.contains(told), "{told}: {refusal}");
         ensure!(!refusal.contains('\u{1b}') && refusal.len() < 2000, "{refusal}");
+        let (_, refusal) = hutch.fails(&["image", "list", "own:"])?;
+        ensure!(
+            refusal.contains(told) && refusal.contains("org.example"),
+            "{told}: {refusal}"
+        );
     }
     // What the index says of a file is held against the file.
     *served.lock().unwrap_or_else(PoisonError::into_inner) = index(17, &"0".repeat(64));

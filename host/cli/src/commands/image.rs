@@ -1,6 +1,7 @@
 //! `image`.
 
 mod alias;
+mod source;
 pub(crate) mod transfer;
 
 use clap::{Args, Subcommand};
@@ -8,6 +9,8 @@ use hutch_api::Timestamp;
 use hutch_api::image::{Image, ImageAliasesEntry};
 use hyper::Method;
 use serde_json::json;
+
+use source::Source;
 
 use super::image_name::is_fingerprint;
 use crate::client::{ApiPath, Client};
@@ -21,16 +24,16 @@ const SHORT: usize = 12;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// List images
-    #[command(alias = "ls")]
+    /// List images: those of a daemon, or what an image server or source offers
+    #[command(alias = "ls", after_help = SOURCES)]
     List(ListArgs),
-    /// Show an image
+    /// Show an image, also one of an image server or source
     Info {
         /// The image
         #[arg(value_name = "[REMOTE:]IMAGE")]
         image: String,
     },
-    /// Show an image's properties
+    /// Show an image's properties, also of one of an image server or source
     Show {
         /// The image
         #[arg(value_name = "[REMOTE:]IMAGE")]
@@ -93,9 +96,18 @@ pub(crate) enum ImageCommand {
     },
 }
 
+/// What of a source is shown.
+const SOURCES: &str = "\
+Of an image server (`hutch remote add`) or a source of the daemon's plugins (`hutch remote list`) the images of containers for this \
+machine are shown; type=virtual-machine and architecture=NAME show others.
+
+  hutch image list images:debian
+  hutch image list debian: release=bookworm";
+
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// A daemon, and what the images must be like: the beginning of an alias or fingerprint, or KEY=VALUE with a property
+    /// A daemon, an image server or source, and what the images must be like: a part of an alias, the beginning of a fingerprint, or
+    /// KEY=VALUE with a property
     #[arg(value_name = "[REMOTE:] FILTER")]
     filters: Vec<String>,
     /// Which columns to show: l alias, L all aliases, f fingerprint, F whole fingerprint, p public, d description,
@@ -121,11 +133,7 @@ impl ImageCommand {
         match self {
             Self::List(args) => list(ctx, args).await,
             Self::Info { image } => info(ctx, &image).await,
-            Self::Show { image } => {
-                let (target, fingerprint) = find(ctx, &image).await?;
-                let image: Image = place(&target, &fingerprint).get().await?;
-                output::print_yaml(&image.to_put())
-            }
+            Self::Show { image } => output::print_yaml(&look_up(ctx, &image).await?.to_put()),
             Self::Edit { image } => {
                 let (target, fingerprint) = find(ctx, &image).await?;
                 place(&target, &fingerprint).edit::<Image>().await
@@ -149,8 +157,7 @@ impl ImageCommand {
             }
             Self::Alias(command) => command.run(ctx).await,
             Self::GetProperty { image, key } => {
-                let (target, fingerprint) = find(ctx, &image).await?;
-                let image: Image = place(&target, &fingerprint).get().await?;
+                let image = look_up(ctx, &image).await?;
                 output::print_line(image.properties.get(&key).map_or("", String::as_str))
             }
             Self::SetProperty { image, key, value } => {
@@ -180,6 +187,15 @@ fn place<'a>(target: &'a Target, fingerprint: &str) -> Place<'a> {
         path: ApiPath::new(["images", fingerprint]),
         name: &target.name,
     }
+}
+
+/// An image of a daemon, or of a source.
+async fn look_up(ctx: &Context, image: &str) -> Result<Image> {
+    if let Some((source, name)) = Source::of(ctx, image).await? {
+        return source.image(name).await;
+    }
+    let (target, fingerprint) = find(ctx, image).await?;
+    place(&target, &fingerprint).get().await
 }
 
 /// The daemon that an image is on, with the name it was given, and its fingerprint or the beginning of it.
@@ -273,31 +289,28 @@ fn cell(letter: char, image: &Image) -> String {
 
 fn matches(image: &Image, filter: &str) -> bool {
     match filter.split_once('=') {
-        Some(("type", value)) => image.kind == value,
-        Some(("architecture", value)) => image.architecture == value,
         Some((key, value)) => {
-            let key = key.strip_prefix("properties.").unwrap_or(key);
-            image
-                .properties
-                .get(key)
-                .is_some_and(|found| found.eq_ignore_ascii_case(value))
+            let property = key.strip_prefix("properties.").unwrap_or(key);
+            let found = image.properties.get(property);
+            let own = match key {
+                "type" => image.kind == value,
+                // The property has the distribution's name of it.
+                "architecture" => image.architecture == value,
+                _ => false,
+            };
+            own || found.is_some_and(|found| found.eq_ignore_ascii_case(value))
         }
         None => image.fingerprint.starts_with(filter) || image.aliases.iter().any(|alias| alias.name.contains(filter)),
     }
 }
 
 async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
-    let (target, filters) = ctx.daemon_and_rest(&args.filters)?;
     if let Some(unknown) = args.columns.chars().find(|letter| title(*letter).is_none()) {
         return Err(Error::usage(format!(
             "there is no column {unknown:?}; `hutch image list --help` shows them"
         )));
     }
-    let path = ApiPath::new(["images"])
-        .query("recursion", "1")
-        .of_all_projects(args.all_projects);
-    let mut images: Vec<Image> = target.client.get(path).await?;
-    images.retain(|image| filters.iter().all(|filter| matches(image, filter)));
+    let mut images = listed(ctx, &args).await?;
     images.sort_by(|a, b| cell('l', a).cmp(&cell('l', b)).then(a.fingerprint.cmp(&b.fingerprint)));
     let project = if args.all_projects && !args.columns.contains('e') {
         "e"
@@ -314,9 +327,34 @@ async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
     })
 }
 
+/// What only the image itself could tell, where it has yet to be built.
+fn or_unknown(text: String) -> String {
+    if text.is_empty() { "unknown".into() } else { text }
+}
+
+/// The images that the arguments ask for.
+async fn listed(ctx: &Context, args: &ListArgs) -> Result<Vec<Image>> {
+    if let Some((first, rest)) = args.filters.split_first()
+        && let Some((source, word)) = Source::of(ctx, first).await?
+    {
+        if args.all_projects {
+            return Err(Error::usage("--all-projects is for the images of a daemon"));
+        }
+        let word = (!word.is_empty()).then(|| word.to_owned());
+        let filters: Vec<String> = word.into_iter().chain(rest.iter().cloned()).collect();
+        return source.images(&filters).await;
+    }
+    let (target, filters) = ctx.daemon_and_rest(&args.filters)?;
+    let path = ApiPath::new(["images"])
+        .query("recursion", "1")
+        .of_all_projects(args.all_projects);
+    let mut images: Vec<Image> = target.client.get(path).await?;
+    images.retain(|image| filters.iter().all(|filter| matches(image, filter)));
+    Ok(images)
+}
+
 async fn info(ctx: &Context, name: &str) -> Result<()> {
-    let (target, fingerprint) = find(ctx, name).await?;
-    let image: Image = place(&target, &fingerprint).get().await?;
+    let image = look_up(ctx, name).await?;
     let time = |at: Timestamp, never: &str| {
         let at = if at.get().is_some_and(|at| at.unix_timestamp() > 0) {
             output::minute(at)
@@ -329,8 +367,8 @@ async fn info(ctx: &Context, name: &str) -> Result<()> {
     let mut text = format!(
         "Fingerprint: {}\nSize: {}\nArchitecture: {}\nType: {}\nPublic: {}\nTimestamps:\n    Created: {}\n    \
          Uploaded: {}\n    Expires: {}\n    Last used: {}\n",
-        image.fingerprint,
-        output::bytes(image.size),
+        or_unknown(image.fingerprint.clone()),
+        or_unknown(output::bytes(image.size)),
         image.architecture,
         image.kind,
         if image.public { "yes" } else { "no" },
@@ -364,13 +402,21 @@ mod tests {
     fn images_are_found_by_alias_fingerprint_and_property() {
         let image: Image = serde_json::from_value(json!({
             "fingerprint": "39ee91e8f729aa", "aliases": [{"name": "debian/12"}, {"name": "d"}], "type": "container",
-            "properties": {"os": "Debian"}, "size": 1536
+            "properties": {"os": "Debian", "architecture": "amd64"}, "architecture": "x86_64", "size": 1536
         }))
         .unwrap();
-        for filter in ["deb", "39ee", "os=debian", "properties.os=Debian", "type=container"] {
+        for filter in [
+            "deb",
+            "39ee",
+            "os=debian",
+            "properties.os=Debian",
+            "type=container",
+            "architecture=x86_64",
+            "architecture=amd64",
+        ] {
             assert!(matches(&image, filter), "{filter}");
         }
-        assert!(!matches(&image, "os=Ubuntu") && !matches(&image, "9ee"));
+        assert!(!matches(&image, "os=Ubuntu") && !matches(&image, "9ee") && !matches(&image, "architecture=arm64"));
         let shown: Vec<_> = "lfsp".chars().map(|letter| cell(letter, &image)).collect();
         assert_eq!(shown, ["debian/12 (1 more)", "39ee91e8f729", "1.50KiB", "no"]);
     }

@@ -51,9 +51,9 @@ impl Table {
         let mut table = comfy_table::Table::new();
         table
             .load_style(style)
-            .set_header(self.header.iter().map(|cell| printable(cell)));
+            .set_header(self.header.iter().map(|cell| printable(cell, &['\n'])));
         for row in &self.rows {
-            table.add_row(row.iter().map(|cell| printable(cell)));
+            table.add_row(row.iter().map(|cell| printable(cell, &['\n'])));
         }
         let lines: Vec<_> = table.lines().collect();
         // The line under the header and the one at the bottom are the same where there is nothing between them.
@@ -74,12 +74,13 @@ impl Table {
                 if at > 0 {
                     text.push(',');
                 }
-                if cell.contains(['"', ',', '\n', '\r']) {
+                let cell = printable(cell, &['\n', '\t']);
+                if cell.contains(['"', ',', '\n']) {
                     text.push('"');
                     text.push_str(&cell.replace('"', "\"\""));
                     text.push('"');
                 } else {
-                    text.push_str(cell);
+                    text.push_str(&cell);
                 }
             }
             text.push('\n');
@@ -88,10 +89,17 @@ impl Table {
     }
 }
 
-/// A cell without control characters: a name or description is the daemon's word and must not steer the terminal.
-fn printable(cell: &str) -> String {
+/// A cell without control characters but for those that are `kept`: a name or description is the daemon's word, or an image server's, and
+/// must not steer the terminal.
+fn printable(cell: &str, kept: &[char]) -> String {
     cell.chars()
-        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() && !kept.contains(&c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 
@@ -139,6 +147,7 @@ mod tests {
         let mut table = Table::new(["D"]);
         table.row(vec!["\u{1b}[31mred".into()]);
         assert!(!table.bordered().contains('\u{1b}'));
+        assert!(!table.csv().contains('\u{1b}'));
     }
 
     #[test]

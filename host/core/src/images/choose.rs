@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::projects::Feature;
 use crate::{Caller, Core, Operation};
 
+/// Bytes of the longest alias or fingerprint that a source is asked for.
+pub(super) const LONGEST_NAME: usize = 1024;
+
 /// The image that a request names.
 pub enum ImageChoice {
     /// One that is here.
@@ -79,7 +82,18 @@ impl Core {
             .ok_or(Error::NotFound("Image"))
     }
 
-    fn wanted(&self, driver: &str, server: &str, name: &str, options: &BTreeMap<String, String>) -> Result<Wanted> {
+    /// The driver of an image source, by its name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without a name, and for the address of a server that none has; [`Error::Driver`] for one that no plugin
+    /// provides.
+    pub(super) fn image_driver(&self, driver: &str, server: &str, action: &str) -> Result<Arc<dyn ImageDriver>> {
+        if server.len() > 2048 {
+            return Err(Error::invalid(format!(
+                "The address of an image server has {} bytes, and may have 2048",
+                server.len()
+            )));
+        }
         if driver.is_empty() {
             let known: Vec<String> = self.drivers.list("image").into_iter().map(|info| info.name).collect();
             return Err(Error::invalid(format!(
@@ -87,15 +101,16 @@ impl Core {
                 known.join(", ")
             )));
         }
-        if name.is_empty() || name.len() > 1024 || server.len() > 2048 {
+        self.drivers.image(driver).map_err(Error::driver(action))
+    }
+
+    fn wanted(&self, driver: &str, server: &str, name: &str, options: &BTreeMap<String, String>) -> Result<Wanted> {
+        if name.is_empty() || name.len() > LONGEST_NAME {
             return Err(Error::invalid(
                 "Must specify one of alias or fingerprint for an image of a server",
             ));
         }
-        let implementation = self
-            .drivers
-            .image(driver)
-            .map_err(Error::driver(format!("finding image {name}")))?;
+        let implementation = self.image_driver(driver, server, &format!("finding image {name}"))?;
         let origin = Origin {
             driver: driver.to_owned(),
             server: server.to_owned(),

@@ -62,18 +62,10 @@ impl Core {
             begun = self.uses.begin("image", &origin.driver) => begun,
             () = operation.cancelled() => return Err(Error::Cancelled),
         };
-        let mut call = Call::new(
-            project,
-            if origin.server.is_empty() {
-                &origin.name
-            } else {
-                &origin.server
-            },
-        );
+        let mut call = source_call(project, &origin.server, &origin.name);
         operation.id().clone_into(&mut call.operation);
         call.progress = Arc::clone(operation) as Arc<dyn Progress>;
         call.cancel = operation.cancel_flag();
-        call.origin = Some(origin.server.clone()).filter(|server| !server.is_empty());
         let request = ImageRequest {
             server: origin.server.clone(),
             name: origin.name.clone(),
@@ -250,6 +242,14 @@ impl Found {
             may_exist: true,
         }
     }
+}
+
+/// A call about images of a source: `server` is all that it may fetch from beyond its plugin's fixed grants, whether an image is being
+/// fetched or only looked for. A source without servers is called by `name`.
+pub(super) fn source_call(project: &str, server: &str, name: &str) -> Call {
+    let mut call = Call::new(project, if server.is_empty() { name } else { server });
+    call.origin = Some(server.to_owned()).filter(|server| !server.is_empty());
+    call
 }
 
 /// A file that a driver names is fetched only from the server that the caller named, if there is one, and only if its

@@ -23,6 +23,7 @@ mod files;
 mod import;
 mod publish;
 mod record;
+mod source;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -47,6 +48,7 @@ pub use choose::ImageChoice;
 pub use files::StagedFile;
 pub use import::{ImageUpload, Templates};
 pub use record::{AliasRecord, ImageRecord, Origin, Shape};
+pub use source::SourceQuery;
 pub use volume::ImageVolume;
 
 use files::Files;
@@ -77,6 +79,8 @@ pub struct Images {
     in_use: Locks,
     /// By what is being fetched.
     fetching: Locks,
+    /// Who is being asked what they have.
+    asking: source::Asking,
 }
 
 impl Images {
@@ -95,6 +99,7 @@ impl Images {
             changing: tokio::sync::Mutex::default(),
             in_use: Locks::default(),
             fetching: Locks::default(),
+            asking: source::Asking::default(),
         };
         for (key, record) in hutch_store::load::<ImageRecord>(store, record::IMAGES).await? {
             record::check_version(record::IMAGES, &key, record.v)?;

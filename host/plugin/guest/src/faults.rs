@@ -1,4 +1,4 @@
-//! Ways to misbehave, chosen by name, that storage and network drivers have in common. Both guests have this module.
+//! Ways to misbehave, chosen by name, that storage, network and image drivers have in common. All three guests have this module.
 
 use hutch_sdk::host::Level;
 use hutch_sdk::{Error, Host, Result, TreePath};

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         an_upload_that_is_no_image_leaves_nothing,
         many_at_once_are_all_answered,
         an_image_is_taken_in_and_given_out_again,
-        the_document_of_the_plugins_api_has_its_paths_and_methods,
+        the_documents_of_our_own_apis_have_their_paths_and_methods,
     ];
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&wanted)) {
         // A failed assertion ends the program with its message and a status that says so.
@@ -103,6 +103,29 @@ async fn bad_requests_say_what_is_bad() {
         ("POST", "/1.0/images", "", 400, "empty"),
         ("POST", "/1.0/images", r#"{"source":"#, 400, "not JSON"),
         ("POST", "/1.0/profiles", r#"{"name":"../../etc"}"#, 400, "name"),
+        ("GET", "/1.0/image-sources/x/images", "", 404, "nothing provides x"),
+        (
+            "GET",
+            "/1.0/image-sources/x/images?project=none",
+            "",
+            404,
+            "Project not found",
+        ),
+        ("GET", "/1.0/image-sources/x/images?type=toaster", "", 400, "toaster"),
+        (
+            "GET",
+            "/1.0/image-sources/x/images/a?architecture=pdp11",
+            "",
+            400,
+            "pdp11",
+        ),
+        (
+            "GET",
+            "/1.0/image-sources/x/images?filter=name+is+c1",
+            "",
+            400,
+            "no operator",
+        ),
     ] {
         let answer = daemon.send(method, path, &[], body).await;
         assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.body);
@@ -317,9 +340,8 @@ async fn an_image_is_taken_in_and_given_out_again() {
     daemon.stop().await;
 }
 
-/// The paths of `docs/plugins-api.yaml` with their methods, in the form that the document has: paths two deep, methods four deep.
-fn documented() -> Vec<(String, Vec<String>)> {
-    let text = include_str!("../../../../docs/plugins-api.yaml");
+/// The paths of an API's document with their methods, in the form that our documents have: paths two deep, methods four deep.
+fn documented(text: &str) -> Vec<(String, Vec<String>)> {
     let mut paths: Vec<(String, Vec<String>)> = Vec::new();
     for line in text.lines() {
         let depth = line.len() - line.trim_start().len();
@@ -338,12 +360,36 @@ fn documented() -> Vec<(String, Vec<String>)> {
     paths
 }
 
-async fn the_document_of_the_plugins_api_has_its_paths_and_methods() {
+async fn the_documents_of_our_own_apis_have_their_paths_and_methods() {
+    is_documented(
+        include_str!("../../../../docs/plugins-api.yaml"),
+        (include_str!("../../src/routes/plugins.rs"), "/1.0/plugin"),
+        11,
+    )
+    .await;
+    is_documented(
+        include_str!("../../../../docs/image-sources-api.yaml"),
+        (include_str!("../../src/routes/image_sources.rs"), "/1.0/image-sources"),
+        3,
+    )
+    .await;
+}
+
+/// Fails unless the document has the paths that the code routes, which begin with `start`, with their methods: so many at least.
+async fn is_documented(document: &str, (code, start): (&str, &str), least: usize) {
     let daemon = Daemon::start().await;
-    let documented = documented();
-    assert!(documented.len() > 8, "{documented:?}");
+    let documented = documented(document);
+    assert!(documented.len() >= least, "{documented:?}");
     for (path, methods) in &documented {
-        let place = path.replace("{id}", "org.example.x").replace("{key}", "0");
+        let place = [
+            ("{id}", "org.example.x"),
+            ("{key}", "0"),
+            ("{source}", "x"),
+            ("{name}", "a/b"),
+        ];
+        let place = place
+            .into_iter()
+            .fold(path.clone(), |path, (name, value)| path.replace(name, value));
         for method in ["GET", "PUT", "POST", "PATCH", "DELETE"] {
             let answer = daemon.send(method, &place, &[], "{}").await;
             let error = answer.body["error"].as_str().unwrap_or_default();
@@ -357,11 +403,11 @@ async fn the_document_of_the_plugins_api_has_its_paths_and_methods() {
         }
     }
     // And the other way round: what the code routes is documented.
-    let code = include_str!("../../src/routes/plugins.rs");
-    let routed = code.split('"').filter(|text| text.starts_with("/1.0/plugin"));
-    for path in routed {
+    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    for path in code.split('"').filter(|text| text.starts_with(start)) {
+        let path = path.replace("{*", "{");
         assert!(
-            documented.iter().any(|(other, _)| other == path),
+            documented.iter().any(|(other, _)| *other == path),
             "{path} is not documented"
         );
     }

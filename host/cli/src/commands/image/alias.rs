@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use hutch_api::image::{ImageAliasesEntry, ImageAliasesEntryPost};
 use hyper::Method;
 
+use super::source::Source;
 use crate::client::{ApiPath, Progress};
 use crate::commands::common::on_same_daemon;
 use crate::context::{Context, Target};
@@ -47,7 +48,7 @@ pub(crate) enum AliasCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// A daemon, and what the aliases must contain
+    /// A daemon, an image server or source, and what the aliases must contain
     #[arg(value_name = "[REMOTE:] FILTER")]
     filters: Vec<String>,
     #[command(flatten)]
@@ -110,11 +111,24 @@ impl AliasCommand {
 }
 
 async fn list(ctx: &Context, args: ListArgs) -> Result<()> {
-    let (target, filters) = ctx.daemon_and_rest(&args.filters)?;
-    let mut aliases: Vec<ImageAliasesEntry> = target
-        .client
-        .get(ApiPath::new(["images", "aliases"]).query("recursion", "1"))
-        .await?;
+    let source = match args.filters.first() {
+        Some(first) => Source::of(ctx, first).await?,
+        None => None,
+    };
+    let (mut aliases, filters): (Vec<ImageAliasesEntry>, Vec<String>) = match source {
+        Some((source, word)) => {
+            let rest = args.filters.iter().skip(1).cloned();
+            (
+                source.aliases().await?,
+                std::iter::once(word.to_owned()).chain(rest).collect(),
+            )
+        }
+        None => {
+            let (target, filters) = ctx.daemon_and_rest(&args.filters)?;
+            let path = ApiPath::new(["images", "aliases"]).query("recursion", "1");
+            (target.client.get(path).await?, filters)
+        }
+    };
     aliases.retain(|alias| filters.iter().all(|filter| alias.name.contains(filter.as_str())));
     aliases.sort_by(|a, b| a.name.cmp(&b.name));
     output::print_list(args.format.format, &aliases, |aliases| {
