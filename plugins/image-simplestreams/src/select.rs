@@ -1,10 +1,20 @@
 //! What a catalogue has for a request. No I/O here.
 
-use hutch_sdk::Result;
 use hutch_sdk::image::{Image, ImageFile, ImageRequest};
+use hutch_sdk::{Error, Result};
 
 use crate::catalogue::{Item, Product, Version, address, is_sha256};
 use crate::date;
+
+/// What a host takes of an image: names, and bytes of one; bytes of an architecture's name; properties, and bytes of a key and of a value.
+const MAX_ALIASES: usize = 256;
+const MAX_ALIAS: usize = 255;
+const MAX_ARCHITECTURE: usize = 32;
+const MAX_PROPERTIES: usize = 512;
+const MAX_KEY: usize = 256;
+const MAX_VALUE: usize = 64 << 10;
+/// Images that a host takes in a list.
+const MAX_LISTED: usize = 10_000;
 
 /// Files with an image's metadata, the preferred first.
 const METADATA: [&str; 2] = ["incus.tar.xz", "lxd.tar.xz"];
@@ -130,6 +140,8 @@ impl Product {
     }
 
     fn image(&self, server: &str, serial: &str, version: &Version, files: &Files<'_>) -> Result<Image> {
+        let properties = self.properties(serial, version);
+        self.check(server, &properties)?;
         let file = |(role, item): &(&str, &Item)| {
             let url = address(server, &item.path)?;
             Ok(ImageFile {
@@ -144,12 +156,51 @@ impl Product {
             aliases: self.names().map(str::to_owned).collect(),
             architecture: kernel_name(&self.arch).to_owned(),
             kind: files.kind.to_owned(),
-            properties: self.properties(serial, version),
+            properties,
             created: date::of_version(serial),
             expires: date::of_day(&self.support_eol),
             files: files.files.iter().map(file).collect::<Result<_>>()?,
             build_key: None,
         })
+    }
+
+    /// Whether it can be told to a host: if not, the server is to blame, and a host would blame this driver.
+    fn check(&self, server: &str, properties: &[(String, String)]) -> Result<()> {
+        let wrong = |what: &str, text: &str| {
+            let text: String = text.chars().take(60).collect();
+            Err(Error::io(format!(
+                "{server} has a product with {what} {text:?}, which can't be one"
+            )))
+        };
+        let word =
+            |text: &str, most: usize| !text.is_empty() && text.len() <= most && !text.chars().any(char::is_control);
+        if let Some(alias) = self.names().find(|alias| !word(alias, MAX_ALIAS)) {
+            return wrong("the alias", alias);
+        }
+        let count = self.names().count();
+        if count > MAX_ALIASES {
+            return Err(Error::limit(format!(
+                "{server} has a product with {count} aliases, more than {MAX_ALIASES}"
+            )));
+        }
+        if !word(&self.arch, MAX_ARCHITECTURE) || self.arch.contains('/') {
+            return wrong("the architecture", &self.arch);
+        }
+        if properties.len() > MAX_PROPERTIES {
+            let count = properties.len();
+            return Err(Error::limit(format!(
+                "{server} has a product with {count} properties, more than {MAX_PROPERTIES}"
+            )));
+        }
+        for (key, value) in properties {
+            if !word(key, MAX_KEY) {
+                return wrong("the requirement", key);
+            }
+            if value.len() > MAX_VALUE || value.contains('\0') {
+                return wrong(&format!("the {key}"), value);
+            }
+        }
+        Ok(())
     }
 
     /// The newest image of the product.
@@ -205,8 +256,13 @@ pub(crate) fn all<'a>(products: impl Iterator<Item = &'a Product>, request: &Ima
         product.suits(request)
             && (request.name.is_empty() || product.names().any(|alias| alias.starts_with(&request.name)))
     };
-    products
-        .filter(wanted)
-        .filter_map(|product| product.newest(request).transpose())
-        .collect()
+    let mut images = Vec::new();
+    for product in products.filter(wanted) {
+        images.extend(product.newest(request)?);
+        if images.len() > MAX_LISTED {
+            let server = &request.server;
+            return Err(Error::limit(format!("{server} has more than {MAX_LISTED} images")));
+        }
+    }
+    Ok(images)
 }

@@ -189,6 +189,57 @@ fn what_is_no_server_says_why() {
     );
 }
 
+/// What a host would refuse, and count against this driver, is the server's fault.
+#[test]
+fn what_can_be_no_name_is_the_servers_fault() {
+    let long = "x".repeat(300);
+    let many = (0..300).map(|i| format!("a{i}")).collect::<Vec<_>>().join(",");
+    for (from, to, code) in [
+        ("busy, busy/box", "busy, b\\u001b[2J".to_owned(), "io"),
+        ("busy, busy/box", format!("busy, {long}"), "io"),
+        ("busy, busy/box", format!("busy, {many}"), "limit"),
+        ("\"secureboot\"", "\"secure\\nboot\"".to_owned(), "io"),
+        ("\"secureboot\"", format!("{long:?}"), "io"),
+        ("\"Box 1\"", format!("\"{}\"", "x".repeat(70_000)), "io"),
+        ("\"Box 1\"", "\"a\\u0000b\"".to_owned(), "io"),
+    ] {
+        let host = FakeHost::new(&[]);
+        host.serve(&format!("{SERVER}/streams/v1/index.json"), INDEX);
+        let catalogue = catalogue().replace(from, &to);
+        host.serve(&format!("{SERVER}/streams/v1/images.json"), catalogue);
+        let error = Simplestreams::list(&host, &request("", "x86_64")).unwrap_err();
+        assert!(error.is(code) && error.message.starts_with(SERVER), "{from}: {error}");
+        assert!(error.message.len() < 300, "{error}");
+        assert!(
+            resolve(&host, "busy", "x86_64").is_err_and(|error| error.is(code)),
+            "{from}"
+        );
+    }
+}
+
+#[test]
+fn a_list_of_more_than_a_host_takes_is_refused() {
+    let item = format!(
+        r#""incus_combined.tar.gz":{{"ftype":"incus_combined.tar.gz","path":"i","sha256":"{}"}}"#,
+        sum('5')
+    );
+    let product =
+        |i: usize| format!(r#""p{i}":{{"aliases":"a{i}","arch":"amd64","versions":{{"1":{{"items":{{{item}}}}}}}}}"#);
+    let serve = |count: usize| {
+        let host = FakeHost::new(&[]);
+        host.serve(&format!("{SERVER}/streams/v1/index.json"), INDEX);
+        let products = (0..count).map(product).collect::<Vec<_>>().join(",");
+        let catalogue = format!(r#"{{"format":"products:1.0","products":{{{products}}}}}"#);
+        host.serve(&format!("{SERVER}/streams/v1/images.json"), catalogue);
+        host
+    };
+    let listed = Simplestreams::list(&serve(10_000), &request("", "x86_64")).unwrap();
+    assert_eq!(listed.len(), 10_000);
+    let error = Simplestreams::list(&serve(10_001), &request("", "x86_64")).unwrap_err();
+    assert!(error.is("limit"), "{error}");
+    assert_eq!(resolve(&serve(10_001), "a7", "x86_64").unwrap().aliases, ["a7"]);
+}
+
 #[test]
 fn the_manifest_is_of_this_version() {
     let manifest = include_str!("../plugin.toml");
