@@ -36,6 +36,7 @@ mod pools;
 mod profiles;
 mod requests;
 mod restart;
+mod setup;
 mod shipped;
 mod snapshots;
 mod socket;

@@ -9,14 +9,16 @@ use rustix::fs::FileType;
 use crate::error::{Error, Result, report};
 use crate::terminal;
 
-/// Asks a question, and returns the answer or what it is without one.
+/// Asks a question, and returns the answer or what it is without one. Where nobody answers any more, that is [`Error::NoAnswer`].
 pub(crate) fn ask(question: &str, default: &str) -> Result<String> {
     let failed = |source| Error::io("cannot ask", source);
     let mut answer = String::new();
     eprint!("{question} [{default}]: ");
     io::stderr().flush().map_err(failed)?;
     if io::stdin().lock().read_line(&mut answer).map_err(failed)? == 0 {
-        return Err(Error::usage("there was no answer"));
+        // What comes next is not on the question's line.
+        eprintln!();
+        return Err(Error::NoAnswer);
     }
     let answer = answer.trim();
     Ok(if answer.is_empty() {
@@ -26,12 +28,29 @@ pub(crate) fn ask(question: &str, default: &str) -> Result<String> {
     })
 }
 
+/// Asks a question until `read` can take the answer. Why it can't is said before it is asked again.
+pub(crate) fn ask_until<T>(
+    question: &str,
+    default: &str,
+    read: impl Fn(&str) -> std::result::Result<T, String>,
+) -> Result<T> {
+    loop {
+        match read(&ask(question, default)?) {
+            Ok(answer) => return Ok(answer),
+            Err(reason) => eprintln!("{reason}"),
+        }
+    }
+}
+
 /// Asks a question whose answer is yes or no; without an answer it is no.
 pub(crate) fn confirm(question: &str) -> Result<bool> {
-    Ok(matches!(
-        ask(&format!("{question} (yes/no)"), "no")?.as_str(),
-        "y" | "yes"
-    ))
+    ask_until(&format!("{question} (yes/no)"), "no", |answer| {
+        match answer.to_ascii_lowercase().as_str() {
+            "y" | "yes" => Ok(true),
+            "n" | "no" => Ok(false),
+            _ => Err(format!("{answer:?} is neither yes nor no")),
+        }
+    })
 }
 
 /// What standard input says, if it is not a terminal.

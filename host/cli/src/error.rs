@@ -44,6 +44,9 @@ pub(crate) enum Error {
     /// The command can't be done as it was given. A sentence for the user.
     #[error("{0}")]
     Usage(String),
+    /// A question was asked, and the input had ended.
+    #[error("there was no answer")]
+    NoAnswer,
     /// A file, a terminal or a program of the user's.
     #[error("{what}")]
     Io {

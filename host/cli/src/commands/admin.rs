@@ -1,5 +1,7 @@
 //! `admin init`: a daemon's first set-up.
 
+mod ask;
+
 use clap::{Args, Subcommand};
 use hutch_api::network::{Network, NetworksPost};
 use hutch_api::profile::{Profile, ProfilesPost};
@@ -18,12 +20,14 @@ use crate::error::{Error, Result};
 use crate::object::{Object, Place};
 use crate::output;
 
-/// What a pool and a network are called that nobody named.
+/// What a pool is called that nobody named.
 const DEFAULT_POOL: &str = "default";
+/// What the name of a network begins with that nobody named; a number follows.
+const BRIDGES: &str = "hutchbr";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AdminCommand {
-    /// Set a daemon up: a storage pool, a network, and the default profile with both
+    /// Set a daemon up: plugins, a storage pool, a network, and the default profile with both
     Init(InitArgs),
 }
 
@@ -72,8 +76,10 @@ impl AdminCommand {
         let preseed = if args.preseed {
             let text = edit::piped()?.ok_or_else(|| Error::usage("--preseed reads YAML from standard input"))?;
             output::from_yaml(&text, "standard input")?
-        } else {
+        } else if args.auto {
             plan(&client, &args).await?
+        } else {
+            return ask::set_up(ctx, &args).await;
         };
         apply(ctx, &client, preseed).await
     }
@@ -139,7 +145,7 @@ async fn dump(client: &Client) -> Result<Preseed> {
     })
 }
 
-/// What the default profile lacks, made up or asked for.
+/// What the default profile lacks, made up.
 async fn plan(client: &Client, args: &InitArgs) -> Result<Preseed> {
     let server: Server = client.get(ApiPath::new([""; 0])).await?;
     let pools: Vec<StoragePool> = list(client, "storage-pools").await?;
@@ -147,19 +153,7 @@ async fn plan(client: &Client, args: &InitArgs) -> Result<Preseed> {
     let profile: Profile = client.get(ApiPath::new(["profiles", "default"])).await?;
     let mut preseed = Preseed::default();
     let mut devices = Devices::new();
-    let device = |pairs: &[(&str, &str)]| {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect::<Config>()
-    };
-    let has = |kind| {
-        profile
-            .devices
-            .values()
-            .any(|keys| crate::keyvalue::is_type(keys, kind))
-    };
-    if !has("disk") {
+    if lacks(&profile, "disk") {
         let pool = match pools.first() {
             Some(pool) => pool.name.clone(),
             None => {
@@ -167,87 +161,68 @@ async fn plan(client: &Client, args: &InitArgs) -> Result<Preseed> {
                 DEFAULT_POOL.into()
             }
         };
-        devices.insert(
-            "root".into(),
-            device(&[("type", "disk"), ("path", "/"), ("pool", &pool)]),
-        );
+        devices.insert("root".into(), root_disk(&pool));
     }
-    if !has("nic") {
+    if lacks(&profile, "nic") {
         let network = match networks.iter().find(|network| network.managed) {
-            Some(network) => Some(network.name.clone()),
-            None => network_plan(args)?.map(|network| {
-                let name = network.name.clone();
-                preseed.networks.push(network);
+            Some(network) => network.name.clone(),
+            None => {
+                let name = args.network_name.clone().unwrap_or_else(|| format!("{BRIDGES}0"));
+                preseed.networks.push(NetworksPost {
+                    name: name.clone(),
+                    ..NetworksPost::default()
+                });
                 name
-            }),
+            }
         };
-        if let Some(network) = network {
-            devices.insert(
-                "eth0".into(),
-                device(&[("type", "nic"), ("name", "eth0"), ("network", &network)]),
-            );
-        }
+        devices.insert("eth0".into(), nic(&network));
     }
     if !devices.is_empty() {
-        preseed.profiles.push(ProfilesPost {
-            name: "default".into(),
-            devices,
-            ..ProfilesPost::default()
-        });
+        preseed.profiles.push(default_profile(devices));
     }
     Ok(preseed)
 }
 
-fn pool_plan(server: &Server, args: &InitArgs) -> Result<StoragePoolsPost> {
-    let drivers: Vec<_> = server
-        .environment
-        .storage_supported_drivers
-        .iter()
-        .map(|driver| driver.name.clone())
-        .collect();
-    let first = drivers.first().cloned().unwrap_or_default();
-    let driver = match &args.storage_backend {
-        Some(driver) => driver.clone(),
-        None if args.auto => first,
-        None => edit::ask(
-            &format!("Storage driver of the new pool ({})", drivers.join(", ")),
-            &first,
-        )?,
-    };
-    if driver.is_empty() {
-        return Err(Error::usage(
-            "the daemon has no storage driver; `hutch plugin list` shows why",
-        ));
+/// Whether a profile has no device of a type.
+fn lacks(profile: &Profile, kind: &str) -> bool {
+    let is = |device| crate::keyvalue::is_type(device, kind);
+    !profile.devices.values().any(is)
+}
+
+fn device(pairs: &[(&str, &str)]) -> Config {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    pairs.iter().map(owned).collect()
+}
+
+fn root_disk(pool: &str) -> Config {
+    device(&[("type", "disk"), ("path", "/"), ("pool", pool)])
+}
+
+fn nic(network: &str) -> Config {
+    device(&[("type", "nic"), ("name", "eth0"), ("network", network)])
+}
+
+fn default_profile(devices: Devices) -> ProfilesPost {
+    ProfilesPost {
+        name: "default".into(),
+        devices,
+        ..ProfilesPost::default()
     }
+}
+
+fn pool_plan(server: &Server, args: &InitArgs) -> Result<StoragePoolsPost> {
+    let drivers = &server.environment.storage_supported_drivers;
+    let first = drivers.first().map(|driver| driver.name.clone());
+    let driver = args
+        .storage_backend
+        .clone()
+        .or(first)
+        .ok_or_else(|| Error::usage("the daemon has no storage driver; `hutch plugin list` shows why"))?;
     Ok(StoragePoolsPost {
         name: DEFAULT_POOL.into(),
         driver,
         ..StoragePoolsPost::default()
     })
-}
-
-fn network_plan(args: &InitArgs) -> Result<Option<NetworksPost>> {
-    let default = args.network_name.clone().unwrap_or_else(|| "hutchbr0".into());
-    if args.auto {
-        return Ok(Some(NetworksPost {
-            name: default,
-            ..NetworksPost::default()
-        }));
-    }
-    let name = edit::ask("Name of the new network, or none", &default)?;
-    if name == "none" {
-        return Ok(None);
-    }
-    let mut config = Config::new();
-    for (key, family) in [("ipv4.address", "IPv4"), ("ipv6.address", "IPv6")] {
-        let question = format!("{family} address of the network (as 10.0.0.1/24; auto, none)");
-        config.insert(key.into(), edit::ask(&question, "auto")?);
-    }
-    Ok(Some(NetworksPost {
-        name,
-        config,
-        ..NetworksPost::default()
-    }))
 }
 
 /// Makes what is not there, and changes what is.

@@ -113,15 +113,7 @@ pub(crate) async fn install(ctx: &Context, args: InstallArgs) -> Result<()> {
     let target = ctx.daemon(args.remote.as_deref())?;
     let path = ApiPath::new(["plugins"]);
     let offer = examine(ctx, &target, path.clone(), &args.choice.source(&args.source)).await?;
-    if !offer.present.is_empty() && offer.present != offer.version {
-        return Err(Error::usage(format!(
-            "{} {} is there already; `hutch plugin upgrade {} {}` brings this version of it",
-            offer.id,
-            offer.present,
-            offer.id,
-            quoted(&args.source)
-        )));
-    }
+    refuse_another(&offer, &args.source)?;
     let again = format!("hutch plugin install {}", quoted(&args.source));
     let grants = match args.choice.grants() {
         Some(grants) => grants,
@@ -134,10 +126,55 @@ pub(crate) async fn install(ctx: &Context, args: InstallArgs) -> Result<()> {
         ..PluginsPost::default()
     };
     decide(ctx, &target, path, &offer, post).await?;
-    ctx.say(&format!(
-        "{} {} is installed ({})",
+    is_installed(ctx, &offer)
+}
+
+/// Refuses what is there in another version.
+fn refuse_another(offer: &PluginOffer, place: &str) -> Result<()> {
+    if offer.present.is_empty() || offer.present == offer.version {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{} {} is there already; `hutch plugin upgrade {} {}` brings this version of it",
         offer.id,
-        offer.version,
+        offer.present,
+        offer.id,
+        quoted(place)
+    )))
+}
+
+/// Installs the plugin that is at `place` with all that it asks for, once that is shown and agreed to; `None` is a no.
+pub(crate) async fn if_agreed(ctx: &Context, target: &Target, place: &str) -> Result<Option<PluginOffer>> {
+    let path = ApiPath::new(["plugins"]);
+    let source = Source {
+        place,
+        digest: "",
+        signature: None,
+        allow_unsigned: false,
+        plain_http: false,
+    };
+    let offer = examine(ctx, target, path.clone(), &source).await?;
+    refuse_another(&offer, place)?;
+    let grants = match offer.permissions.as_slice() {
+        [] => Some(vec!["none".to_owned()]),
+        wanted => agreed(&offer, wanted)?,
+    };
+    if grants.is_none() {
+        return Ok(None);
+    }
+    let post = PluginsPost {
+        grants,
+        ..PluginsPost::default()
+    };
+    decide(ctx, target, path, &offer, post).await?;
+    is_installed(ctx, &offer)?;
+    Ok(Some(offer))
+}
+
+fn is_installed(ctx: &Context, offer: &PluginOffer) -> Result<()> {
+    let (id, version) = (&offer.id, &offer.version);
+    ctx.say(&format!(
+        "{id} {version} is installed ({})",
         signature(&offer.signature)
     ))
 }
@@ -330,6 +367,12 @@ fn ask(offer: &PluginOffer, wanted: &[PluginPermission], again: &str) -> Result<
             offer.id, offer.version
         )));
     }
+    agreed(offer, wanted)
+}
+
+/// Shows what is asked for, and answers with the names of that if it is granted; `None` is a no.
+fn agreed(offer: &PluginOffer, wanted: &[PluginPermission]) -> Result<Option<Vec<String>>> {
+    let list = listed(wanted);
     eprintln!("{} {}: {}", offer.id, offer.version, offer.description);
     eprintln!("Signature: {}", signature(&offer.signature));
     eprintln!("Digest: sha256:{}", offer.digest);

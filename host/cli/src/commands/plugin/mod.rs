@@ -2,7 +2,7 @@
 
 mod archive;
 mod carry;
-mod install;
+pub(crate) mod install;
 pub(crate) mod preseed;
 mod show;
 mod top;

@@ -98,7 +98,8 @@ async fn keys(client: &Client) -> Result<Vec<PluginKey>> {
     none_without_plugins(client.get(ApiPath::new(["plugin-keys"]).query("recursion", "1")).await)
 }
 
-async fn plugins(client: &Client) -> Result<Vec<Plugin>> {
+/// All plugins of a daemon.
+pub(crate) async fn plugins(client: &Client) -> Result<Vec<Plugin>> {
     none_without_plugins(client.get(ApiPath::new(["plugins"]).query("recursion", "1")).await)
 }
 
