@@ -14,7 +14,8 @@ fn main() {
     vendored.extend(
         files(&top, Path::new("wit"))
             .into_iter()
-            .filter(|(name, _)| name.ends_with(".wit")),
+            // What was released is what these go on from.
+            .filter(|(name, _)| name.ends_with(".wit") && !name.starts_with("wit/released")),
     );
     vendored.push(("LICENSE".to_owned(), top.join("LICENSE")));
     vendored.push(("sdk/rust/Cargo.toml".to_owned(), manifest));

@@ -16,8 +16,10 @@ pub struct Programs {
     pub keeper: PathBuf,
     /// The directory with our plugins.
     pub plugins: PathBuf,
-    /// The directory with the plugins that misbehave on request.
+    /// The directory with the plugins that misbehave on request, and with those that were built from the released interfaces.
     pub guests: Option<PathBuf>,
+    /// What authors of plugins work with, of the version of the interfaces that follows this one.
+    pub next: Option<PathBuf>,
     /// Where that lies which builds plugins in Python (`python/bin`) and JavaScript (`javascript/node_modules`).
     pub tools: Option<PathBuf>,
 }
@@ -35,6 +37,7 @@ impl Programs {
             keeper: named("HUTCH_KEEPER")?,
             plugins: named("HUTCH_PLUGINS")?,
             guests: std::env::var_os("HUTCH_GUESTS").map(PathBuf::from),
+            next: std::env::var_os("HUTCH_PLUGIN_DEV_NEXT").map(PathBuf::from),
             tools: std::env::var_os("HUTCH_TOOLS").map(PathBuf::from),
         })
     }

@@ -9,15 +9,21 @@ use std::process::Command;
 
 /// Runs `hutch plugin test` and answers with its report. Fails where the suite could not be run.
 pub(crate) fn report(plugin: &Path, more: &[&str]) -> Result<Value> {
-    let programs = Programs::from_environment()?;
-    let output = Command::new(&programs.cli)
-        .args(["plugin", "test"])
+    let mut hutch = Command::new(Programs::from_environment()?.cli);
+    hutch.arg("plugin");
+    report_of(hutch, plugin, more)
+}
+
+/// The same by a program that has the command `test`.
+pub(crate) fn report_of(mut program: Command, plugin: &Path, more: &[&str]) -> Result<Value> {
+    let output = program
+        .arg("test")
         .arg(plugin)
         .args(["--format", "json"])
         .args(more)
-        .env("HUTCH_KEEPER", &programs.keeper)
+        .env("HUTCH_KEEPER", Programs::from_environment()?.keeper)
         .output()
-        .context("can't run hutch")?;
+        .with_context(|| format!("can't run {program:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     let report: Value =
         serde_json::from_slice(&output.stdout).with_context(|| format!("{}: no report: {said}", plugin.display()))?;

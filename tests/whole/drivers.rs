@@ -146,6 +146,25 @@ fn a_storage_driver_that_misbehaves_makes_no_volume() -> Result<()> {
 }
 
 #[test]
+fn a_driver_refuses_to_change_what_a_pool_has_from_its_beginning() -> Result<()> {
+    let faulty = with_pool()?;
+    let mut client = faulty.daemon.client();
+    let (status, message) = client.refused("PATCH", BROKEN, &json!({ "config": { "fixed": "b" } }))?;
+    ensure!(
+        status == 400 && message.contains("\"fixed\"") && message.contains("can't be changed"),
+        "{status} {message}"
+    );
+    ensure!(client.get(BROKEN)?["config"]["fixed"].is_null());
+    let other = json!({ "name": "other", "driver": "faulty", "config": { "fixed": "a" } });
+    client.sync("POST", "/1.0/storage-pools", &other)?;
+    let other = "/1.0/storage-pools/other";
+    client.sync("PATCH", other, &json!({ "config": { "fixed": "a", "user.note": "x" } }))?;
+    client.refused("PATCH", other, &json!({ "config": { "fixed": "b" } }))?;
+    ensure!(client.get(other)?["config"]["fixed"] == "a");
+    Ok(())
+}
+
+#[test]
 fn a_plan_that_leads_elsewhere_is_not_mounted() -> Result<()> {
     let faulty = with_pool()?;
     let mut client = faulty.daemon.client();

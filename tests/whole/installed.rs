@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const POOL: &str = "/1.0/storage-pools/own";
 
 /// Makes a pool of the driver `name`, and an instance `c1` on it.
-fn use_driver(daemon: &Daemon, name: &str) -> Result<()> {
+pub(crate) fn use_driver(daemon: &Daemon, name: &str) -> Result<()> {
     let mut client = daemon.client();
     let pool = json!({ "name": "own", "driver": name, "config": {} });
     client.sync("POST", "/1.0/storage-pools", &pool)?;

@@ -34,6 +34,7 @@ mod nics;
 mod plugins;
 mod pools;
 mod profiles;
+mod released;
 mod requests;
 mod restart;
 mod setup;

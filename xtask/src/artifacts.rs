@@ -1,18 +1,20 @@
 //! `build`: the programs and the plugins, and where they end up.
 
-use crate::{languages, run, setup};
+use crate::{languages, next, run, setup};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Plugins that misbehave on request, which are no part of what is shipped.
-const GUESTS: [&str; 5] = [
+/// Plugins that are no part of what is shipped: those that misbehave on request, and those that were built from the released interfaces.
+const GUESTS: [&str; 7] = [
     "hutch-faulty-guest",
     "hutch-faulty-image",
     "hutch-faulty-network",
     "hutch-malicious-guest",
     "hutch-mutant-guest",
+    "hutch-released-storage",
+    "hutch-released-zone",
 ];
 
 /// Where the programs and plugins of one build are.
@@ -28,8 +30,10 @@ pub(crate) struct Artifacts {
     pub(crate) keeper: PathBuf,
     /// The directory with our plugins.
     pub(crate) plugins: PathBuf,
-    /// The directory with the plugins that misbehave, where the tests' programs were built.
+    /// The directory with the plugins that are only for tests, where their programs were built.
     pub(crate) guests: Option<PathBuf>,
+    /// What authors of plugins work with, of the version of the interfaces that follows this one.
+    pub(crate) next: Option<PathBuf>,
     /// Where that lies which builds plugins in other languages, for the tests.
     pub(crate) tools: Option<PathBuf>,
 }
@@ -46,6 +50,9 @@ impl Artifacts {
             .env("HUTCH_PLUGIN_DEV", &self.workbench)
             .env("HUTCH_KEEPER", &self.keeper)
             .env("HUTCH_PLUGINS", &self.plugins);
+        if let Some(next) = &self.next {
+            command.env("HUTCH_PLUGIN_DEV_NEXT", next);
+        }
         if let Some(guests) = &self.guests {
             command.env("HUTCH_GUESTS", guests);
         }
@@ -132,15 +139,19 @@ pub(crate) fn build_release() -> Result<Artifacts> {
 }
 
 /// Builds the daemon and the command line in cargo's development profile, for the tests; the keeper and the plugins are those that
-/// are shipped, because they are small and their profile is part of what they are.
+/// are shipped, because they are small and their profile is part of what they are. `next` asks for the host that follows, too.
 ///
 /// # Errors
 /// When a build fails.
-pub(crate) fn build_for_tests() -> Result<Artifacts> {
-    with_guests(build("dev")?)
+pub(crate) fn build_for_tests(next: bool) -> Result<Artifacts> {
+    let mut artifacts = with_guests(build("dev")?)?;
+    if next {
+        artifacts.next = Some(next::build(&target_directory()?)?);
+    }
+    Ok(artifacts)
 }
 
-/// Adds the plugins that misbehave on request.
+/// Adds the plugins that are only for tests.
 ///
 /// # Errors
 /// When a build fails.
@@ -205,6 +216,7 @@ fn build(profile: &str) -> Result<Artifacts> {
         keeper: build_keeper(target)?,
         plugins: build_plugins(&metadata)?,
         guests: None,
+        next: None,
         tools: None,
     };
     Ok(artifacts)

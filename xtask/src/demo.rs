@@ -273,6 +273,7 @@ fn end(options: &Options) -> Result<()> {
         keeper: folder.join("hutch-keeper"),
         plugins: folder.join("../plugins"),
         guests: None,
+        next: None,
         tools: None,
         daemon: program,
     };

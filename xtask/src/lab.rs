@@ -88,7 +88,7 @@ pub(crate) fn boot(options: &Options) -> Result<(String, Result<()>)> {
     };
     let guest = match &options.test {
         Some(filters) => {
-            let built = artifacts::build_for_tests()?;
+            let built = artifacts::build_for_tests(false)?;
             let tests = artifacts::test_program("hutch-tests", "whole")?;
             let compiled = kernel::cache()?.join("plugins");
             std::fs::create_dir_all(&compiled).with_context(|| format!("can't make {}", compiled.display()))?;

@@ -10,6 +10,7 @@ mod demo;
 mod kernel;
 mod lab;
 mod languages;
+mod next;
 mod prove;
 mod run;
 mod setup;

@@ -33,6 +33,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Whether a test may run that needs the host that follows, which takes minutes to build anew: those of `tests/whole/released.rs`.
+    fn needs_next(&self) -> bool {
+        !self.unit && self.filter.as_deref().is_none_or(|text| text.contains("released"))
+    }
+
     /// The arguments after `--`, for the test programs.
     fn harness_arguments(&self) -> Vec<&str> {
         let mut arguments = Vec::new();
@@ -55,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("the tests make containers, which takes root: run this as root");
     }
     setup::run(&setup::Options { tests: true })?;
-    let built = artifacts::build_for_tests()?;
+    let built = artifacts::build_for_tests(options.needs_next())?;
     let seed = options.seed.unwrap_or_else(fresh_seed);
     println!("test: samples and random inputs are chosen with --seed {seed}");
     if !options.whole {

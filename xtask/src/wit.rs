@@ -71,6 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match options {
         Options::Check => {
             check(&folder)?;
+            check_examples(&folder, &run::top().join("examples"))?;
             doc::check(&folder)?;
             let mut rules = run::cargo();
             rules.args(["run", "--quiet", "--package", "wit-rules", "--"]);
@@ -118,6 +119,30 @@ pub(crate) fn check(folder: &Path) -> Result<()> {
         packages.len(),
         list.released.len()
     );
+    Ok(())
+}
+
+/// Fails when an example has another package below `wit/deps` than one as it was released: it is a stranger's, who has nothing else.
+///
+/// # Errors
+/// With everything that is wrong.
+fn check_examples(folder: &Path, examples: &Path) -> Result<()> {
+    let list = read(folder)?;
+    let mut wrong = Vec::new();
+    for example in directories(examples)? {
+        let copies = example.join("wit/deps");
+        // One in Rust has the SDK.
+        if !copies.is_dir() {
+            continue;
+        }
+        for copy in directories(&copies)? {
+            let sha256 = digest(&copy)?;
+            if !list.released.iter().any(|entry| entry.sha256 == sha256) {
+                wrong.push(format!("{} is no package as it was released", copy.display()));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
@@ -173,6 +198,15 @@ fn read(folder: &Path) -> Result<Released> {
     let file = folder.join("released.toml");
     let text = std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
     toml::from_str(&text).with_context(|| format!("{} is not what it should be", file.display()))
+}
+
+/// The names and versions of the packages below `folder`.
+///
+/// # Errors
+/// When one can't be read, or there is none.
+pub(crate) fn versions(folder: &Path) -> Result<Vec<(String, String)>> {
+    let packages = packages(folder)?.into_iter();
+    Ok(packages.map(|package| (package.name, package.version)).collect())
 }
 
 /// Every package below `folder`: one directory each, `FAMILY/vMAJOR`.
@@ -328,7 +362,26 @@ mod tests {
     }
 
     #[test]
+    fn an_example_is_built_from_what_was_released() {
+        let (tree, file) = tree();
+        let (folder, place) = (tree.path(), tempfile::tempdir().unwrap());
+        let examples = place.path();
+        let copy = examples.join("one/wit/deps/thing");
+        std::fs::create_dir_all(&copy).unwrap();
+        std::fs::create_dir_all(examples.join("in-rust/src")).unwrap();
+        std::fs::copy(&file, copy.join("thing.wit")).unwrap();
+        check_examples(folder, examples).expect_err("it was not released");
+        release(folder, "hutch:thing").unwrap();
+        check_examples(folder, examples).unwrap();
+        write(&file, "0.1.1", "do: func();");
+        check_examples(folder, examples).expect("an older one is good, too");
+        write(&copy.join("thing.wit"), "0.1.0", "undo: func();");
+        check_examples(folder, examples).expect_err("it was changed");
+    }
+
+    #[test]
     fn the_tree_is_as_it_was_released() {
         check(&run::top().join("wit")).unwrap();
+        check_examples(&run::top().join("wit"), &run::top().join("examples")).unwrap();
     }
 }

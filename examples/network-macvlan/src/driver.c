@@ -110,13 +110,9 @@ bool exports_hutch_network_network_reconcile(network_t *network, exports_hutch_n
   return true;
 }
 
-bool exports_hutch_network_nic_validate(network_t *network, options_t *config, options_t *ret, error_t *error) {
+bool exports_hutch_network_nic_validate(network_t *network, options_t *config, error_t *error) {
   (void)network;
-  if (!check_keys("an interface", config, NIC_KEYS, COUNT(NIC_KEYS), error)) {
-    return false;
-  }
-  *ret = *config;
-  return true;
+  return check_keys("an interface", config, NIC_KEYS, COUNT(NIC_KEYS), error);
 }
 
 bool exports_hutch_network_nic_attach(network_t *network, nic_t *nic, error_t *error) {

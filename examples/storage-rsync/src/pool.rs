@@ -34,8 +34,12 @@ fn of_another(remote: &Remote) -> Error {
 }
 
 impl Pool for Rsync {
-    fn validate(_host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
-        let options = Options::new(config);
+    fn validate(
+        _host: &impl Host,
+        pool: &PoolRef,
+        _current: Option<&[(String, String)]>,
+    ) -> Result<Vec<(String, String)>> {
+        let options = Options::new(&pool.config);
         options.check_keys("a pool", &["source", "volatile.initial_source", OPTION])?;
         check(options.get(OPTION))?;
         Ok(options.into_pairs())

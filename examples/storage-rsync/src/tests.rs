@@ -42,8 +42,8 @@ fn host() -> FakeHost {
     });
     <Rsync as Pool>::create(&host, &pool()).unwrap();
     let image = volume("image", "i1");
-    Rsync::begin_fill(&host, &pool(), &image).unwrap();
-    Rsync::end_fill(&host, &pool(), &image).unwrap();
+    Rsync::begin_fill(&host, &pool(), &image, false).unwrap();
+    Rsync::end_fill(&host, &pool(), &image, false).unwrap();
     Rsync::create_from_image(&host, &pool(), &image, &volume("container", "c1"), false).unwrap();
     host
 }

@@ -347,7 +347,8 @@ impl Core {
                 "Storage pool {name}: the source of an existing pool can't be changed"
             )));
         }
-        let config = open.validate(&open.call(None), &config).await?;
+        let current = Some(&current.value.config);
+        let config = open.validate(&open.call(None), config, current).await?;
         let record = PoolRecord {
             config,
             description: put.description,

@@ -81,8 +81,8 @@ impl StorageDriver for Plain {
     fn info(&self) -> DriverInfo {
         info("plain", &[])
     }
-    async fn validate(&self, _: &Call, config: &DriverOptions) -> Answer<DriverOptions> {
-        Ok(config.clone())
+    async fn validate(&self, _: &Call, pool: &PoolRef, _: Option<&DriverOptions>) -> Answer<DriverOptions> {
+        Ok(pool.config.clone())
     }
     async fn create_pool(&self, _: &Call, _: &PoolRef) -> Answer<()> {
         Ok(())
@@ -114,7 +114,7 @@ impl StorageDriver for Plain {
     async fn create(&self, call: &Call, _: &PoolRef, volume: &VolumeRef) -> Answer<()> {
         std::fs::create_dir_all(place(call, volume)).map_err(io)
     }
-    async fn begin_fill(&self, call: &Call, _: &PoolRef, volume: &VolumeRef) -> Answer<TreePath> {
+    async fn begin_fill(&self, call: &Call, _: &PoolRef, volume: &VolumeRef, _: bool) -> Answer<TreePath> {
         self.0.fills.fetch_add(1, Ordering::SeqCst);
         let path = format!("{}/{}.filling", volume.kind, volume.name);
         let at = root(call).join(&path);
@@ -125,7 +125,7 @@ impl StorageDriver for Plain {
             path,
         })
     }
-    async fn end_fill(&self, call: &Call, _: &PoolRef, volume: &VolumeRef) -> Answer<()> {
+    async fn end_fill(&self, call: &Call, _: &PoolRef, volume: &VolumeRef, _: bool) -> Answer<()> {
         let at = place(call, volume);
         std::fs::rename(at.with_file_name(format!("{}.filling", volume.name)), at).map_err(io)
     }

@@ -73,7 +73,7 @@ pub trait NetworkDriver: Send + Sync {
     async fn reconcile(&self, call: &Call, network: &NetworkRef, nics: &[NicRef]) -> Result<Vec<String>, DriverError>;
 
     /// `nic.validate`.
-    async fn validate_nic(&self, call: &Call, network: &NetworkRef, config: &Options) -> Result<Options, DriverError>;
+    async fn validate_nic(&self, call: &Call, network: &NetworkRef, config: &Options) -> Result<(), DriverError>;
     /// `nic.attach`.
     async fn attach(&self, call: &Call, network: &NetworkRef, nic: &NicRef) -> Result<(), DriverError>;
     /// `nic.detach`.

@@ -72,7 +72,7 @@ pub trait StorageDriver: Send + Sync {
     fn info(&self) -> DriverInfo;
 
     /// `pool.validate`.
-    async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError>;
+    async fn validate(&self, call: &Call, pool: &PoolRef, current: Option<&Options>) -> Result<Options, DriverError>;
     /// `pool.create`.
     async fn create_pool(&self, call: &Call, pool: &PoolRef) -> Result<(), DriverError>;
     /// `pool.open`.
@@ -87,9 +87,15 @@ pub trait StorageDriver: Send + Sync {
     /// `volume.create`.
     async fn create(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError>;
     /// `volume.begin-fill`.
-    async fn begin_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath, DriverError>;
+    async fn begin_fill(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        plain: bool,
+    ) -> Result<TreePath, DriverError>;
     /// `volume.end-fill`.
-    async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError>;
+    async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, plain: bool) -> Result<(), DriverError>;
     /// `volume.create-from-image`.
     async fn create_from_image(
         &self,

@@ -74,13 +74,13 @@ struct Plugin {
 #[async_trait]
 impl Validate for Plugin {
     async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
+        let pool = PoolRef {
+            name: "bench".into(),
+            root: "pool".into(),
+            config: config.clone(),
+        };
         match self.family.as_str() {
             "storage" if self.asks => {
-                let pool = PoolRef {
-                    name: "bench".into(),
-                    root: "pool".into(),
-                    config: config.clone(),
-                };
                 let space = self.host.storage(&self.name)?.space(call, &pool).await;
                 space.map(|_| Options::new())
             }
@@ -90,12 +90,11 @@ impl Validate for Plugin {
                     name: "bench0".into(),
                     config: config.clone(),
                 };
-                self.host
-                    .network(&self.name)?
-                    .validate_nic(call, &network, config)
-                    .await
+                let driver = self.host.network(&self.name)?;
+                let valid = driver.validate_nic(call, &network, config).await;
+                valid.map(|()| Options::new())
             }
-            _ => self.host.storage(&self.name)?.validate(call, config).await,
+            _ => self.host.storage(&self.name)?.validate(call, &pool, None).await,
         }
     }
 }

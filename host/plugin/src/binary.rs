@@ -4,6 +4,7 @@
 use wasmparser::{ComponentExternalKind, Encoding, Parser, Payload, ValidPayload, Validator, WasmFeatures};
 
 use crate::manifest::{self, Manifest, ManifestError};
+use crate::versions::{self, Fit};
 
 /// The largest file that is taken for a plugin, in bytes.
 pub const MAX_FILE: u64 = 32 << 20;
@@ -56,6 +57,20 @@ pub enum BinaryError {
     /// It wants something that this host does not offer.
     #[error("it imports {0}, which this host does not offer")]
     Import(String),
+    /// It was built against a version of an interface that does not go with this host's.
+    #[error("it {does} {interface}, and this host has hutch:{package}@{ours}: {}", .fit.advice())]
+    Version {
+        /// `imports` or `exports`.
+        does: &'static str,
+        /// The interface, with its version.
+        interface: String,
+        /// Its package's name, without the namespace.
+        package: &'static str,
+        /// The version that the host has.
+        ours: &'static str,
+        /// What the plugin's is to it: never [`Fit::Fits`].
+        fit: Fit,
+    },
     /// It lacks a required interface.
     #[error("it does not export {0}, which its world requires")]
     Missing(String),
@@ -164,14 +179,32 @@ fn read_surface(bytes: &[u8]) -> Result<Surface<'_>, BinaryError> {
     Ok(surface)
 }
 
+/// Refuses an interface of `package` whose version does not go with the host's.
+fn check_version(
+    does: &'static str,
+    interface: &str,
+    package: &'static str,
+    ours: &'static str,
+) -> Result<(), BinaryError> {
+    let theirs = interface.split_once('@').map_or("", |(_, version)| version);
+    match versions::fit(theirs, ours) {
+        Fit::Fits => Ok(()),
+        fit => Err(BinaryError::Version {
+            does,
+            interface: interface.to_owned(),
+            package,
+            ours,
+            fit,
+        }),
+    }
+}
+
 /// Every import must be one that the linker has. WASI is there as a whole (and empty); the rest is ours.
-fn check_imports(family: &str, imports: &[String]) -> Result<(), BinaryError> {
+fn check_imports(family: &'static str, imports: &[String]) -> Result<(), BinaryError> {
     let types = format!("hutch:{family}/types");
     for import in imports {
         let name = import.split('@').next().unwrap_or_default();
-        let ours = name
-            .strip_prefix("hutch:host/")
-            .is_some_and(|interface| HOST_INTERFACES.contains(&interface));
+        let host = name.strip_prefix("hutch:host/");
         let wasi = [
             "wasi:cli/",
             "wasi:clocks/",
@@ -180,32 +213,41 @@ fn check_imports(family: &str, imports: &[String]) -> Result<(), BinaryError> {
             "wasi:random/",
             "wasi:sockets/",
         ];
-        if !(ours || name == types || wasi.iter().any(|package| name.starts_with(package))) {
+        if host.is_some() {
+            check_version("imports", import, "host", versions::HOST)?;
+        } else if name == types {
+            check_version("imports", import, family, versions::of_family(family))?;
+        }
+        let offered = host.is_some_and(|interface| HOST_INTERFACES.contains(&interface));
+        if !(offered || name == types || wasi.iter().any(|package| name.starts_with(package))) {
             return Err(BinaryError::Import(import.clone()));
         }
     }
     Ok(())
 }
 
-/// The export list is the capability flag: the optional interfaces that are there.
+/// The export list is the capability flag: the optional interfaces that are there. One that this host does not know, of whatever
+/// version, is none of them.
 fn abilities(manifest: &Manifest, exports: &[String]) -> Result<Vec<String>, BinaryError> {
     let family = manifest.family();
-    let has = |interface: &str| {
+    let find = |interface: &str| {
         let wanted = format!("hutch:{family}/{interface}");
-        exports.iter().any(|export| export.split('@').next() == Some(&wanted))
+        let mut found = exports.iter();
+        found.find(|export| export.split('@').next() == Some(&wanted))
     };
     let (_, required, optional) = INTERFACES
         .iter()
         .find(|(name, ..)| *name == family)
         .unwrap_or(&INTERFACES[0]);
-    if let Some(missing) = required.iter().find(|interface| !has(interface)) {
+    if let Some(missing) = required.iter().find(|interface| find(interface).is_none()) {
         return Err(BinaryError::Missing(format!("hutch:{family}/{missing}")));
     }
-    Ok(optional
-        .iter()
-        .filter(|interface| has(interface))
-        .map(|&interface| interface.to_owned())
-        .collect())
+    let ours = versions::of_family(family);
+    for export in required.iter().chain(*optional).filter_map(|interface| find(interface)) {
+        check_version("exports", export, family, ours)?;
+    }
+    let there = optional.iter().filter(|interface| find(interface).is_some());
+    Ok(there.map(|&interface| interface.to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -316,6 +358,26 @@ mod tests {
             (
                 component(&[MANIFEST], &[TYPES], &["hutch:image/build@0.1.0"]),
                 "does not export hutch:image/source",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES, "hutch:host/fs@0.1.1"], &[SOURCE]),
+                "imports hutch:host/fs@0.1.1, and this host has hutch:host@0.1.0: it was built for a newer host",
+            ),
+            (
+                component(&[MANIFEST], &["hutch:image/types@0.2.0"], &[SOURCE]),
+                "imports hutch:image/types@0.2.0, and this host has hutch:image@0.1.0: use a version",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES, "hutch:host/fs"], &[SOURCE]),
+                "imports hutch:host/fs, and this host has hutch:host@0.1.0",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES], &["hutch:image/source@0.1.1"]),
+                "exports hutch:image/source@0.1.1, and this host has hutch:image@0.1.0: it was built for a newer host",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES], &[SOURCE, "hutch:image/build@0.2.0"]),
+                "exports hutch:image/build@0.2.0, and this host has hutch:image@0.1.0",
             ),
             (Module::new().finish(), "core module"),
             (b"MZ".to_vec(), "it is not WebAssembly"),

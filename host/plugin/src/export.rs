@@ -58,6 +58,7 @@ where
         let missing = || ExportError::Missing(name);
         let (interface, function) = name.split_once('.').ok_or_else(missing)?;
         let component = pre.component();
+        // Also one of an earlier version on the same track is found by this name. A later one was refused when the file was read.
         let path = format!("hutch:{}/{interface}@{}", package.0, package.1);
         let instance = component.get_export_index(None, path.as_str()).ok_or_else(missing)?;
         let (item, index) = component.get_export(Some(&instance), function).ok_or_else(missing)?;
@@ -84,8 +85,7 @@ macro_rules! interface {
 
         impl $name {
             fn new() -> Self {
-                let version = crate::manifest::FAMILIES.iter().find(|(name, _)| *name == $package).map_or("", |f| f.1);
-                let package = Package($package, version);
+                let package = Package($package, crate::versions::of_family($package));
                 Self { $($field: Export::new(package, $wit),)* }
             }
 
@@ -105,7 +105,7 @@ use zone::types::ZoneRef;
 interface! {
     /// `hutch:storage/pool`.
     Pool in "storage" {
-        validate: "pool.validate" (Options) -> Options;
+        validate: "pool.validate" (PoolRef, Option<Options>) -> Options;
         create: "pool.create" (PoolRef) -> ();
         open: "pool.open" (PoolRef) -> ();
         delete: "pool.delete" (PoolRef) -> ();
@@ -118,8 +118,8 @@ interface! {
     /// `hutch:storage/volume`.
     Volume in "storage" {
         create: "volume.create" (PoolRef, VolumeRef) -> ();
-        begin_fill: "volume.begin-fill" (PoolRef, VolumeRef) -> TreePath;
-        end_fill: "volume.end-fill" (PoolRef, VolumeRef) -> ();
+        begin_fill: "volume.begin-fill" (PoolRef, VolumeRef, bool) -> TreePath;
+        end_fill: "volume.end-fill" (PoolRef, VolumeRef, bool) -> ();
         create_from_image: "volume.create-from-image" (PoolRef, VolumeRef, VolumeRef, bool) -> ();
         delete: "volume.delete" (PoolRef, VolumeRef) -> ();
         rename: "volume.rename" (PoolRef, VolumeRef, String) -> ();
@@ -184,7 +184,7 @@ interface! {
 interface! {
     /// `hutch:network/nic`.
     Nic in "network" {
-        validate: "nic.validate" (NetworkRef, Options) -> Options;
+        validate: "nic.validate" (NetworkRef, Options) -> ();
         attach: "nic.attach" (NetworkRef, NicRef) -> ();
         detach: "nic.detach" (NetworkRef, NicRef) -> ();
     }

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::binary::{self, BinaryError, Inspected, MAX_FILE};
 use crate::manifest::Manifest;
 use crate::quarantine::Quarantine;
+use crate::versions;
 
 /// The version of the record's format.
 const RECORD_FORMAT: u32 = 1;
@@ -78,6 +79,8 @@ pub(crate) struct Stored {
 #[serde(deny_unknown_fields)]
 struct Record {
     format: u32,
+    /// The versions of the interfaces of the host that found it out: another one may refuse it, or see more in it.
+    host: String,
     size: u64,
     manifest: String,
     abilities: Vec<String>,
@@ -154,6 +157,7 @@ impl FileStore {
             });
         }
         let record = serde_json::from_slice::<Record>(&text).ok();
+        let record = record.filter(|record| record.host == versions::all());
         let manifest = record
             .as_ref()
             .and_then(|record| Manifest::parse(record.manifest.as_bytes()).ok());
@@ -163,7 +167,7 @@ impl FileStore {
                 manifest,
                 abilities: record.abilities,
             }),
-            // Older, or damaged: the file itself says it all again.
+            // Older, or damaged, or of another host: the file itself says it all again.
             _ => self.restore(digest),
         }
     }
@@ -313,6 +317,7 @@ fn is_digest(text: &str) -> bool {
 fn record_text(size: usize, inspected: &Inspected) -> Vec<u8> {
     let record = Record {
         format: RECORD_FORMAT,
+        host: versions::all(),
         size: size as u64,
         manifest: inspected.manifest_text.clone(),
         abilities: inspected.abilities.clone(),

@@ -58,6 +58,7 @@ mod sync;
 mod table;
 mod trust;
 pub mod units;
+pub mod versions;
 mod worker;
 
 pub use change::{ChangeError, Examined, Intake, Offer, OfferKind, Outcome};

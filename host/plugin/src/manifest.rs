@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::Schema;
 use crate::units::{Bytes, Span};
+use crate::versions::{self, FAMILIES, Fit};
 
 /// The name of the custom section that holds the manifest.
 pub const SECTION: &str = "hutch:manifest";
@@ -18,15 +19,6 @@ pub const SECTION: &str = "hutch:manifest";
 pub const FORMAT: u32 = 1;
 /// The largest manifest, in bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
-
-/// The driver families that this host has, each with the version of the WIT package that it speaks. A plugin's world must
-/// have the same major version (below 1.0.0 the same minor one, as `SemVer` 2.0.0 section 4 has it).
-pub const FAMILIES: [(&str, &str); 4] = [
-    ("storage", "0.1.0"),
-    ("network", "0.1.0"),
-    ("zone", "0.1.0"),
-    ("image", "0.1.0"),
-];
 
 /// Names that one plugin may provide.
 const MAX_NAMES: usize = 16;
@@ -219,9 +211,11 @@ impl Manifest {
                 "it must name a family and its version, one of hutch:storage, hutch:network, hutch:zone, hutch:image",
             )
         })?;
-        let ours = FAMILIES.iter().find(|(name, _)| *name == family).map_or("", |f| f.1);
-        if !compatible(version, ours) {
-            let reason = format!("this host speaks hutch:{family}@{ours}; use a version of the plugin made for it");
+        let ours = versions::of_family(family);
+        let fit = versions::fit(version, ours);
+        if fit != Fit::Fits {
+            let (world, advice) = (&self.world, fit.advice());
+            let reason = format!("it is {world}, and this host speaks hutch:{family}@{ours}: {advice}");
             return Err(field("world", reason));
         }
         self.check_names(family)?;
@@ -282,22 +276,6 @@ fn parse_world(world: &str) -> Option<(&'static str, &str)> {
     let (name, version) = world.strip_prefix("hutch:")?.split_once('@')?;
     let family = FAMILIES.iter().find(|(family, _)| *family == name)?.0;
     is_semver(version).then_some((family, version))
-}
-
-/// Whether a plugin made for `theirs` runs on a host that has `ours`.
-fn compatible(theirs: &str, ours: &str) -> bool {
-    let parts = |v: &str| -> Option<(u64, u64, u64)> {
-        let mut numbers = v.split('-').next()?.split('.').map(str::parse);
-        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
-    };
-    let (Some(theirs), Some(ours)) = (parts(theirs), parts(ours)) else {
-        return false;
-    };
-    if ours.0 == 0 {
-        theirs.0 == 0 && theirs.1 == ours.1 && theirs.2 <= ours.2
-    } else {
-        theirs.0 == ours.0 && (theirs.1, theirs.2) <= (ours.1, ours.2)
-    }
 }
 
 /// Reverse DNS: at least three labels as RFC 1035 section 2.3.1 has them, in lower case, so that an id is safe as a
@@ -400,7 +378,17 @@ mod tests {
             (
                 "hutch:storage@0.1.0",
                 "hutch:storage@0.2.0",
-                "speaks hutch:storage@0.1.0",
+                "is hutch:storage@0.2.0, and this host speaks hutch:storage@0.1.0: use",
+            ),
+            (
+                "hutch:storage@0.1.0",
+                "hutch:storage@0.1.1",
+                "this host speaks hutch:storage@0.1.0: it was built for a newer host",
+            ),
+            (
+                "hutch:storage@0.1.0",
+                "hutch:storage@0.1.0-rc.1",
+                "this host speaks hutch:storage@0.1.0",
             ),
             ("hutch:storage@0.1.0", "hutch:coffee@0.1.0", "field world"),
             (
@@ -432,15 +420,6 @@ mod tests {
         // Nesting must not exhaust the stack.
         let deep = format!("manifest = 1\nx = {}", "[".repeat(30_000));
         assert!(Manifest::parse(deep.as_bytes()).is_err());
-    }
-
-    #[test]
-    fn versions_are_compatible_within_what_semver_allows() {
-        assert!(compatible("0.1.0", "0.1.3"));
-        assert!(!compatible("0.1.4", "0.1.3"));
-        assert!(!compatible("0.2.0", "0.1.3"));
-        assert!(compatible("1.2.0", "1.4.0"));
-        assert!(!compatible("2.0.0", "1.4.0"));
     }
 
     proptest::proptest! {

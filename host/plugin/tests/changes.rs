@@ -83,7 +83,11 @@ async fn what_a_plugin_keeps_goes_with_it() {
     // A call that is in the middle of a function of the host's when the plugin goes.
     let going_on = {
         let driver = Arc::clone(&driver);
-        tokio::spawn(async move { driver.validate(&call(), &fault("blocked")).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&fault("blocked")), None)
+                .await
+        })
     };
     while bench.broker.begun.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -94,7 +98,10 @@ async fn what_a_plugin_keeps_goes_with_it() {
     bench.broker.release.notify_one();
     // It asks for nothing more, so it may end well.
     drop(going_on.await.expect("no panic"));
-    driver.validate(&call(), &Options::new()).await.expect_err("it is gone");
+    driver
+        .validate(&call(), &common::configured(&Options::new()), None)
+        .await
+        .expect_err("it is gone");
     assert_eq!(*bench.broker.forgotten.lock().expect("not poisoned"), [ID; 3]);
 }
 
@@ -179,7 +186,7 @@ async fn calls_that_wait_for_their_turn_do_not_wake_a_plugin_that_was_disabled()
     let process = bench.host.plugin(ID).expect("listed").process;
     let begin = |options: Options| {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &options).await })
+        tokio::spawn(async move { driver.validate(&call(), &common::configured(&options), None).await })
     };
     // As many as it may be in at once.
     let going_on: Vec<_> = (0..4).map(|_| begin(fault("blocked"))).collect();

@@ -86,7 +86,10 @@ async fn life(machine: &Machine, driver: &dyn StorageDriver) {
         path: root.clone(),
         writable: true,
     });
-    let config = driver.validate(&call, &Options::new()).await.expect("validate");
+    let config = driver
+        .validate(&call, &common::configured(&Options::new()), None)
+        .await
+        .expect("validate");
     let pool = PoolRef {
         name: name.clone(),
         root: "pool".into(),
@@ -98,9 +101,12 @@ async fn life(machine: &Machine, driver: &dyn StorageDriver) {
     assert!(driver.space(&call, &pool).await.expect("space").total_bytes > 0);
 
     let image = volume("image", &"ab".repeat(32));
-    let at = driver.begin_fill(&call, &pool, &image).await.expect("begin fill");
+    let at = driver
+        .begin_fill(&call, &pool, &image, false)
+        .await
+        .expect("begin fill");
     std::fs::write(root.join(&at.path).join("hello"), "world").expect("filled");
-    driver.end_fill(&call, &pool, &image).await.expect("end fill");
+    driver.end_fill(&call, &pool, &image, false).await.expect("end fill");
 
     let container = volume("container", "default_c1");
     driver

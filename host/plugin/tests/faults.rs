@@ -13,7 +13,11 @@ use hutch_plugin::{PluginState, QuarantinePolicy};
 const ID: &str = "org.hutch.test.faulty";
 
 async fn validate(bench: &Bench, options: &Options) -> Result<Options, DriverError> {
-    bench.host.storage("faulty")?.validate(&call(), options).await
+    bench
+        .host
+        .storage("faulty")?
+        .validate(&call(), &common::configured(options), None)
+        .await
 }
 
 /// The call fails with `code`, names the plugin, and the next one is served.
@@ -96,11 +100,19 @@ async fn a_guest_that_hangs_is_ended_and_others_go_on() {
     bench.host.settled().await;
     let hanging = {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &fault("sleep")).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&fault("sleep")), None)
+                .await
+        })
     };
     let spinning = {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &fault("loop")).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&fault("loop")), None)
+                .await
+        })
     };
     let mut beside = 0;
     for _ in 0..50 {
@@ -203,7 +215,7 @@ async fn answers_that_point_elsewhere_are_refused() {
     }
     for bad in ["other-root", "above", "absolute"] {
         let pool = pool("volume.begin-fill", &format!("answer-{bad}"));
-        let error = driver.begin_fill(&call(), &pool, &volume).await.expect_err(bad);
+        let error = driver.begin_fill(&call(), &pool, &volume, false).await.expect_err(bad);
         assert_eq!(error.code, "internal", "{error}");
     }
     let error = driver

@@ -49,7 +49,7 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
         .host
         .storage("faulty")
         .expect("provided")
-        .validate(&call(), &Options::new())
+        .validate(&call(), &common::configured(&Options::new()), None)
         .await
         .expect("called");
 
@@ -66,7 +66,7 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
         .host
         .storage("faulty")
         .expect("provided")
-        .validate(&call(), &Options::new())
+        .validate(&call(), &common::configured(&Options::new()), None)
         .await
         .expect("called");
     assert_eq!(
@@ -87,7 +87,7 @@ async fn code_is_compiled_once_and_mapped_afterwards() {
         .host
         .storage("faulty")
         .expect("provided")
-        .validate(&call(), &Options::new())
+        .validate(&call(), &common::configured(&Options::new()), None)
         .await
         .expect("called");
     assert!(std::fs::metadata(&file).expect("there").len() > 1000);
@@ -107,8 +107,8 @@ async fn what_can_not_be_loaded_is_listed_and_stops_nothing() {
     };
     let good = granted();
     let broken = [
-        (file("empty.wasm", b""), "not a valid component"),
-        (file("text.wasm", b"hello"), "not a valid component"),
+        (file("empty.wasm", b""), "it is not WebAssembly"),
+        (file("text.wasm", b"hello"), "it is not WebAssembly"),
         (file("truncated.wasm", &wasm[..wasm.len() / 2]), "not a valid component"),
         (
             file("module.wasm", b"\0asm\x01\0\0\0"),
@@ -160,7 +160,7 @@ async fn what_can_not_be_loaded_is_listed_and_stops_nothing() {
         .host
         .storage("faulty")
         .expect("provided")
-        .validate(&call(), &Options::new())
+        .validate(&call(), &common::configured(&Options::new()), None)
         .await
         .expect("called");
     let list = bench.host.plugins();
@@ -216,7 +216,10 @@ async fn a_compiler_that_fails_makes_the_plugin_unavailable_until_it_works() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_compile-plugin"), &compiler).expect("linked");
     bench.host.enable(ID).await.expect("known");
     let driver = bench.host.storage("faulty").expect("loading again");
-    driver.validate(&call(), &Options::new()).await.expect("called");
+    driver
+        .validate(&call(), &common::configured(&Options::new()), None)
+        .await
+        .expect("called");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,4 +272,34 @@ async fn a_stored_file_that_was_changed_is_not_compiled() {
         reason.contains("was changed: its content has another digest"),
         "{reason}"
     );
+}
+
+/// As a daemon of other interfaces would have left it, which saw less in the file than there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_of_other_interfaces_found_out_is_found_out_again() {
+    let bench = start(|_| {});
+    bench.host.settled().await;
+    let status = bench.host.plugin(ID).expect("listed");
+    assert!(!status.abilities.is_empty());
+    let state = bench.state;
+    drop(bench.host);
+    let place = state
+        .path()
+        .join("plugins/sha256")
+        .join(&status.digest)
+        .join("record.json");
+    let text = std::fs::read(&place).expect("a record");
+    let mut record: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    record["host"] = "host 0.1.9".into();
+    record["abilities"] = serde_json::json!([]);
+    std::fs::write(&place, record.to_string()).expect("written");
+    let bench = start_in(state, |options| {
+        options.plugins = Some(vec![PluginConfig {
+            digest: Some(status.digest.clone()),
+            ..granted()
+        }]);
+    });
+    bench.host.settled().await;
+    assert_eq!(bench.host.plugin(ID).expect("listed").abilities, status.abilities);
+    assert_eq!(std::fs::read(&place).expect("a record"), text);
 }

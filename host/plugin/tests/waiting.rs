@@ -14,7 +14,7 @@ async fn validate(bench: &Bench, call: &Call, options: &Options) -> Result<Optio
         .host
         .storage("faulty")
         .expect("provided")
-        .validate(call, options)
+        .validate(call, &common::configured(options), None)
         .await
 }
 
@@ -64,7 +64,11 @@ async fn a_function_that_takes_too_long_is_answered_to_the_guest_and_goes_on() {
     // A retry that is waiting goes on as soon as the function ends.
     let retry = {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &Options::new()).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&Options::new()), None)
+                .await
+        })
     };
     assert_eq!(bench.broker.ended.load(Ordering::SeqCst), 0);
     bench.broker.release.notify_waiters();
@@ -78,7 +82,11 @@ async fn a_caller_that_goes_away_does_not_interrupt_what_can_not_be() {
     bench.host.settled().await;
     let calling = {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &fault("blocked")).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&fault("blocked")), None)
+                .await
+        })
     };
     until("the function begins", || bench.broker.begun.load(Ordering::SeqCst) == 1).await;
     calling.abort();
@@ -100,7 +108,11 @@ async fn parallel_calls_are_bounded_by_the_manifest() {
             let driver = bench.host.storage("faulty").expect("provided");
             let mut call = call();
             call.object = format!("pool{i}");
-            tokio::spawn(async move { driver.validate(&call, &fault("blocked")).await })
+            tokio::spawn(async move {
+                driver
+                    .validate(&call, &common::configured(&fault("blocked")), None)
+                    .await
+            })
         })
         .collect();
     until("four begin", || bench.broker.begun.load(Ordering::SeqCst) == 4).await;
@@ -150,7 +162,7 @@ async fn a_thousand_calls_leave_nothing_behind() {
                 } else {
                     Options::new()
                 };
-                tokio::spawn(async move { driver.validate(&call(), &options).await })
+                tokio::spawn(async move { driver.validate(&call(), &common::configured(&options), None).await })
             })
             .collect();
         for (i, call) in calls.into_iter().enumerate() {

@@ -255,7 +255,11 @@ fn hostile_host(way: &str) -> Bench {
 }
 
 async fn validate(bench: &Bench) -> Result<Options, DriverError> {
-    bench.host.storage("faulty")?.validate(&call(), &Options::new()).await
+    bench
+        .host
+        .storage("faulty")?
+        .validate(&call(), &common::configured(&Options::new()), None)
+        .await
 }
 
 async fn a_hostile_worker_is_killed(way: &str, expected: &str) {
@@ -330,7 +334,7 @@ async fn a_slow_worker_gets_its_answers() {
             let driver = bench.host.storage("faulty").expect("provided");
             tokio::spawn(async move {
                 let call = hutch_driver::Call::new("default", &format!("pool{number}"));
-                driver.validate(&call, &Options::new()).await
+                driver.validate(&call, &common::configured(&Options::new()), None).await
             })
         })
         .collect();

@@ -15,7 +15,11 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 const ID: &str = "org.hutch.test.faulty";
 
 async fn validate(bench: &Bench, options: &Options) -> Result<Options, DriverError> {
-    bench.host.storage("faulty")?.validate(&call(), options).await
+    bench
+        .host
+        .storage("faulty")?
+        .validate(&call(), &common::configured(options), None)
+        .await
 }
 
 fn pid(bench: &Bench) -> u32 {
@@ -97,7 +101,11 @@ async fn a_worker_that_is_killed_fails_its_calls_and_no_other() {
     let (killed, first) = (process(&bench), pid(&bench));
     let waiting = {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &fault("blocked")).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&fault("blocked")), None)
+                .await
+        })
     };
     while bench.broker.begun.load(std::sync::atomic::Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -116,7 +124,11 @@ async fn a_worker_that_is_killed_fails_its_calls_and_no_other() {
     // The function that the host was in the middle of goes on, and the object is not worked on until it has ended.
     let again = {
         let driver = bench.host.storage("faulty").expect("provided");
-        tokio::spawn(async move { driver.validate(&call(), &Options::new()).await })
+        tokio::spawn(async move {
+            driver
+                .validate(&call(), &common::configured(&Options::new()), None)
+                .await
+        })
     };
     bench.broker.release.notify_one();
     again.await.expect("no panic").expect("the next call is served");
@@ -142,7 +154,11 @@ async fn workers_that_go_on_ending_are_quarantined() {
         let before = lines();
         let hanging = {
             let driver = bench.host.storage("faulty").expect("provided");
-            tokio::spawn(async move { driver.validate(&call(), &fault("sleep")).await })
+            tokio::spawn(async move {
+                driver
+                    .validate(&call(), &common::configured(&fault("sleep")), None)
+                    .await
+            })
         };
         // The line that it logs first tells that it runs.
         while lines() == before {

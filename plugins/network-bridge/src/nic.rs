@@ -135,7 +135,7 @@ fn drop_other_mtu(host: &impl Host, network: &NetworkRef, nic: &NicRef, mtu: Opt
 }
 
 impl Nic for Bridge {
-    fn validate(_host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
+    fn validate(_host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<()> {
         let options = Options::new(config);
         let keys: Vec<&str> = KEYS.into_iter().chain(port::KEYS).collect();
         options.check_keys(&format!("an interface on network {}", network.name), &keys)?;
@@ -148,8 +148,7 @@ impl Nic for Bridge {
         options.flag("security.port_isolation", false)?;
         rate::of(&options, "limits.ingress")?;
         rate::of(&options, "limits.egress")?;
-        address::check(&network, &options)?;
-        Ok(options.into_pairs())
+        address::check(&network, &options)
     }
 
     fn attach(host: &impl Host, network: &NetworkRef, nic: &NicRef) -> Result<()> {

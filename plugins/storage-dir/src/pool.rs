@@ -20,8 +20,12 @@ fn directories() -> impl Iterator<Item = String> {
 }
 
 impl Pool for Dir {
-    fn validate(_host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
-        let options = Options::new(config);
+    fn validate(
+        _host: &impl Host,
+        pool: &PoolRef,
+        _current: Option<&[(String, String)]>,
+    ) -> Result<Vec<(String, String)>> {
+        let options = Options::new(&pool.config);
         options.check_keys(
             "a pool of directories",
             &["source", "volatile.initial_source", "volume.size"],

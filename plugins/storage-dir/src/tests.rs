@@ -38,11 +38,11 @@ fn host() -> FakeHost {
     let host = FakeHost::new(&["pool"]);
     Dir::create_pool(&host).unwrap();
     let image = volume("image", "i1");
-    let place = <Dir as Volume>::begin_fill(&host, &pool(), &image).unwrap();
+    let place = <Dir as Volume>::begin_fill(&host, &pool(), &image, false).unwrap();
     host.state()
         .tree
         .put_text("pool", &place.join("etc/hostname").path, "image");
-    <Dir as Volume>::end_fill(&host, &pool(), &image).unwrap();
+    <Dir as Volume>::end_fill(&host, &pool(), &image, false).unwrap();
     Dir::create_from_image(&host, &pool(), &image, &volume("container", "c1"), false).unwrap();
     host
 }
@@ -97,8 +97,8 @@ fn calls_repeated_succeed_and_different_ones_do_not() {
         "a repeated call changes nothing"
     );
     assert!(<Dir as Volume>::create(&host, &pool(), &c1).is_err_and(|e| e.is("already-exists")));
-    assert!(<Dir as Volume>::begin_fill(&host, &pool(), &image).is_err_and(|e| e.is("already-exists")));
-    <Dir as Volume>::end_fill(&host, &pool(), &image).unwrap();
+    assert!(<Dir as Volume>::begin_fill(&host, &pool(), &image, false).is_err_and(|e| e.is("already-exists")));
+    <Dir as Volume>::end_fill(&host, &pool(), &image, false).unwrap();
     for _ in 0..2 {
         <Dir as Volume>::delete(&host, &pool(), &c1).unwrap();
     }
@@ -202,7 +202,7 @@ fn reconcile_keeps_what_is_valid_and_nothing_else() {
     <Dir as Snapshot>::create(&host, &pool(), &c1, "s0", false).unwrap();
     <Dir as Snapshot>::create(&host, &pool(), &c1, "s1", false).unwrap();
     <Dir as Volume>::create(&host, &pool(), &volume("custom", "lost")).unwrap();
-    <Dir as Volume>::begin_fill(&host, &pool(), &volume("image", "half")).unwrap();
+    <Dir as Volume>::begin_fill(&host, &pool(), &volume("image", "half"), false).unwrap();
     let valid = [state("container", "c1", &["s0"]), state("image", "i1", &[])];
     let removed = Dir::reconcile(&host, &pool(), &valid).unwrap();
     assert_eq!(removed.len(), 3, "{removed:?}");

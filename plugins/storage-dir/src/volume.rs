@@ -78,7 +78,7 @@ impl Volume for Dir {
         publish(host, &places, "nothing")
     }
 
-    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath> {
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<TreePath> {
         let places = Places::of(pool, volume)?;
         if read_volume(host, &places.home)?.is_some() {
             return Err(Error::already_exists(format!(
@@ -93,7 +93,7 @@ impl Volume for Dir {
         Ok(tree)
     }
 
-    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()> {
+    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<()> {
         let places = Places::of(pool, volume)?;
         if is_made(host, &places, volume, "outside")? {
             return Ok(());

@@ -117,7 +117,7 @@ impl Clone for Overlay {
         if is_made(host, &layout, target, &origin)? {
             return Ok(());
         }
-        let mut record = Record::new(Id::new(host), origin, form_of(target, plain)?);
+        let mut record = Record::new(Id::new(host), origin, form_of(target, plain));
         let content = Content::of(host, &layout, source, record.form != Form::Plain)?;
         record.mode = content.mode;
         if record.form == Form::Plain {

@@ -28,8 +28,12 @@ fn check_file_system(host: &impl Host, pool: &PoolRef) -> Result<()> {
 }
 
 impl Pool for Overlay {
-    fn validate(_host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
-        let options = Options::new(config);
+    fn validate(
+        _host: &impl Host,
+        pool: &PoolRef,
+        _current: Option<&[(String, String)]>,
+    ) -> Result<Vec<(String, String)>> {
+        let options = Options::new(&pool.config);
         options.check_keys("an overlay pool", &["source", "volatile.initial_source", "volume.size"])?;
         if let Some(size) = options.get("volume.size") {
             parse_size(size).map_err(|error| error.context("invalid value for \"volume.size\""))?;

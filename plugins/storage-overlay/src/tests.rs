@@ -45,11 +45,11 @@ fn host() -> FakeHost {
     let host = FakeHost::new(&["pool"]);
     <Overlay as Pool>::create(&host, &pool()).unwrap();
     let image = volume("image", "i1");
-    let place = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
+    let place = <Overlay as Volume>::begin_fill(&host, &pool(), &image, false).unwrap();
     for file in ["a", "b"] {
         host.state().tree.put_text("pool", &place.join(file).path, "image");
     }
-    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
+    <Overlay as Volume>::end_fill(&host, &pool(), &image, false).unwrap();
     Overlay::create_from_image(&host, &pool(), &image, &c("c1"), false).unwrap();
     host
 }
@@ -164,9 +164,9 @@ fn creating_a_container_takes_few_calls() {
 fn the_writable_layer_has_the_mode_of_the_image_root() {
     let host = host();
     let image = volume("image", "i2");
-    let place = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
+    let place = <Overlay as Volume>::begin_fill(&host, &pool(), &image, false).unwrap();
     host.state().tree.put(&place, Node::Directory(0o555));
-    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
+    <Overlay as Volume>::end_fill(&host, &pool(), &image, false).unwrap();
     Overlay::create_from_image(&host, &pool(), &image, &c("c2"), false).unwrap();
     let upper = plan(&host, &c("c2")).upper.unwrap();
     assert_eq!(host.state().tree.get(&upper), Some(&Node::Directory(0o555)));
@@ -291,14 +291,16 @@ fn calls_repeated_succeed_and_different_ones_do_not() {
     let image = volume("image", "i1");
     Overlay::create_from_image(&host, &pool(), &image, &c("c1"), false).unwrap();
     assert!(<Overlay as Volume>::create(&host, &pool(), &c("c1")).is_err_and(|e| e.is("already-exists")));
-    assert!(<Overlay as Volume>::begin_fill(&host, &pool(), &image).is_err_and(|e| e.is("already-exists")));
+    assert!(<Overlay as Volume>::begin_fill(&host, &pool(), &image, false).is_err_and(|e| e.is("already-exists")));
     assert!(
         copy(&host, &image, None, &c("c1"), false, false).is_ok(),
         "the same content by another call"
     );
     assert!(copy(&host, &c("c1"), None, &image, false, false).is_err_and(|e| e.is("already-exists")));
-    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
-    assert!(<Overlay as Volume>::end_fill(&host, &pool(), &volume("image", "i9")).is_err_and(|e| e.is("not-found")));
+    <Overlay as Volume>::end_fill(&host, &pool(), &image, false).unwrap();
+    assert!(
+        <Overlay as Volume>::end_fill(&host, &pool(), &volume("image", "i9"), false).is_err_and(|e| e.is("not-found"))
+    );
     for _ in 0..2 {
         <Overlay as Volume>::rename(&host, &pool(), &c("c1"), "c2").unwrap();
     }
@@ -314,14 +316,14 @@ fn calls_repeated_succeed_and_different_ones_do_not() {
 fn filling_begun_twice_is_empty_again() {
     let host = host();
     let image = volume("image", "i2");
-    let first = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
+    let first = <Overlay as Volume>::begin_fill(&host, &pool(), &image, false).unwrap();
     host.state().tree.put_text("pool", &first.join("half").path, "x");
-    let second = <Overlay as Volume>::begin_fill(&host, &pool(), &image).unwrap();
+    let second = <Overlay as Volume>::begin_fill(&host, &pool(), &image, false).unwrap();
     assert!(host.state().tree.get(&first).is_none());
     host.state().tree.put_text("pool", &second.join("whole").path, "x");
-    <Overlay as Volume>::end_fill(&host, &pool(), &image).unwrap();
+    <Overlay as Volume>::end_fill(&host, &pool(), &image, false).unwrap();
     assert_eq!(files(&host, &image), of(&[("whole", "x")]));
-    let third = <Overlay as Volume>::begin_fill(&host, &pool(), &volume("image", "i3")).unwrap();
+    let third = <Overlay as Volume>::begin_fill(&host, &pool(), &volume("image", "i3"), false).unwrap();
     delete(&host, &volume("image", "i3"));
     assert!(
         host.state().tree.get(&third).is_none(),
@@ -506,9 +508,9 @@ fn every_operation_survives_a_death_at_every_call() {
         },
     );
     let filled = |h: &FakeHost| {
-        let place = <Overlay as Volume>::begin_fill(h, &pool(), &volume("image", "i2"))?;
+        let place = <Overlay as Volume>::begin_fill(h, &pool(), &volume("image", "i2"), false)?;
         h.state().tree.put_text("pool", &place.join("f").path, "x");
-        <Overlay as Volume>::end_fill(h, &pool(), &volume("image", "i2"))
+        <Overlay as Volume>::end_fill(h, &pool(), &volume("image", "i2"), false)
     };
     let repeated = |h: &FakeHost| filled(h).or_else(|e| if e.is("already-exists") { Ok(()) } else { Err(e) });
     survives(&host, &both, repeated, |h| {

@@ -2,7 +2,7 @@
 
 use hutch_sdk::paths::list_all;
 use hutch_sdk::storage::{PoolRef, Quota, Volume, VolumeRef};
-use hutch_sdk::{Error, Host, MountPlan, Options, Result, TreePath, note};
+use hutch_sdk::{Error, Host, MountPlan, Result, TreePath, note};
 
 use crate::Overlay;
 use crate::layers::{copy_stack, make_tree, make_upper, reference, reference_all, release_all, root_mode};
@@ -11,13 +11,12 @@ use crate::record::{Form, Id, Record};
 
 /// The form of a new volume. Only containers are layered: a custom volume may be mounted several times at once, which an
 /// overlay's writable layer must not be, and a virtual machine's holds a few small files.
-pub(crate) fn form_of(volume: &VolumeRef, plain: bool) -> Result<Form> {
-    let plain = plain || Options::new(&volume.config).flag("plain", false)?;
-    Ok(match volume.kind.as_str() {
+pub(crate) fn form_of(volume: &VolumeRef, plain: bool) -> Form {
+    match volume.kind.as_str() {
         "image" => Form::Image,
         "container" if !plain => Form::Layered,
         _ => Form::Plain,
-    })
+    }
 }
 
 /// Whether the volume is there already, made from `origin`.
@@ -93,7 +92,7 @@ impl Volume for Overlay {
         layout.write(host, volume, &record)
     }
 
-    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath> {
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<TreePath> {
         check(volume)?;
         let layout = Layout::of(pool);
         if layout.read(host, volume)?.is_some() {
@@ -109,7 +108,7 @@ impl Volume for Overlay {
         Ok(layout.tree(&filling.layer))
     }
 
-    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()> {
+    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, plain: bool) -> Result<()> {
         check(volume)?;
         let layout = Layout::of(pool);
         if is_made(host, &layout, volume, "outside")? {
@@ -123,7 +122,7 @@ impl Volume for Overlay {
             ))
         };
         let Filling { uid, layer, .. } = filling.ok_or_else(missing)?;
-        let mut record = Record::new(uid, "outside", form_of(volume, false)?);
+        let mut record = Record::new(uid, "outside", form_of(volume, plain));
         record.mode = root_mode(host, &layout, &layer)?;
         if record.form == Form::Plain {
             record.tree = Some(layer);
@@ -160,7 +159,7 @@ impl Volume for Overlay {
             )));
         }
         let chain = source.own_chain()?;
-        let mut record = Record::new(Id::new(host), origin, form_of(volume, plain)?);
+        let mut record = Record::new(Id::new(host), origin, form_of(volume, plain));
         record.mode = source.mode;
         if record.form == Form::Plain {
             record.tree = Some(copy_stack(host, &layout, &chain, None)?);

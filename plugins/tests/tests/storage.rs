@@ -118,12 +118,12 @@ async fn life(machine: Machine) {
     let (driver, call) = (pool.driver, &pool.call);
 
     let image = volume("image", "i1");
-    let place = pool.path(&driver.begin_fill(call, &pool.pool, &image).await.unwrap());
+    let place = pool.path(&driver.begin_fill(call, &pool.pool, &image, false).await.unwrap());
     std::fs::create_dir(place.join("dir")).unwrap();
     for name in ["a", "dir/b", "dir/c"] {
         std::fs::write(place.join(name), "image\n").unwrap();
     }
-    driver.end_fill(call, &pool.pool, &image).await.unwrap();
+    driver.end_fill(call, &pool.pool, &image, false).await.unwrap();
     driver
         .create_from_image(call, &pool.pool, &image, &c("c1"), false)
         .await

@@ -17,8 +17,8 @@ type Wire<T> = Result<T, WireError>;
 pub struct Adapter<D>(PhantomData<D>);
 
 impl<D: crate::storage::Pool> b::storage_pool::exports::hutch::storage::pool::Guest for Adapter<D> {
-    fn validate(config: Options) -> Wire<Options> {
-        Ok(D::validate(&Imports, &config)?)
+    fn validate(pool: PoolRef, current: Option<Options>) -> Wire<Options> {
+        Ok(D::validate(&Imports, &pool, current.as_deref())?)
     }
     fn create(pool: PoolRef) -> Wire<()> {
         Ok(D::create(&Imports, &pool)?)
@@ -41,11 +41,11 @@ impl<D: crate::storage::Volume> b::storage_volume::exports::hutch::storage::volu
     fn create(pool: PoolRef, volume: VolumeRef) -> Wire<()> {
         Ok(D::create(&Imports, &pool, &volume)?)
     }
-    fn begin_fill(pool: PoolRef, volume: VolumeRef) -> Wire<TreePath> {
-        Ok(D::begin_fill(&Imports, &pool, &volume)?)
+    fn begin_fill(pool: PoolRef, volume: VolumeRef, plain: bool) -> Wire<TreePath> {
+        Ok(D::begin_fill(&Imports, &pool, &volume, plain)?)
     }
-    fn end_fill(pool: PoolRef, volume: VolumeRef) -> Wire<()> {
-        Ok(D::end_fill(&Imports, &pool, &volume)?)
+    fn end_fill(pool: PoolRef, volume: VolumeRef, plain: bool) -> Wire<()> {
+        Ok(D::end_fill(&Imports, &pool, &volume, plain)?)
     }
     fn create_from_image(pool: PoolRef, image: VolumeRef, volume: VolumeRef, plain: bool) -> Wire<()> {
         Ok(D::create_from_image(&Imports, &pool, &image, &volume, plain)?)
@@ -158,7 +158,7 @@ impl<D: crate::network::Network> b::network_network::exports::hutch::network::ne
 }
 
 impl<D: crate::network::Nic> b::network_nic::exports::hutch::network::nic::Guest for Adapter<D> {
-    fn validate(network: NetworkRef, config: Options) -> Wire<Options> {
+    fn validate(network: NetworkRef, config: Options) -> Wire<()> {
         Ok(D::validate(&Imports, &network, &config)?)
     }
     fn attach(network: NetworkRef, nic: NicRef) -> Wire<()> {

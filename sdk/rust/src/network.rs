@@ -24,8 +24,8 @@ pub trait Network {
 
 /// Interfaces of instances. Required.
 pub trait Nic {
-    /// Checks a device's configuration and completes it.
-    fn validate(host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<Vec<(String, String)>>;
+    /// Checks a device's configuration.
+    fn validate(host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<()>;
     /// Connects an instance.
     fn attach(host: &impl Host, network: &NetworkRef, nic: &NicRef) -> Result<()>;
     /// Disconnects it. What is not there is a success.

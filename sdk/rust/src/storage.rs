@@ -6,8 +6,13 @@ pub use crate::bindings::imports::hutch::storage::types::{PoolRef, PoolSpace, Vo
 
 /// Pools. Required.
 pub trait Pool {
-    /// Checks a pool's configuration and completes it.
-    fn validate(host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>>;
+    /// Checks a pool's configuration and completes it. `current` is what the pool has, when it is changed; without it there is no
+    /// pool yet, and its root can't be reached.
+    fn validate(
+        host: &impl Host,
+        pool: &PoolRef,
+        current: Option<&[(String, String)]>,
+    ) -> Result<Vec<(String, String)>>;
     /// Makes an empty pool in its root.
     fn create(host: &impl Host, pool: &PoolRef) -> Result<()>;
     /// Makes sure that an existing pool can be used.
@@ -24,10 +29,10 @@ pub trait Pool {
 pub trait Volume {
     /// Makes an empty volume.
     fn create(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()>;
-    /// Makes an empty place that the host fills. Repeated, it is empty again.
-    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath>;
-    /// Makes the filled place a volume.
-    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()>;
+    /// Makes an empty place that the host fills, for a volume that is one tree if it is to be `plain`. Repeated, it is empty again.
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, plain: bool) -> Result<TreePath>;
+    /// Makes the filled place a volume. `plain` is what it was for `begin_fill`.
+    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, plain: bool) -> Result<()>;
     /// Makes a volume with the content of an image volume, as one tree if it is to be `plain`.
     fn create_from_image(
         host: &impl Host,

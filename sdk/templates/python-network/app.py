@@ -60,9 +60,8 @@ class Network(exports.Network):
 
 
 class Nic(exports.Nic):
-    def validate(self, network: NetworkRef, config: list) -> list:
+    def validate(self, network: NetworkRef, config: list) -> None:
         check_keys(f"an interface on network {network.name}", config, NIC_KEYS)
-        return config
 
     def attach(self, network: NetworkRef, nic: NicRef) -> None:
         if not nic.netns:

@@ -99,11 +99,11 @@ def names(directory: TreePath) -> list:
 
 
 class Pool(exports.Pool):
-    def validate(self, config: list) -> list:
-        for key, _ in config:
+    def validate(self, pool: PoolRef, current: Optional[list]) -> list:
+        for key, _ in pool.config:
             if key not in KEYS:
-                raise refuse("invalid", f"invalid option for a pool: {key!r}")
-        return config
+                raise refuse("invalid", f"invalid option for pool {pool.name}: {key!r}")
+        return pool.config
 
     def create(self, pool: PoolRef) -> None:
         for kind in KINDS:
@@ -159,7 +159,7 @@ class Volume(exports.Volume):
             fs.make_dir(place.new_tree, 0o755)
             place.publish("nothing")
 
-    def begin_fill(self, pool: PoolRef, volume: VolumeRef) -> TreePath:
+    def begin_fill(self, pool: PoolRef, volume: VolumeRef, plain: bool) -> TreePath:
         place = Place(pool, volume)
         if place.origin() is not None:
             raise refuse("already-exists", f"{place.what} is there already")
@@ -167,7 +167,7 @@ class Volume(exports.Volume):
         fs.make_dir(place.new_tree, 0o755)
         return place.new_tree
 
-    def end_fill(self, pool: PoolRef, volume: VolumeRef) -> None:
+    def end_fill(self, pool: PoolRef, volume: VolumeRef, plain: bool) -> None:
         place = Place(pool, volume)
         if place.is_made("outside"):
             return

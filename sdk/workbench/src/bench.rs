@@ -99,12 +99,12 @@ async fn storage(options: &Options, machine: &Machine, place: &Path) -> Result<(
         path: root,
         writable: true,
     });
-    let config: Settings = options.options.iter().cloned().collect();
-    let pool = PoolRef {
+    let mut pool = PoolRef {
         name: "bench".to_owned(),
         root: "pool".to_owned(),
-        config: driver.validate(&call, &config).await?,
+        config: options.options.iter().cloned().collect(),
     };
+    pool.config = driver.validate(&call, &pool, None).await?;
     let volume = |number: u32| VolumeRef {
         kind: "custom".to_owned(),
         name: format!("v{number}"),
@@ -114,7 +114,7 @@ async fn storage(options: &Options, machine: &Machine, place: &Path) -> Result<(
     driver.create_pool(&call, &pool).await?;
     let calls = options.calls;
     measure("pool.validate", calls, async |_| {
-        driver.validate(&call, &config).await.map(|_| ())
+        driver.validate(&call, &pool, Some(&pool.config)).await.map(|_| ())
     })
     .await?;
     measure("volume.create", calls, async |n| {
@@ -155,7 +155,7 @@ async fn network(options: &Options, machine: &Machine) -> Result<()> {
     };
     measure("network.validate", calls, validate).await?;
     measure("nic.validate", calls, async |_| {
-        driver.validate_nic(&call, &network, &none).await.map(|_| ())
+        driver.validate_nic(&call, &network, &none).await
     })
     .await?;
     driver.start(&call, &network).await?;

@@ -11,7 +11,7 @@ use hutch_broker::Permissions;
 use hutch_conformance::Permission;
 use hutch_plugin::PluginState;
 use hutch_plugin::binary::{self, BinaryError, Inspected};
-use hutch_plugin::manifest::FAMILIES;
+use hutch_plugin::versions::{self, Fit};
 
 use crate::component::{Which, size};
 use crate::{machine, runtime};
@@ -125,17 +125,15 @@ pub(crate) fn examine(inspected: &Inspected) -> Findings {
     let mut found = Findings::default();
     let manifest = &inspected.manifest;
     let family = manifest.family();
-    let version = FAMILIES
-        .iter()
-        .find(|(name, _)| *name == family)
-        .map_or("", |known| known.1);
+    let version = versions::of_family(family);
     let ours = format!("hutch:{family}/");
     // What has no package is a compiler's own and no interface.
     for export in inspected.exports.iter().filter(|name| name.contains(':')) {
         let (name, theirs) = export.split_once('@').unwrap_or((export, ""));
-        if name.starts_with(&ours) && theirs != version {
-            found.errors.push(format!(
-                "it exports {export}, and this host speaks version {version} of that package: build it with the SDK of this version"
+        // One that the host knows was refused before.
+        if name.starts_with(&ours) && versions::fit(theirs, version) != Fit::Fits {
+            found.warnings.push(format!(
+                "it exports {export}, which this host does not call: it has version {version} of that package"
             ));
         } else if !name.starts_with(&ours) {
             found.warnings.push(format!(
@@ -209,6 +207,11 @@ pub(crate) fn explained(error: &BinaryError) -> String {
             "in Rust the macros of the SDK embed plugin.toml; for another language `hutch plugin new` shows \
                                     how the build embeds it"
                 .to_owned()
+        }
+        BinaryError::Version { package, ours, .. } => {
+            format!(
+                "build it with the SDK of this version, or against hutch:{package}@{ours} or an earlier one on its track"
+            )
         }
         BinaryError::Import(_) => {
             "a plugin may import hutch:host and WASI 0.2 without http; look for the dependency that wants it".to_owned()

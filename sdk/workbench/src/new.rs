@@ -133,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let language = options.language.name();
     let template = below(packed::TEMPLATES, &format!("{language}-{family}"));
     if template.is_empty() {
-        bail!("there is no template for a {family} driver in {language}: `--language rust` has one for every family");
+        bail!("there is no template for a {family} driver in {language}");
     }
     let shared = below(packed::TEMPLATES, language);
     let data = options.language.data(options.family).iter();
@@ -221,6 +221,17 @@ mod tests {
         assert_eq!(name(Path::new("some/where/zfs-2")).unwrap(), "zfs-2");
         for bad in ["Zfs", "2zfs", "z fs", "..", "zfs-", "z_fs", &"z".repeat(33)] {
             assert!(name(Path::new(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_template_for_every_family_in_every_language() {
+        for family in Family::value_variants() {
+            for language in Language::value_variants() {
+                let name = format!("{}-{}", language.name(), family.name());
+                let files = below(packed::TEMPLATES, &name);
+                assert!(files.iter().any(|(path, _)| *path == "plugin.toml"), "{name}");
+            }
         }
     }
 

@@ -88,9 +88,9 @@ fn attempt(host: &impl Host, config: &[(String, String)], early: bool) -> Result
 }
 
 impl Pool for Malicious {
-    fn validate(host: &impl Host, config: &[(String, String)]) -> Result<Pairs> {
-        attempt(host, config, true)?;
-        Ok(config.to_vec())
+    fn validate(host: &impl Host, pool: &PoolRef, _: Option<&[(String, String)]>) -> Result<Pairs> {
+        attempt(host, &pool.config, true)?;
+        Ok(pool.config.clone())
     }
 
     fn create(host: &impl Host, _: &PoolRef) -> Result<()> {
@@ -134,11 +134,11 @@ impl Volume for Malicious {
         no_volumes()
     }
 
-    fn begin_fill(_: &impl Host, _: &PoolRef, _: &VolumeRef) -> Result<TreePath> {
+    fn begin_fill(_: &impl Host, _: &PoolRef, _: &VolumeRef, _: bool) -> Result<TreePath> {
         no_volumes()
     }
 
-    fn end_fill(_: &impl Host, _: &PoolRef, _: &VolumeRef) -> Result<()> {
+    fn end_fill(_: &impl Host, _: &PoolRef, _: &VolumeRef, _: bool) -> Result<()> {
         no_volumes()
     }
 

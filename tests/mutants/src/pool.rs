@@ -9,8 +9,12 @@ use crate::fault::{Fault, OPTION};
 use crate::volume::{KINDS, read};
 
 impl Pool for Mutant {
-    fn validate(_host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
-        let options = Options::new(config);
+    fn validate(
+        _host: &impl Host,
+        pool: &PoolRef,
+        _current: Option<&[(String, String)]>,
+    ) -> Result<Vec<(String, String)>> {
+        let options = Options::new(&pool.config);
         let fault = options.get(OPTION);
         Fault::check(fault)?;
         if fault != Some("accepts-any-key") {

@@ -126,7 +126,7 @@ impl Volume for Mutant {
         make(host, pool, &places, "nothing", |tree| host.fs_make_dir(tree, 0o755))
     }
 
-    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath> {
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<TreePath> {
         let (places, fault) = (places(pool, volume, &volume.name)?, Fault::of(pool));
         if read(host, &places.home)?.is_some() {
             return Err(Error::already_exists(format!("{:?} is there already", volume.name)));
@@ -144,7 +144,7 @@ impl Volume for Mutant {
         Ok(tree)
     }
 
-    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()> {
+    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<()> {
         let places = places(pool, volume, &volume.name)?;
         if is_made(host, pool, &places, volume, "outside")? {
             return Ok(());

@@ -105,7 +105,7 @@ impl Core {
         let filled = async {
             let place = pool
                 .driver
-                .begin_fill(&call, &pool.reference(), &volume)
+                .begin_fill(&call, &pool.reference(), &volume, false)
                 .await
                 .map_err(Error::driver(&action))?;
             self.journal.step(&entry, "begun");
@@ -119,7 +119,7 @@ impl Core {
             self.unpack(image, target, operation, &action).await?;
             self.journal.step(&entry, "unpacked");
             pool.driver
-                .end_fill(&call, &pool.reference(), &volume)
+                .end_fill(&call, &pool.reference(), &volume, false)
                 .await
                 .map_err(Error::driver(&action))
         };

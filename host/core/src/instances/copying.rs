@@ -48,16 +48,12 @@ impl<'a> Copying<'a> {
         (to, target): (&'a OpenPool, &InstanceRecord),
         operation: &'a Arc<Operation>,
     ) -> Self {
-        let mut volume = instance_volume(target);
-        if target.plain {
-            volume.config.insert("plain".to_owned(), "true".to_owned());
-        }
         Self {
             core,
             from,
             source: instance_volume(source),
             to,
-            target: volume,
+            target: instance_volume(target),
             plain: target.plain,
             operation,
             action: format!("copying the volume of instance {}", source.name),
@@ -90,9 +86,11 @@ impl<'a> Copying<'a> {
                 .await
                 .map_err(failed());
         }
-        let place = driver.begin_fill(&call, &pool, &self.target).await.map_err(failed())?;
+        let begun = driver.begin_fill(&call, &pool, &self.target, self.plain).await;
+        let place = begun.map_err(failed())?;
         self.bring(snapshot, &place).await.map_err(not_taken)?;
-        driver.end_fill(&call, &pool, &self.target).await.map_err(failed())
+        let ended = driver.end_fill(&call, &pool, &self.target, self.plain).await;
+        ended.map_err(failed())
     }
 
     /// Makes a snapshot `name` of the target, which is there, with the content of the source or of its snapshot.

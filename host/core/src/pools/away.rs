@@ -125,15 +125,15 @@ macro_rules! pass {
 }
 
 pass! {
-    validate(config: &Options) -> Options;
+    validate(pool: &PoolRef, current: Option<&Options>) -> Options;
     create_pool(pool: &PoolRef) -> ();
     open_pool(pool: &PoolRef) -> ();
     delete_pool(pool: &PoolRef) -> ();
     space(pool: &PoolRef) -> PoolSpace;
     reconcile(pool: &PoolRef, valid: &[VolumeState]) -> Vec<String>;
     create(pool: &PoolRef, volume: &VolumeRef) -> ();
-    begin_fill(pool: &PoolRef, volume: &VolumeRef) -> TreePath;
-    end_fill(pool: &PoolRef, volume: &VolumeRef) -> ();
+    begin_fill(pool: &PoolRef, volume: &VolumeRef, plain: bool) -> TreePath;
+    end_fill(pool: &PoolRef, volume: &VolumeRef, plain: bool) -> ();
     create_from_image(pool: &PoolRef, image: &VolumeRef, volume: &VolumeRef, plain: bool) -> ();
     delete(pool: &PoolRef, volume: &VolumeRef) -> ();
     rename(pool: &PoolRef, volume: &VolumeRef, new_name: &str) -> ();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hutch_api::storage::StoragePoolsPost;
 use hutch_driver::Call;
+use hutch_driver::storage::PoolRef;
 use hutch_store::Transaction;
 
 use super::mark::{self, Owner, Place};
@@ -86,7 +87,7 @@ impl Core {
             .pool_with_driver(Arc::new(record.clone()))
             .map_err(Error::of_request)?;
         let call = Call::new(crate::DEFAULT_PROJECT, &record.name);
-        record.config = open.validate(&call, &record.config).await?;
+        record.config = open.validate(&call, record.config, None).await?;
         Ok((record, place))
     }
 
@@ -174,16 +175,25 @@ impl Core {
 }
 
 impl OpenPool {
-    /// Has the driver check and complete a pool's configuration. Where the pool is, is not the driver's to say: it gets to work
-    /// in that directory.
-    pub(super) async fn validate(&self, call: &Call, config: &hutch_api::Config) -> Result<hutch_api::Config> {
+    /// Has the driver check and complete a pool's configuration, which is to take the place of `current` if it has one. Where the
+    /// pool is, is not the driver's to say: it gets to work in that directory.
+    pub(super) async fn validate(
+        &self,
+        call: &Call,
+        config: hutch_api::Config,
+        current: Option<&hutch_api::Config>,
+    ) -> Result<hutch_api::Config> {
         let action = format!("checking the configuration of storage pool {}", self.record.name);
+        let wanted = PoolRef {
+            config,
+            ..self.reference()
+        };
         let checked = self
             .driver
-            .validate(call, config)
+            .validate(call, &wanted, current)
             .await
             .map_err(Error::driver(&action))?;
-        if checked.get("source") == config.get("source") {
+        if checked.get("source") == wanted.config.get("source") {
             return Ok(checked);
         }
         let info = self.driver.info();

@@ -15,6 +15,9 @@ use faults::{Pairs, at, gate, misbehave, option, wanted};
 #[derive(Debug)]
 pub struct Faulty;
 
+/// An option that a pool has from its beginning.
+const FIXED: &str = "fixed";
+
 hutch_sdk::storage_plugin! { driver: Faulty, exports: [pool, volume, snapshot] }
 
 fn home(volume: &VolumeRef) -> TreePath {
@@ -38,7 +41,14 @@ fn copied(host: &impl Host, from: &TreePath, to: &TreePath, parent: &TreePath) -
 }
 
 impl Pool for Faulty {
-    fn validate(host: &impl Host, config: &[(String, String)]) -> Result<Pairs> {
+    fn validate(host: &impl Host, pool: &PoolRef, current: Option<&[(String, String)]>) -> Result<Pairs> {
+        let config = &pool.config;
+        if current.is_some_and(|current| option(current, FIXED) != option(config, FIXED)) {
+            return Err(Error::invalid(format!(
+                "the option {FIXED:?} of pool {} can't be changed",
+                pool.name
+            )));
+        }
         host.log(
             Level::Info,
             "asked to validate",
@@ -100,7 +110,7 @@ impl Volume for Faulty {
         host.fs_make_dir(&tree(volume), 0o755)
     }
 
-    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath> {
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<TreePath> {
         gate(host, &pool.config, "volume.begin-fill")?;
         let elsewhere = |root: &str, path: &str| TreePath {
             root: root.to_owned(),
@@ -118,7 +128,7 @@ impl Volume for Faulty {
         Ok(tree(volume))
     }
 
-    fn end_fill(host: &impl Host, pool: &PoolRef, _: &VolumeRef) -> Result<()> {
+    fn end_fill(host: &impl Host, pool: &PoolRef, _: &VolumeRef, _plain: bool) -> Result<()> {
         gate(host, &pool.config, "volume.end-fill")
     }
 

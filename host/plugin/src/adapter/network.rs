@@ -138,17 +138,11 @@ impl NetworkDriver for NetworkAdapter {
             .await
     }
 
-    async fn validate_nic(&self, call: &Call, network: &NetworkRef, config: &Options) -> Result<Options, DriverError> {
+    async fn validate_nic(&self, call: &Call, network: &NetworkRef, config: &Options) -> Result<(), DriverError> {
         let pick = picked(|e| e.network().map(|n| &n.nic.validate));
         self.slot
             .current()
-            .call(
-                call,
-                reading(network),
-                pick,
-                (network_ref(network), pairs(config)),
-                answer::options,
-            )
+            .call(call, reading(network), pick, (network_ref(network), pairs(config)), Ok)
             .await
     }
 

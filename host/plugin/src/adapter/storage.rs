@@ -82,16 +82,16 @@ impl StorageDriver for StorageAdapter {
         self.slot.current().info(&self.name)
     }
 
-    async fn validate(&self, call: &Call, config: &Options) -> Result<Options, DriverError> {
+    async fn validate(&self, call: &Call, pool: &PoolRef, current: Option<&Options>) -> Result<Options, DriverError> {
         let plugin = self.slot.current();
-        plugin.check_options(config)?;
+        plugin.check_options(&pool.config)?;
         let target = format!("storage/{}", call.object);
         plugin
             .call(
                 call,
                 target,
                 |e| e.storage().map(|s| &s.pool.validate),
-                (pairs(config),),
+                (pool_ref(pool), current.map(pairs)),
                 answer::options,
             )
             .await
@@ -182,8 +182,14 @@ impl StorageDriver for StorageAdapter {
             .await
     }
 
-    async fn begin_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath, DriverError> {
-        let params = (pool_ref(pool), volume_ref(volume));
+    async fn begin_fill(
+        &self,
+        call: &Call,
+        pool: &PoolRef,
+        volume: &VolumeRef,
+        plain: bool,
+    ) -> Result<TreePath, DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), plain);
         self.slot
             .current()
             .call(
@@ -196,8 +202,8 @@ impl StorageDriver for StorageAdapter {
             .await
     }
 
-    async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef) -> Result<(), DriverError> {
-        let params = (pool_ref(pool), volume_ref(volume));
+    async fn end_fill(&self, call: &Call, pool: &PoolRef, volume: &VolumeRef, plain: bool) -> Result<(), DriverError> {
+        let params = (pool_ref(pool), volume_ref(volume), plain);
         self.slot
             .current()
             .call(

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hutch_broker::{Broker, CallContext, Permissions, Request, Response};
+use hutch_driver::storage::PoolRef;
 use hutch_driver::{Call, DriverError, DriverEvent, Options, Root};
 use hutch_plugin::{Compiler, PluginConfig, PluginHost, PluginHostOptions, QuarantinePolicy, Workers};
 use tokio::sync::{Notify, broadcast};
@@ -31,6 +32,15 @@ pub fn guest() -> &'static Path {
         assert!(status.success(), "the guest is built");
         target.join("wasm32-wasip2/plugin/hutch_faulty_guest.wasm")
     })
+}
+
+/// A pool with this configuration, of which there need be nothing.
+pub fn configured(config: &Options) -> PoolRef {
+    PoolRef {
+        name: "p1".to_owned(),
+        root: "pool".to_owned(),
+        config: config.clone(),
+    }
 }
 
 /// Answers in memory, within the grants.

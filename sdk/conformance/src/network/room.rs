@@ -213,7 +213,7 @@ impl Net {
         named(answer, || format!("network.reconcile({})", self.network.name))
     }
 
-    pub(super) async fn validate_nic(&self, config: &Options) -> Answer<Options> {
+    pub(super) async fn validate_nic(&self, config: &Options) -> Answer {
         let answer = self
             .driver
             .validate_nic(&self.call(&[], None), &self.network, config)

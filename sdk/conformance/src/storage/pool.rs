@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
 async fn completes(stand: &Stand) -> Outcome {
     let pool = Pool::fresh(stand).await?;
     let once = &pool.pool.config;
-    let twice = pool.validate(once).await?;
+    let twice = pool.validate(once, Some(once)).await?;
     ensure(*once == twice, || {
         format!("{once:?} became {twice:?} when it was validated again")
     })?;
@@ -34,7 +34,7 @@ async fn unknown_key(stand: &Stand) -> Outcome {
     let mut config: Options = stand.options.clone();
     config.insert("hutch.conformance.nonsense".to_owned(), "1".to_owned());
     let what = "a configuration with the key \"hutch.conformance.nonsense\"";
-    match pool.validate(&config).await {
+    match pool.validate(&config, None).await {
         Err(answer) if !answer.error.message.contains("hutch.conformance.nonsense") => {
             fail(format!("the error does not name the key: {answer}"))
         }

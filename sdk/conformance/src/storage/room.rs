@@ -70,7 +70,7 @@ impl Pool {
     /// An empty directory with a name of its own, in which no pool was made yet, and the configuration that the driver completed.
     pub(super) async fn fresh(stand: &Stand) -> Outcome<Self> {
         let mut pool = Self::directory(stand)?;
-        pool.pool.config = pool.validate(&stand.options).await?;
+        pool.pool.config = pool.validate(&stand.options, None).await?;
         Ok(pool)
     }
 
@@ -109,10 +109,13 @@ impl Pool {
         Ok(pool)
     }
 
-    pub(super) async fn validate(&self, config: &Options) -> Answer<Options> {
-        named(self.driver.validate(&self.call, config).await, || {
-            format!("pool.validate({config:?})")
-        })
+    pub(super) async fn validate(&self, config: &Options, current: Option<&Options>) -> Answer<Options> {
+        let wanted = PoolRef {
+            config: config.clone(),
+            ..self.pool.clone()
+        };
+        let answer = self.driver.validate(&self.call, &wanted, current).await;
+        named(answer, || format!("pool.validate({config:?})"))
     }
     pub(super) async fn create_pool(&self) -> Answer {
         named(self.driver.create_pool(&self.call, &self.pool).await, || {
@@ -141,11 +144,11 @@ impl Pool {
     }
     /// The place to be filled.
     pub(super) async fn begin_fill(&self, v: &VolumeRef) -> Answer<hutch_driver::TreePath> {
-        let answer = self.driver.begin_fill(&self.call, &self.pool, v).await;
+        let answer = self.driver.begin_fill(&self.call, &self.pool, v, false).await;
         named(answer, || format!("volume.begin-fill({})", show(v)))
     }
     pub(super) async fn end_fill(&self, v: &VolumeRef) -> Answer {
-        let answer = self.driver.end_fill(&self.call, &self.pool, v).await;
+        let answer = self.driver.end_fill(&self.call, &self.pool, v, false).await;
         named(answer, || format!("volume.end-fill({})", show(v)))
     }
     pub(super) async fn create_from_image(&self, image: &VolumeRef, v: &VolumeRef, plain: bool) -> Answer {
@@ -234,6 +237,18 @@ impl Pool {
     pub(super) async fn fill(&self, v: &VolumeRef, mark: &str) -> Outcome {
         let at = plan::place(&self.call, &self.begin_fill(v).await?)?;
         tree::write(&at, mark).map_err(|error| system("write where begin-fill says", &error))
+    }
+
+    /// Fills and publishes a container that is to be one tree, whose files say `mark`.
+    pub(super) async fn add_plain(&self, name: &str, mark: &str) -> Outcome<VolumeRef> {
+        let (v, plain) = (c(name), true);
+        let begun = self.driver.begin_fill(&self.call, &self.pool, &v, plain).await;
+        let at = named(begun, || format!("volume.begin-fill({}, plain: {plain})", show(&v)))?;
+        let place = plan::place(&self.call, &at)?;
+        tree::write(&place, mark).map_err(|error| system("write where begin-fill says", &error))?;
+        let ended = self.driver.end_fill(&self.call, &self.pool, &v, plain).await;
+        named(ended, || format!("volume.end-fill({}, plain: {plain})", show(&v)))?;
+        Ok(v)
     }
 
     /// Makes a container from a new image, changes it, and answers with both: the files of the container say `mark`.

@@ -23,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         "storage.volume.fill.unfinished": "a volume that is not filled to its end is not there" => fill_unfinished;
         "storage.volume.fill.not-begun": "filling that was not begun can't be finished" => fill_not_begun;
         "storage.volume.fill.existing": "a volume that is there can't be filled again" => fill_existing;
+        "storage.volume.fill.plain": "a volume that is filled to be plain is one tree and no overlay" => fill_plain;
         "storage.volume.delete.missing": "deleting a volume that never was succeeds" => delete_missing;
         "storage.volume.delete.again": "a name can be used again after its volume was deleted, and nothing of the old one is seen" => delete_again;
         "storage.volume.rename.missing": "a volume that is not there can't be renamed" => rename_missing;
@@ -216,6 +217,16 @@ async fn fill_existing(stand: &Stand) -> Outcome {
         "filling a volume that is there",
     )?;
     pool.says(&image, "image", "after begin-fill was refused").await
+}
+
+async fn fill_plain(stand: &Stand) -> Outcome {
+    let pool = Pool::made(stand).await?;
+    let volume = pool.add_plain("c1", "outside").await?;
+    let plan = pool.mount(&volume).await?;
+    ensure(plan.kind == "bind", || {
+        format!("the plan of a plain volume is of the kind {:?}", plan.kind)
+    })?;
+    pool.says(&volume, "outside", "filled to be plain").await
 }
 
 async fn delete_missing(stand: &Stand) -> Outcome {

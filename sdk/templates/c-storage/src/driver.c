@@ -18,10 +18,11 @@
 
 static const char *const KEYS[] = {"source", "volatile.initial_source"};
 
-bool exports_hutch_storage_pool_validate(options_t *config, options_t *ret, error_t *error) {
+bool exports_hutch_storage_pool_validate(pool_t *pool, options_t *maybe_current, options_t *ret, error_t *error) {
+  (void)maybe_current;
   // What a function is given is its own: it may be answered with.
-  *ret = *config;
-  return check_keys("a pool", config, KEYS, COUNT(KEYS), error);
+  *ret = pool->config;
+  return check_keys("a pool", &pool->config, KEYS, COUNT(KEYS), error);
 }
 
 bool exports_hutch_storage_pool_create(pool_t *pool, error_t *error) {

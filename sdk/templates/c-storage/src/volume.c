@@ -12,7 +12,10 @@ bool exports_hutch_storage_volume_create(pool_t *pool, volume_t *volume, error_t
                   publish(&place, text("nothing"), error));
 }
 
-bool exports_hutch_storage_volume_begin_fill(pool_t *pool, volume_t *volume, tree_path_t *ret, error_t *error) {
+bool exports_hutch_storage_volume_begin_fill(pool_t *pool, volume_t *volume, bool plain, tree_path_t *ret,
+                                             error_t *error) {
+  // Every volume of this driver's is.
+  (void)plain;
   place_t place;
   bool there;
   plugin_string_t origin;
@@ -27,7 +30,8 @@ bool exports_hutch_storage_volume_begin_fill(pool_t *pool, volume_t *volume, tre
   return begin(&place, error) && hutch_host_fs_make_dir(&place.new_tree, 0755, error);
 }
 
-bool exports_hutch_storage_volume_end_fill(pool_t *pool, volume_t *volume, error_t *error) {
+bool exports_hutch_storage_volume_end_fill(pool_t *pool, volume_t *volume, bool plain, error_t *error) {
+  (void)plain;
   place_t place;
   bool made;
   hutch_host_fs_option_file_info_t found;

@@ -52,7 +52,6 @@ export const network = {
 export const nic = {
   validate(ref, config) {
     checkKeys(`an interface on network ${ref.name}`, config, NIC_KEYS);
-    return config;
   },
 
   attach(ref, nicRef) {

@@ -113,9 +113,9 @@ function note(data) {
 }
 
 export const pool = {
-  validate(config) {
-    checkKeys("a pool", config, KEYS);
-    return config;
+  validate(ref, _current) {
+    checkKeys(`pool ${ref.name}`, ref.config, KEYS);
+    return ref.config;
   },
 
   create(ref) {
@@ -182,7 +182,7 @@ export const volume = {
     }
   },
 
-  beginFill(poolRef, ref) {
+  beginFill(poolRef, ref, _plain) {
     const place = new Place(poolRef, ref);
     if (place.origin() !== undefined) {
       throw refuse("already-exists", `${place.what} is there already`);
@@ -192,7 +192,7 @@ export const volume = {
     return place.newTree;
   },
 
-  endFill(poolRef, ref) {
+  endFill(poolRef, ref, _plain) {
     const place = new Place(poolRef, ref);
     if (place.isMade("outside")) {
       return;

@@ -53,10 +53,8 @@ impl Network for Driver {
 }
 
 impl Nic for Driver {
-    fn validate(_host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
-        let options = Options::new(config);
-        options.check_keys(&format!("an interface on network {}", network.name), &NIC_KEYS)?;
-        Ok(options.into_pairs())
+    fn validate(_host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<()> {
+        Options::new(config).check_keys(&format!("an interface on network {}", network.name), &NIC_KEYS)
     }
 
     fn attach(host: &impl Host, network: &NetworkRef, nic: &NicRef) -> Result<()> {

@@ -23,8 +23,12 @@ fn pool_note(pool: &PoolRef) -> TreePath {
 }
 
 impl Pool for Driver {
-    fn validate(_host: &impl Host, config: &[(String, String)]) -> Result<Vec<(String, String)>> {
-        let options = Options::new(config);
+    fn validate(
+        _host: &impl Host,
+        pool: &PoolRef,
+        _current: Option<&[(String, String)]>,
+    ) -> Result<Vec<(String, String)>> {
+        let options = Options::new(&pool.config);
         options.check_keys("a pool", &["source", "volatile.initial_source"])?;
         Ok(options.into_pairs())
     }

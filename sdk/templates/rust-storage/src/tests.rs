@@ -28,9 +28,9 @@ fn host() -> FakeHost {
     let host = FakeHost::new(&["pool"]);
     <Driver as Pool>::create(&host, &pool()).unwrap();
     let image = volume("image", "i1");
-    let place = Driver::begin_fill(&host, &pool(), &image).unwrap();
+    let place = Driver::begin_fill(&host, &pool(), &image, false).unwrap();
     host.state().tree.put_text("pool", &place.join("name").path, "first");
-    Driver::end_fill(&host, &pool(), &image).unwrap();
+    Driver::end_fill(&host, &pool(), &image, false).unwrap();
     Driver::create_from_image(&host, &pool(), &image, &volume("container", "c1"), false).unwrap();
     host
 }

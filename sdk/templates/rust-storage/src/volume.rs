@@ -111,7 +111,7 @@ impl Volume for Driver {
         publish(host, &places, "nothing")
     }
 
-    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<TreePath> {
+    fn begin_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<TreePath> {
         let places = places(pool, volume, &volume.name)?;
         if read(host, &places.home)?.is_some() {
             return Err(Error::already_exists(format!(
@@ -124,7 +124,7 @@ impl Volume for Driver {
         Ok(tree)
     }
 
-    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef) -> Result<()> {
+    fn end_fill(host: &impl Host, pool: &PoolRef, volume: &VolumeRef, _plain: bool) -> Result<()> {
         let places = places(pool, volume, &volume.name)?;
         if is_made(host, &places, volume, "outside")? {
             return Ok(());

@@ -53,9 +53,8 @@ impl Network for Faulty {
 }
 
 impl Nic for Faulty {
-    fn validate(host: &impl Host, network: &NetworkRef, config: &[(String, String)]) -> Result<Pairs> {
-        gate(host, &network.config, "nic.validate")?;
-        Ok(config.to_vec())
+    fn validate(host: &impl Host, network: &NetworkRef, _: &[(String, String)]) -> Result<()> {
+        gate(host, &network.config, "nic.validate")
     }
 
     fn attach(host: &impl Host, network: &NetworkRef, nic: &NicRef) -> Result<()> {
