@@ -97,7 +97,7 @@ fn a_tree_of_simplestreams_is_listed() -> Result<()> {
         "TYPE",
         "SIZE",
         "UPLOAD DATE",
-        "Busy/box/default (1 more)",
+        "busy (1 more)",
         short,
         "CONTAINER",
     ] {
@@ -165,7 +165,10 @@ fn refusals(daemon: &Daemon, hutch: &Stock) -> Result<()> {
         (&["image", "info", "busy:"], "which image of busy?"),
         (&["image", "list", "busy:", "--all-projects"], "images of a daemon"),
         (&["image", "list", "busy:", "architecture=pdp11"], "pdp11"),
-        (&["image", "list", "nowhere:"], "no remote called \"nowhere\""),
+        (
+            &["image", "list", "nowhere:"],
+            "\"nowhere\" is neither a remote nor an image source",
+        ),
         (&["--project", "none", "image", "list", "busy:"], "Project not found"),
     ] {
         let (_, refusal) = hutch.fails(arguments)?;

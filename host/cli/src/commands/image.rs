@@ -268,10 +268,18 @@ fn title(letter: char) -> Option<&'static str> {
 fn cell(letter: char, image: &Image) -> String {
     let names = || image.aliases.iter().map(|alias| alias.name.clone()).collect::<Vec<_>>();
     match letter {
-        'l' => match names().as_slice() {
-            [] => String::new(),
-            [only] => only.clone(),
-            [first, rest @ ..] => format!("{first} ({} more)", rest.len()),
+        // The shortest is what people type.
+        'l' => match (
+            image
+                .aliases
+                .iter()
+                .map(|alias| &alias.name)
+                .min_by_key(|name| name.len()),
+            image.aliases.len(),
+        ) {
+            (None, _) => String::new(),
+            (Some(only), 1) => only.clone(),
+            (Some(shortest), count) => format!("{shortest} ({} more)", count - 1),
         },
         'L' => names().join("\n"),
         'f' => image.fingerprint.chars().take(SHORT).collect(),
@@ -418,6 +426,6 @@ mod tests {
         }
         assert!(!matches(&image, "os=Ubuntu") && !matches(&image, "9ee") && !matches(&image, "architecture=arm64"));
         let shown: Vec<_> = "lfsp".chars().map(|letter| cell(letter, &image)).collect();
-        assert_eq!(shown, ["debian/12 (1 more)", "39ee91e8f729", "1.50KiB", "no"]);
+        assert_eq!(shown, ["d (1 more)", "39ee91e8f729", "1.50KiB", "no"]);
     }
 }

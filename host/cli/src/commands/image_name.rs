@@ -111,6 +111,11 @@ async fn of_plugin(ctx: &Context, client: &Client, prefix: &str, alias: &str) ->
             ..source()
         });
     }
+    Err(unknown(ctx, prefix, sources))
+}
+
+/// That `prefix` names nobody who has images, with those who have.
+pub(crate) fn unknown(ctx: &Context, prefix: &str, sources: Vec<String>) -> Error {
     let servers = ctx
         .config
         .remotes
@@ -124,9 +129,9 @@ async fn of_plugin(ctx: &Context, client: &Client, prefix: &str, alias: &str) ->
     } else {
         format!("there are {}", known.join(", "))
     };
-    Err(Error::usage(format!(
+    Error::usage(format!(
         "{prefix:?} is neither a remote nor an image source of the daemon's plugins ({known}); `hutch remote add` adds a server"
-    )))
+    ))
 }
 
 #[cfg(test)]

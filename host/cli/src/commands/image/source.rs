@@ -50,9 +50,15 @@ impl Source {
             return Ok(Some((source(client, remote.protocol, remote.addr), rest)));
         }
         let client = ctx.default_client()?;
-        // Else it is no remote's name, but a part of an alias.
-        let known = image_name::sources(&client).await?.iter().any(|name| name == prefix);
-        Ok(known.then(|| (source(client, prefix.to_owned(), String::new()), rest)))
+        // If it is none of them, it may be a part of an alias.
+        let sources = image_name::sources(&client).await?;
+        if sources.iter().any(|name| name == prefix) {
+            return Ok(Some((source(client, prefix.to_owned(), String::new()), rest)));
+        }
+        if rest.is_empty() {
+            return Err(image_name::unknown(ctx, prefix, sources));
+        }
+        Ok(None)
     }
 
     /// All its images that `filters` leave. Of another architecture or type than the usual are those that a filter asks for, since a
