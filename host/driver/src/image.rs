@@ -54,6 +54,17 @@ pub struct SourceImage {
     pub files: Vec<ImageFile>,
     /// For an image that is built: what stands for its content.
     pub build_key: Option<String>,
+    /// Who named the files.
+    pub named_by: NamedBy,
+}
+
+/// The version of a plugin that named something to be fetched. What it may fetch was asked of that one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedBy {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The SHA-256 of the plugin's file, in lower-case hexadecimal.
+    pub digest: String,
 }
 
 /// Something small that the host puts into a built image's root after unpacking it, replacing what is there.

@@ -101,7 +101,7 @@ impl Core {
         if found.image.files.is_empty() {
             self.build(&driver, &call, &request, found, operation).await
         } else {
-            self.download(&driver.info().plugin, &call, found, operation).await
+            self.download(&call, found, operation).await
         }
     }
 
@@ -173,7 +173,6 @@ impl Core {
 
     async fn download(
         self: &Arc<Self>,
-        plugin: &str,
         call: &Call,
         found: Found,
         operation: &Arc<Operation>,
@@ -190,7 +189,7 @@ impl Core {
             let dir = self.images.files.downloads();
             let path = self
                 .downloader
-                .download(file, &dir, plugin, call)
+                .download(file, &dir, &image.named_by, call)
                 .await
                 .map_err(Error::driver(&action))?;
             files.push(StagedFile::adopt(path)?);

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use hutch_api::image::{Image, ImageAlias};
 use hutch_archive::{Limits, Unpacker};
-use hutch_driver::image::ImageFile;
+use hutch_driver::image::{ImageFile, NamedBy};
 use hutch_driver::{Call, DriverError};
 use hutch_store::{Store, Transaction};
 
@@ -60,9 +60,12 @@ use volume::Locks;
 pub trait Downloader: Send + Sync {
     /// Fetches a file into the directory `dir` and answers where it is, once its checksum and size are found right. What has
     /// been fetched of it before an interruption stays in `dir`, and the next call for the same checksum goes on there.
-    /// Progress and cancellation are those of `call`. The file was named by the plugin of this id, and only what that plugin may
-    /// fetch in `call` is fetched, also after a redirection.
-    async fn download(&self, file: &ImageFile, dir: &Path, plugin: &str, call: &Call) -> Result<PathBuf, DriverError>;
+    /// Progress and cancellation are those of `call`. Only what the plugin that named the file may fetch in `call` is fetched, also
+    /// after a redirection.
+    ///
+    /// # Errors
+    /// `unavailable`, to be tried again, where another version of the plugin is in use by then: it may be allowed something else.
+    async fn download(&self, file: &ImageFile, dir: &Path, by: &NamedBy, call: &Call) -> Result<PathBuf, DriverError>;
 }
 
 /// All images.

@@ -290,7 +290,7 @@ fn show(image: SourceImage, source: &str, query: &SourceQuery) -> Image {
 mod tests {
     use async_trait::async_trait;
     use hutch_driver::TreePath;
-    use hutch_driver::image::{BuiltImage, ImageFile};
+    use hutch_driver::image::{BuiltImage, ImageFile, NamedBy};
 
     use super::*;
 
@@ -398,6 +398,7 @@ mod tests {
             expires: 0,
             files: Vec::new(),
             build_key: None,
+            named_by: NamedBy::default(),
         }
     }
 

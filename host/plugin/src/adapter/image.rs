@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hutch_broker::CallContext;
-use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, PlacedFile, SourceImage};
+use hutch_driver::image::{BuiltImage, ImageDriver, ImageFile, ImageRequest, NamedBy, PlacedFile, SourceImage};
 use hutch_driver::{Call, DriverError, DriverInfo, TreePath};
 use reqwest::Url;
 
@@ -49,7 +49,11 @@ fn view(plugin: &Plugin, call: &Call) -> CallContext {
 /// An image that the host may fetch: its files are where the plugin itself might have looked. What a plugin may not
 /// fetch, it may not have fetched.
 fn fetchable(plugin: &Plugin, view: &CallContext, image: wit::Image) -> Result<SourceImage, String> {
-    let image = checked_image(image)?;
+    let mut image = checked_image(image)?;
+    image.named_by = NamedBy {
+        plugin: plugin.id().to_owned(),
+        digest: plugin.digest.clone(),
+    };
     for file in &image.files {
         let url = Url::parse(&file.url).map_err(|error| format!("the address {:?}: {error}", file.url))?;
         let granter = view.subject.granter();
@@ -174,6 +178,7 @@ fn checked_image(image: wit::Image) -> Result<SourceImage, String> {
         expires: image.expires,
         files: checked_files(image.files)?,
         build_key: image.build_key,
+        named_by: NamedBy::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hutch_core::Core;
 use hutch_core::images::Downloader;
 use hutch_core::plugins::NoPlugins;
-use hutch_driver::image::{ImageDriver, ImageFile};
+use hutch_driver::image::{ImageDriver, ImageFile, NamedBy};
 use hutch_driver::network::NetworkDriver;
 use hutch_driver::storage::StorageDriver;
 use hutch_driver::zone::ZoneDriver;
@@ -69,7 +69,7 @@ impl EventStream for Nothing {
 
 #[async_trait]
 impl Downloader for Nothing {
-    async fn download(&self, _: &ImageFile, _: &Path, _: &str, _: &Call) -> Result<PathBuf, DriverError> {
+    async fn download(&self, _: &ImageFile, _: &Path, _: &NamedBy, _: &Call) -> Result<PathBuf, DriverError> {
         Err(none("downloads"))
     }
 }
