@@ -1,6 +1,7 @@
 //! The daemon killed at every step of the journal: what was begun is finished or taken back, and nothing else is touched.
 
 mod copying;
+mod release;
 
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, IMAGE, creation, tail};

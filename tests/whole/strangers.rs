@@ -3,7 +3,7 @@
 
 mod index;
 mod macvlan;
-mod rsync;
+pub(crate) mod rsync;
 
 use anyhow::{Context, Result, ensure};
 use hutch_tests::programs::Programs;

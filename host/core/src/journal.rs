@@ -292,8 +292,13 @@ impl Journal {
 
     /// A point between two effects. Tests end the process here; otherwise it costs a comparison.
     pub fn step(&self, open: &Open, step: &str) {
+        self.point(open.kind, step);
+    }
+
+    /// The same in something that has no entry, since every start of the daemon makes up for it whether it was begun or not.
+    pub fn point(&self, kind: &str, step: &str) {
         if let Some(fault) = &self.fault
-            && fault.strip_prefix(open.kind).and_then(|rest| rest.strip_prefix(':')) == Some(step)
+            && fault.strip_prefix(kind).and_then(|rest| rest.strip_prefix(':')) == Some(step)
         {
             tracing::error!(%fault, "ending the process as the test asked");
             // SIGKILL and not an exit: nothing may be flushed or cleaned up.

@@ -2,7 +2,7 @@
 
 use super::{build, conforms};
 use anyhow::{Context, Result, ensure};
-use hutch_tests::daemon::{Daemon, creation};
+use hutch_tests::daemon::{Daemon, POOL as POOL_HERE, creation};
 use hutch_tests::faulty::has_status;
 use hutch_tests::sandbox::Sandbox;
 use hutch_tests::stock::Stock;
@@ -29,7 +29,7 @@ fn plugin() -> Result<PathBuf> {
 }
 
 /// The other machine: an rsync daemon in the sandbox's network, with a directory beside the daemon's.
-struct Remote {
+pub(crate) struct Remote {
     daemon: Option<Child>,
     place: PathBuf,
 }
@@ -197,7 +197,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, left: &AtomicU64) {
 }
 
 /// A daemon with the plugin installed, and a pool on the other machine.
-fn start() -> Result<(Daemon, Remote, Stock)> {
+pub(crate) fn start() -> Result<(Daemon, Remote, Stock)> {
     let (daemon, remote, hutch) = prepare()?;
     make_pool(&hutch, PORT)?;
     Ok((daemon, remote, hutch))
@@ -218,9 +218,15 @@ fn make_pool(hutch: &Stock, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn on_pool(name: &str, start: bool) -> serde_json::Value {
+pub(crate) fn on_pool(name: &str, start: bool) -> serde_json::Value {
     let root = json!({ "type": "disk", "path": "/", "pool": "away" });
     creation(name, &json!({ "devices": { "root": root } }), start)
+}
+
+fn made_of(name: &str, image: &str) -> serde_json::Value {
+    let mut body = creation(name, &json!({}), true);
+    body["source"]["alias"] = json!(image);
+    body
 }
 
 /// The trees of a container that are on this machine.
@@ -248,7 +254,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
 }
 
 /// Waits until nothing of a container is on this machine.
-fn goes_home(daemon: &Daemon, name: &str) -> Result<()> {
+pub(crate) fn goes_home(daemon: &Daemon, name: &str) -> Result<()> {
     eventually("a volume is at home alone", || Ok(here(daemon, name)?.is_empty()))
 }
 
@@ -343,6 +349,53 @@ fn a_machine_that_goes_away_takes_nothing_along() -> Result<()> {
     ensure!(!making.exists(), "a daemon that starts cleans up");
     daemon.change("c1", "stop", true)?;
     hutch.run(&["snapshot", "restore", "c1", "s1"])?;
+    hutch.run(&["start", "c1"])?;
+    ensure!(daemon.shell("c1", "cat /kept")? == "one");
+    hutch.run(&["delete", "--force", "c1"])?;
+    ensure!(remote.volumes()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn what_a_stopped_container_is_used_for_leaves_nothing_here() -> Result<()> {
+    let (daemon, remote, hutch) = start()?;
+    let mut client = daemon.client();
+    let disk = daemon.sandbox().path().join("disk");
+    std::fs::create_dir(&disk)?;
+    client.run("POST", "/1.0/instances", &on_pool("c1", true))?;
+    daemon.shell("c1", "echo one > /kept")?;
+    daemon.change("c1", "stop", true)?;
+    goes_home(&daemon, "c1")?;
+
+    let source = json!({ "source": { "type": "instance", "name": "c1" }, "aliases": [{ "name": "mine" }] });
+    client.run("POST", "/1.0/images", &source)?;
+    goes_home(&daemon, "c1")?;
+
+    let read = client.send("GET", "/1.0/instances/c1/files?path=/kept", &[], b"")?;
+    ensure!(read.status == 200 && read.body == b"one\n", "{}", read.status);
+    goes_home(&daemon, "c1")?;
+
+    hutch.run(&["copy", "c1", "c2", "--storage", POOL_HERE])?;
+    goes_home(&daemon, "c1")?;
+
+    let source = format!("source={}", disk.display());
+    hutch.run(&["config", "device", "add", "c1", "gone", "disk", &source, "path=/mnt"])?;
+    std::fs::remove_dir(&disk)?;
+    let (_, refusal) = hutch.fails(&["start", "c1"])?;
+    ensure!(refusal.contains("disk"), "{refusal}");
+    goes_home(&daemon, "c1")?;
+
+    // What was made of it is whole.
+    ensure!(remote.volumes()?.len() == 1, "{:?}", remote.volumes()?);
+    client.run("POST", "/1.0/instances", &made_of("c3", "mine"))?;
+    for name in ["c2", "c3"] {
+        if daemon.status(name)? != "Running" {
+            daemon.change(name, "start", false)?;
+        }
+        ensure!(daemon.shell(name, "cat /kept")? == "one", "{name}");
+        hutch.run(&["delete", "--force", name])?;
+    }
+    hutch.run(&["config", "device", "remove", "c1", "gone"])?;
     hutch.run(&["start", "c1"])?;
     ensure!(daemon.shell("c1", "cat /kept")? == "one");
     hutch.run(&["delete", "--force", "c1"])?;

@@ -103,7 +103,7 @@ impl Core {
             templates: templates.templates.clone(),
         };
         let (staged, operation) = (self.stage_upload()?, Arc::clone(operation));
-        let packed = instance.ask(move |owner| {
+        let packed = instance.ask_for_root(move |owner| {
             Box::pin(async move { owner.pack(snapshot, metadata, templates, staged, operation).await })
         });
         packed.await
@@ -132,6 +132,7 @@ impl Owner {
         self.close_files().await;
         let action = format!("publishing instance {}", self.record.name);
         let pool = self.core.open_pool(&self.record.pool).await?;
+        self.use_root();
         let (call, reference, volume) = (
             pool.call(Some(&operation)),
             pool.reference(),

@@ -158,7 +158,7 @@ impl Core {
                 .map_err(Error::container(format!("opening the files of instance {name}")));
         }
         instance
-            .ask(|owner| Box::pin(async move { owner.open_files().await }))
+            .ask_for_root(|owner| Box::pin(async move { owner.open_files().await }))
             .await
     }
 
@@ -277,9 +277,6 @@ impl Owner {
                         .is_some_and(hutch_container::FilesHandle::has_closed)
                     {
                         owner.close_files().await;
-                        if owner.is_unused() {
-                            owner.release_root().await;
-                        }
                     }
                     Ok(())
                 })

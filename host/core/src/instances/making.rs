@@ -276,7 +276,7 @@ impl Owner {
                 let (extent, entry) = (extent.clone(), entry.clone());
                 let (target, operation) = (Arc::clone(record), Arc::clone(operation));
                 return instance
-                    .ask(move |owner| {
+                    .ask_for_root(move |owner| {
                         Box::pin(async move { owner.copy_to(&target, &extent, &entry, &operation).await })
                     })
                     .await;
@@ -314,6 +314,7 @@ impl Owner {
         let copying = Copying::new(&core, (&from, &record), (&to, target), operation);
         copying.require(!snapshots.is_empty())?;
         let of = extent.snapshot.as_deref();
+        self.use_root();
         self.copy_quiet(of, |live| copying.root(of, live)).await?;
         core.journal.step(entry, "root");
         for snapshot in &snapshots {

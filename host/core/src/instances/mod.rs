@@ -76,7 +76,7 @@ pub struct Instance {
     /// What keeps its root from being another's, while it is mounted.
     claim: std::sync::Mutex<Option<crate::pools::Claim>>,
     /// Its root being let go, and who does not wait for that.
-    pub(crate) release: release::Release,
+    release: Arc<release::Release>,
 }
 
 impl Instance {
@@ -336,7 +336,7 @@ fn enter_new(core: &Arc<Core>, project: &str, name: &str, view: View) -> Result<
         view: RwLock::new(Arc::new(view)),
         jobs,
         claim: std::sync::Mutex::new(None),
-        release: release::Release::default(),
+        release: Arc::default(),
     });
     core.instances.enter(project, name, Arc::clone(&instance))?;
     tokio::spawn(Owner::new(Arc::clone(core), Arc::clone(&instance)).run(inbox));

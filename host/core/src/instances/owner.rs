@@ -54,6 +54,8 @@ pub struct Owner {
     pub(crate) restarts: Vec<Open>,
     /// The opened files of the stopped instance: its root must not be mounted twice.
     pub(crate) files: Option<FilesHandle>,
+    /// The root was used since it was last let go.
+    pub(crate) root_used: bool,
     /// It is being made, and nobody else may do anything with it.
     pub(crate) creating: bool,
     pub(crate) deleted: bool,
@@ -90,12 +92,13 @@ impl Owner {
             stops: Vec::new(),
             restarts: Vec::new(),
             files: None,
+            root_used: false,
             creating: view.creating,
             deleted: false,
         }
     }
 
-    /// Does jobs until the instance is deleted.
+    /// Does jobs until the instance is deleted. Who asked for one has its answer before the root is let go.
     pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while !self.deleted {
             match self.next(&mut jobs).await {
@@ -112,6 +115,7 @@ impl Owner {
                 Turn::Event(_) => {}
                 Turn::Idle => return,
             }
+            self.let_root_go().await;
         }
     }
 
@@ -200,6 +204,8 @@ impl Owner {
     /// The container has ended by itself or was killed.
     async fn ended(&mut self, state: ContainerState) {
         let Some(keeper) = self.keeper.take() else { return };
+        // An earlier daemon may have started it.
+        self.use_root();
         self.probe = None;
         tracing::info!(instance = self.record.name, ?state, "the container has ended");
         self.events = None;
@@ -233,11 +239,6 @@ impl Owner {
         for answer in waiting {
             // Whoever asked may have gone.
             let _ = answer.send(());
-        }
-        // Nobody who stops a container waits for that. What comes back at once, or is gone, is not let go, nor what something that a
-        // lost keeper left may still write to.
-        if self.is_unused() {
-            self.release_root().await;
         }
     }
 }

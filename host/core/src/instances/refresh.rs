@@ -92,7 +92,7 @@ async fn refresh(
     let entry = begun.entry.clone();
     let id = operation.id().to_owned();
     let staged = source
-        .ask(move |owner| Box::pin(async move { owner.stage(&begun, &extent, &operation).await }))
+        .ask_for_root(move |owner| Box::pin(async move { owner.stage(&begun, &extent, &operation).await }))
         .await;
     copy.insist(move |owner| Box::pin(async move { owner.end_refresh(&id, entry, staged).await }))
         .await
@@ -158,6 +158,7 @@ impl Owner {
         let name = |(number, snapshot)| (format!("{root}-{number}"), snapshot);
         let added: Vec<(String, Arc<SnapshotRecord>)> = missing.into_iter().enumerate().map(name).collect();
         let of = extent.snapshot.as_deref();
+        self.use_root();
         let copied = async {
             for (name, snapshot) in &added {
                 copying.snapshot(Some(&snapshot.name), false, name).await?;

@@ -78,7 +78,7 @@ impl Core {
         let new = NewOperation::task(project, "Moving instance", "instances", path).cancellable();
         let work = move |operation: Arc<Operation>| async move {
             instance
-                .ask(move |owner| Box::pin(async move { owner.relocate(destination, &operation).await }))
+                .ask_for_root(move |owner| Box::pin(async move { owner.relocate(destination, &operation).await }))
                 .await
         };
         self.operations.begin(new, work).await
@@ -126,6 +126,7 @@ impl Owner {
         };
         let snapshots = self.check_copy(&extent)?;
         self.close_files().await;
+        self.use_root();
         let moved = self.move_volume(&destination, &snapshots, operation).await;
         self.moving_to = None;
         self.publish();

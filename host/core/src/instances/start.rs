@@ -117,9 +117,8 @@ impl Core {
         let work = move |operation: Arc<Operation>| async move {
             let id = operation.id().to_owned();
             // What is about to be removed is not sent anywhere first.
-            let _urgent = instance.release.give_up();
             instance
-                .ask(move |owner| Box::pin(async move { owner.delete(&id).await }))
+                .ask_for_root(move |owner| Box::pin(async move { owner.delete(&id).await }))
                 .await
         };
         self.operations.begin(new, work).await
@@ -169,10 +168,8 @@ async fn change(instance: &Arc<Instance>, put: &InstanceStatePut, operation: &Ar
 /// Starts an instance.
 pub(crate) async fn start(instance: &Arc<Instance>, operation: &Arc<Operation>) -> Result<()> {
     let id = operation.id().to_owned();
-    // What is being sent away is wanted here.
-    let _urgent = instance.release.give_up();
     instance
-        .ask(move |owner| Box::pin(async move { owner.start(&id).await }))
+        .ask_for_root(move |owner| Box::pin(async move { owner.start(&id).await }))
         .await
 }
 
@@ -253,6 +250,7 @@ impl Owner {
             self.ids = Some(core.ids.take()?);
         }
         let pool = core.open_pool(&self.record.pool).await?;
+        self.use_root();
         // Its own earlier claim is no obstacle: the root is not mounted, or is about to be replaced.
         self.instance.hold(None);
         let (root, claim) = pool.root_of(&core, &self.record).await?;

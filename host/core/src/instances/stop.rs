@@ -116,7 +116,7 @@ pub(crate) async fn finish_restart(instance: &Arc<Instance>, open: Open) -> Resu
         keeper.ended().await;
     }
     instance
-        .ask(move |owner| {
+        .ask_for_root(move |owner| {
             Box::pin(async move {
                 let started = match owner.keeper {
                     None => owner.start("").await,
