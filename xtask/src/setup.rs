@@ -62,6 +62,9 @@ const TESTS: &[Need] = &[
     need("docker-registry", "docker-registry"),
     // BIND's reader of master files.
     need("named-compilezone", "bind9-utils"),
+    // The database server of Open vSwitch, and OVN's schemas.
+    need("ovsdb-server", "openvswitch-common"),
+    need("/usr/share/ovn/ovn-nb.ovsschema", "ovn-common"),
     wish("incus", "incus-client"),
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),
