@@ -46,4 +46,5 @@ mod storage;
 mod strangers;
 mod syscalls;
 mod templates;
+mod together;
 mod workers;

@@ -64,7 +64,7 @@ const TESTS: &[Need] = &[
     need("named-compilezone", "bind9-utils"),
     // The database server of Open vSwitch, and OVN's schemas.
     need("ovsdb-server", "openvswitch-common"),
-    need("/usr/share/ovn/ovn-nb.ovsschema", "ovn-common"),
+    need("/usr/share/ovn/ovn-nb.ovsschema", "ovn-central"),
     wish("incus", "incus-client"),
     wish("incus-simplestreams", "incus-extra"),
     wish("lxc", "lxd-client"),

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Bench, call, fault, granted, start, start_in};
 use hutch_driver::storage::{PoolRef, VolumeRef};
@@ -50,10 +50,8 @@ async fn faults_are_attributed_and_isolated() {
         "{error}"
     );
 
-    let started = Instant::now();
     let error = fails(&bench, "loop", "timeout").await;
     assert!(error.message.contains("after running for 0.3 s"), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 
     fails(&bench, "recursion", "trap").await;
     let error = fails(&bench, "memory", "limit").await;
@@ -83,14 +81,8 @@ async fn answers_that_break_the_abi_are_not_read() {
         ("out-of-bounds", "internal", "out of bounds"),
         ("amplified", "limit", "passed or answered more than 16 mib at once"),
     ] {
-        let started = Instant::now();
         let error = fails(&bench, name, code).await;
         assert!(error.message.to_lowercase().contains(expected), "{name}: {error}");
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "{name}: {:?}",
-            started.elapsed()
-        );
     }
 }
 
