@@ -22,6 +22,8 @@ struct Item {
     users: usize,
     /// What is known of it once it was examined.
     version: Option<Version>,
+    /// Those who examined it and have not decided: several may at once, and one's decision leaves the others theirs.
+    undecided: usize,
     since: Instant,
 }
 
@@ -38,6 +40,7 @@ impl Staged {
         let item = items.entry(digest.to_owned()).or_insert_with(|| Item {
             users: 0,
             version: None,
+            undecided: 0,
             since: Instant::now(),
         });
         item.users += 1;
@@ -69,6 +72,7 @@ impl Pin<'_> {
         let mut items = self.staged.0.lock();
         if let Some(item) = items.get_mut(&self.digest) {
             let before = item.version.take().filter(|_| item.since.elapsed() < PATIENCE);
+            item.undecided = before.as_ref().map_or(0, |_| item.undecided) + 1;
             let signed = before.filter(|before| before.is_signed() && !version.is_signed());
             item.version = Some(signed.unwrap_or(version));
             item.since = Instant::now();
@@ -84,10 +88,13 @@ impl Pin<'_> {
         }
     }
 
-    /// It was decided about the file: the registry has it.
+    /// One of those who examined the file has decided about it: the registry has it.
     pub(crate) fn decided(&self) {
         if let Some(item) = self.staged.0.lock().get_mut(&self.digest) {
-            item.version = None;
+            item.undecided = item.undecided.saturating_sub(1);
+            if item.undecided == 0 {
+                item.version = None;
+            }
         }
     }
 }
@@ -172,6 +179,20 @@ mod tests {
         staged.0.lock().get_mut("a").expect("it waits").since = long_ago;
         let _pin = staged.pin("a");
         assert_eq!(staged.version("a"), None);
+    }
+
+    #[test]
+    fn who_examined_it_may_decide_after_another_did() {
+        let staged = Staged::default();
+        for _ in 0..2 {
+            staged.pin("a").examined(version("a"));
+        }
+        for waits in [true, false] {
+            assert_eq!(staged.version("a"), Some(version("a")));
+            staged.pin("a").decided();
+            assert_eq!(staged.version("a").is_some(), waits);
+        }
+        assert!(staged.unless_kept("a", || ()).is_some());
     }
 
     #[test]

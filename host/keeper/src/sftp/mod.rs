@@ -342,6 +342,9 @@ mod tests {
     #[test]
     fn whatever_comes_is_answered_or_ends_it() {
         let mut server = Server::new();
+        // What is opened may be made: only in here.
+        let dir = std::env::temp_dir().join(format!("hutch-sftp-any-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
         let mut seed = 7_u64;
         let mut random = || {
             seed ^= seed << 13;
@@ -353,12 +356,23 @@ mod tests {
             // Kinds that look at files alone, lest a lucky path be removed.
             let kind = [OPEN, READ, LSTAT, FSTAT, READDIR, STAT, READLINK, EXTENDED, 99, 255][round % 10];
             let mut packet = vec![kind];
-            packet.extend((0..random() % 40).map(|_| if random() % 3 == 0 { 0 } else { random() % 16 }));
+            let mut any = |most: u8| -> Vec<u8> {
+                let bytes = 0..random() % most;
+                bytes
+                    .map(|_| if random() % 3 == 0 { 0 } else { random() % 16 })
+                    .collect()
+            };
+            if kind == OPEN {
+                let path = [dir.as_os_str().as_encoded_bytes(), b"/", &any(8)].concat();
+                packet.extend(to(OPEN).string(&path).finish()[5..].iter());
+            }
+            packet.extend(any(40));
             if let Some(answer) = answer(&mut server, &packet) {
                 assert!(answer.len() >= 9);
             } else {
                 assert!(packet.len() < 5);
             }
         }
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
