@@ -4,9 +4,15 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
+/// Whether all cases are asked for, and not a sample: `HUTCH_TEST_ALL`, which `cargo xtask prove` and `test --all` set.
+#[must_use]
+pub fn all() -> bool {
+    std::env::var_os("HUTCH_TEST_ALL").is_some()
+}
+
 /// All `cases` when `HUTCH_TEST_ALL` is set, or else `count` of them, chosen by `HUTCH_TEST_SEED` and printed, in their order.
 pub fn sample<T: Clone>(what: &str, cases: &[T], count: usize) -> Vec<T> {
-    if std::env::var_os("HUTCH_TEST_ALL").is_some() || cases.len() <= count {
+    if all() || cases.len() <= count {
         return cases.to_vec();
     }
     let seed = std::env::var("HUTCH_TEST_SEED")
@@ -27,7 +33,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_repeatable_ordered_and_without_repetition() {
-        if std::env::var_os("HUTCH_TEST_ALL").is_some() {
+        if super::all() {
             return;
         }
         let cases: Vec<u32> = (0..100).collect();

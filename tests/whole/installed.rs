@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use hutch_tests::daemon::{Daemon, Options, creation, tail};
 use hutch_tests::faulty::has_status;
-use hutch_tests::sample::sample;
+use hutch_tests::sample::{all, sample};
 use hutch_tests::stock::Stock;
 use hutch_tests::variant::Variant;
 use hutch_tests::web::{Page, Web};
@@ -475,11 +475,7 @@ fn a_plugin_that_is_fetched_needs_a_signature_or_a_waiver() -> Result<()> {
 
 /// How many operations have to go through while the plugin is exchanged under them: 10,000 are promised, and tried with `--all`.
 fn operations() -> usize {
-    if std::env::var_os("HUTCH_TEST_ALL").is_some() {
-        10_000
-    } else {
-        400
-    }
+    if all() { 10_000 } else { 400 }
 }
 
 /// After how many rounds of four requests it is exchanged.

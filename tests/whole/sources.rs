@@ -184,6 +184,8 @@ fn refusals(daemon: &Daemon, hutch: &Stock) -> Result<()> {
     );
     for server in [
         "file%3A%2F%2F%2Fetc",
+        "http%3A%2F%2F127.0.0.1%3A9%0A",
+        "http%3A%2F%2F127.0.0.1%3A9%2Fa%20b",
         "http%3A%2F%2Fuser%3Aword%40127.0.0.1%2F",
         "",
         "x",

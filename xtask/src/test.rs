@@ -33,9 +33,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether a test may run that needs the host that follows, which takes minutes to build anew: those of `tests/whole/released.rs`.
+    /// Whether the host that follows is needed, which takes minutes to build anew: for all cases, and where one asks for the tests of
+    /// `tests/whole/released.rs`.
     fn needs_next(&self) -> bool {
-        !self.unit && self.filter.as_deref().is_none_or(|text| text.contains("released"))
+        let asked = |text: &str| text.contains("released");
+        !self.unit && self.filter.as_deref().map_or(self.all, asked)
     }
 
     /// The arguments after `--`, for the test programs.

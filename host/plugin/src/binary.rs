@@ -71,6 +71,9 @@ pub enum BinaryError {
         /// What the plugin's is to it: never [`Fit::Fits`].
         fit: Fit,
     },
+    /// It has an interface in several versions.
+    #[error("it exports {0} in more than one version")]
+    Twice(String),
     /// It lacks a required interface.
     #[error("it does not export {0}, which its world requires")]
     Missing(String),
@@ -230,11 +233,13 @@ fn check_imports(family: &'static str, imports: &[String]) -> Result<(), BinaryE
 /// version, is none of them.
 fn abilities(manifest: &Manifest, exports: &[String]) -> Result<Vec<String>, BinaryError> {
     let family = manifest.family();
-    let find = |interface: &str| {
+    let all = |interface: &str| {
         let wanted = format!("hutch:{family}/{interface}");
-        let mut found = exports.iter();
-        found.find(|export| export.split('@').next() == Some(&wanted))
+        exports
+            .iter()
+            .filter(move |export| export.split('@').next() == Some(&wanted))
     };
+    let find = |interface: &str| all(interface).next();
     let (_, required, optional) = INTERFACES
         .iter()
         .find(|(name, ..)| *name == family)
@@ -243,8 +248,14 @@ fn abilities(manifest: &Manifest, exports: &[String]) -> Result<Vec<String>, Bin
         return Err(BinaryError::Missing(format!("hutch:{family}/{missing}")));
     }
     let ours = versions::of_family(family);
-    for export in required.iter().chain(*optional).filter_map(|interface| find(interface)) {
-        check_version("exports", export, family, ours)?;
+    for interface in required.iter().chain(*optional) {
+        for export in all(interface) {
+            check_version("exports", export, family, ours)?;
+        }
+        // Which of them is called would be the engine's choice.
+        if all(interface).count() > 1 {
+            return Err(BinaryError::Twice(format!("hutch:{family}/{interface}")));
+        }
     }
     let there = optional.iter().filter(|interface| find(interface).is_some());
     Ok(there.map(|&interface| interface.to_owned()).collect())
@@ -378,6 +389,10 @@ mod tests {
             (
                 component(&[MANIFEST], &[TYPES], &[SOURCE, "hutch:image/build@0.2.0"]),
                 "exports hutch:image/build@0.2.0, and this host has hutch:image@0.1.0",
+            ),
+            (
+                component(&[MANIFEST], &[TYPES], &[SOURCE, "hutch:image/source@0.1.9"]),
+                "it was built for a newer host",
             ),
             (Module::new().finish(), "core module"),
             (b"MZ".to_vec(), "it is not WebAssembly"),

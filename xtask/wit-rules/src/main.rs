@@ -168,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn a_version_is_held_to_the_one_before_also_once_it_is_released() {
+        let more = FAMILY.replace("look: func()", "count: func() -> u32; look: func()");
+        let folder = Folder::new();
+        folder.write("released/storage/0.1.1/storage.wit", "storage", "0.1.1", &more);
+        let wrong = folder.storage("0.1.1", &more);
+        assert!(
+            wrong.iter().any(|line| line.contains("the function pool.count is new")),
+            "{wrong:?}"
+        );
+    }
+
+    #[test]
     fn a_version_that_may_break_is_compared_with_none_before_it() {
         assert_eq!(
             Folder::new().storage("0.2.0", "interface pool { other: func(); }\n"),

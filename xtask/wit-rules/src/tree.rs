@@ -72,12 +72,13 @@ impl Tree {
         Ok(Self { present, released })
     }
 
-    /// The newest release of the package on whose track it still is, up to its own version.
+    /// The newest release of the package on whose track it still is, before its own version: its own is held by its digest, and was
+    /// compared with this one, too.
     pub(crate) fn last_compatible_release(&self, package: &Package) -> Option<&Package> {
         self.released
             .iter()
             .filter(|other| other.name == package.name && track(&other.version) == track(&package.version))
-            .filter(|other| numbers(&other.version) <= numbers(&package.version))
+            .filter(|other| numbers(&other.version) < numbers(&package.version))
             .max_by_key(|other| numbers(&other.version))
     }
 

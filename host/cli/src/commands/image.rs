@@ -158,7 +158,9 @@ impl ImageCommand {
             Self::Alias(command) => command.run(ctx).await,
             Self::GetProperty { image, key } => {
                 let image = look_up(ctx, &image).await?;
-                output::print_line(image.properties.get(&key).map_or("", String::as_str))
+                let value = image.properties.get(&key).map_or("", String::as_str);
+                // They are a stranger's words.
+                output::print_line(&output::printable(value, &['\n', '\t']))
             }
             Self::SetProperty { image, key, value } => {
                 let (target, fingerprint) = find(ctx, &image).await?;

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
-pub(crate) use table::Table;
+pub(crate) use table::{Table, printable};
 pub(crate) use units::{bytes, minute, time};
 pub(crate) use yaml::{from_yaml, to_yaml};
 
@@ -56,12 +56,24 @@ pub(crate) fn print_yaml<T: Serialize>(value: &T) -> Result<()> {
 
 /// Prints an object as JSON.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<()> {
-    let mut text = serde_json::to_string(value).map_err(|source| Error::Json {
+    let text = serde_json::to_string(value).map_err(|source| Error::Json {
         what: "the list".into(),
         source,
     })?;
-    text.push('\n');
-    write_out(text.as_bytes())
+    write_out(format!("{}\n", without_controls(&text)).as_bytes())
+}
+
+/// The same JSON with those control characters escaped that JSON leaves as they are (RFC 8259, 7) and a terminal may obey: DEL and C1
+/// (ECMA-48). They can only be in its strings.
+fn without_controls(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match u32::from(c) {
+            code @ 0x7f..=0x9f => text.push_str(&format!("\\u{code:04x}")),
+            _ => text.push(c),
+        }
+    }
+    text
 }
 
 /// Prints a list: the table that `rows` makes of it, or the objects themselves.
@@ -83,4 +95,17 @@ pub(crate) fn yes_no(yes: bool) -> String {
 /// How many objects use something, from its `used_by`.
 pub(crate) fn used_by(paths: &[String]) -> String {
     paths.len().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_nothing_that_a_terminal_obeys() {
+        let text = "a\u{1b}\u{7f}\u{9b}ä";
+        let json = without_controls(&serde_json::to_string(text).unwrap());
+        assert_eq!(json, r#""a\u001b\u007f\u009bä""#);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
 }

@@ -91,7 +91,7 @@ impl Table {
 
 /// A cell without control characters but for those that are `kept`: a name or description is the daemon's word, or an image server's, and
 /// must not steer the terminal.
-fn printable(cell: &str, kept: &[char]) -> String {
+pub(crate) fn printable(cell: &str, kept: &[char]) -> String {
     cell.chars()
         .map(|c| {
             if c.is_control() && !kept.contains(&c) {

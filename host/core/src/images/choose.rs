@@ -94,6 +94,12 @@ impl Core {
                 server.len()
             )));
         }
+        // A driver builds addresses of it, which would be taken for its own nonsense.
+        if server.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Error::invalid(format!(
+                "The address of an image server has white space or control characters in it: {server:?}"
+            )));
+        }
         if driver.is_empty() {
             let known: Vec<String> = self.drivers.list("image").into_iter().map(|info| info.name).collect();
             return Err(Error::invalid(format!(

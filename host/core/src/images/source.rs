@@ -27,7 +27,7 @@ use crate::projects::Feature;
 
 /// How long a source may take to say what it has, with the waiting for its turn.
 const TIME: Duration = Duration::from_secs(60);
-/// Questions that one driver is asked at a time. The rest of what it can do at once is left to creations.
+/// Questions that one driver is asked at a time. What its plugin can do beyond that is left to creations.
 const AT_ONCE: usize = 2;
 /// Bytes of a listing as JSON has it.
 const MOST_BYTES: usize = 16 << 20;

@@ -53,10 +53,12 @@ impl PluginHost {
         let granted = chosen(&manifest.permissions, &manifest.permissions, grants)?;
         let id = manifest.id.clone();
         let lost = lost(&turn, &id, &version, &intake.despite)?;
-        if let Some(active) = lost.as_ref().and_then(|record| record.active.as_ref())
-            && intake.config.is_none()
-        {
-            version.config.clone_from(&active.config);
+        if let Some(active) = lost.as_ref().and_then(|record| record.active.as_ref()) {
+            if intake.config.is_none() {
+                version.config.clone_from(&active.config);
+            }
+            // Or who answers for the file would be forgotten, and the next version came without a question whose it is.
+            version = known_better(Some(active), version);
         }
         let Some(prepared) = ready.plugin(stored, None, &version.config) else {
             return Ok(None);

@@ -35,25 +35,30 @@ pub(super) async fn set_up(ctx: &Context, args: &InitArgs) -> Result<()> {
     let target = ctx.daemon(None)?;
     let client = &*target.client;
     let server: Server = client.get(ApiPath::new([""; 0])).await?;
+    let profile: Profile = client.get(ApiPath::new(["profiles", "default"])).await?;
+    let is_complete = !lacks(&profile, "disk") && !lacks(&profile, "nic");
     let installed = match server.api_extensions.iter().any(|name| name == PLUGINS) {
-        true => plugins(ctx, &target).await?,
+        true => match plugins(ctx, &target).await {
+            // Whoever runs it without anybody there, to be sure that nothing is missing.
+            Err(Error::NoAnswer) if is_complete => Vec::new(),
+            installed => installed?,
+        },
         false => Vec::new(),
     };
-    let profile: Profile = client.get(ApiPath::new(["profiles", "default"])).await?;
     let pools: Vec<StoragePool> = list(client, "storage-pools").await?;
     let networks: Vec<Network> = list(client, "networks").await?;
     let drivers = Drivers::read(client, installed).await?;
 
     let pools: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
     let pool = Wanted::of(lacks(&profile, "disk"), &pools, drivers.fresh(STORAGE));
-    let ask_pool = || pool_plan(&drivers, args, &pools);
+    let ask_pool = |again| pool_plan(&drivers, args, &pools, again);
     let managed = networks.iter().filter(|network| network.managed);
     let networks: Vec<&str> = managed.map(|network| network.name.as_str()).collect();
     let network = Wanted::of(lacks(&profile, "nic"), &networks, drivers.fresh(NETWORK));
-    let ask_network = || network_plan(&drivers, args, &networks);
-    let new_pool = if pool.is_new { ask_pool()? } else { None };
+    let ask_network = |_| network_plan(&drivers, args, &networks);
+    let new_pool = if pool.is_new { ask_pool(false)? } else { None };
     let pool_is_used = pool.is_used("storage pool", new_pool.as_ref())?;
-    let new_network = if network.is_new { ask_network()? } else { None };
+    let new_network = if network.is_new { ask_network(false)? } else { None };
     let network_is_used = network.is_used("network", new_network.as_ref())?;
     if !(pool.is_new || pool.is_lacking || network.is_new || network.is_lacking) {
         return ctx.say("Nothing is missing: the default profile has a root disk and a network interface");
@@ -62,11 +67,13 @@ pub(super) async fn set_up(ctx: &Context, args: &InitArgs) -> Result<()> {
     let mut devices = Devices::new();
     let made = make(ctx, client, "storage-pools", new_pool, ask_pool).await?;
     if let Some(name) = made.or(pool.present).filter(|_| pool_is_used) {
-        devices.insert("root".into(), root_disk(&name));
+        let (device, disk) = changed(&profile, "disk", ("root", root_disk(&name)));
+        devices.insert(device, disk);
     }
     let made = make(ctx, client, "networks", new_network, ask_network).await?;
     if let Some(name) = made.or(network.present).filter(|_| network_is_used) {
-        devices.insert("eth0".into(), nic(&name));
+        let (device, nic) = changed(&profile, "nic", ("eth0", nic(&name)));
+        devices.insert(device, nic);
     }
     let profiles = match devices.is_empty() {
         true => Vec::new(),
@@ -77,6 +84,26 @@ pub(super) async fn set_up(ctx: &Context, args: &InitArgs) -> Result<()> {
         ..Preseed::default()
     };
     apply(ctx, client, preseed).await
+}
+
+/// The device with which the profile has what it is to have: the one of that type that it has already, with its other options, or else `new`.
+fn changed(profile: &Profile, kind: &str, new: (&str, Config)) -> (String, Config) {
+    let (name, wanted) = new;
+    let is_it = |device: &Config| {
+        let is_root = device.get("path").is_some_and(|path| path == "/");
+        keyvalue::is_type(device, kind) && (kind != "disk" || is_root)
+    };
+    match profile.devices.iter().find(|(_, device)| is_it(device)) {
+        None => (name.to_owned(), wanted),
+        Some((name, device)) => {
+            let mut device = device.clone();
+            // An interface on a network of the daemon's is on no interface of the machine's.
+            device.retain(|key, _| kind != "nic" || !matches!(key.as_str(), "nictype" | "parent"));
+            let which = ["pool", "network"];
+            device.extend(wanted.into_iter().filter(|(key, _)| which.contains(&key.as_str())));
+            (name.clone(), device)
+        }
+    }
 }
 
 /// Offers to install plugins, as often as one is named, and answers with the ids of those that were.
@@ -304,15 +331,17 @@ fn is_name(name: &str, longest: usize) -> Result<(), String> {
     Ok(())
 }
 
-fn pool_plan(drivers: &Drivers, args: &InitArgs, taken: &[&str]) -> Result<Option<StoragePoolsPost>> {
+/// The pool to be made. What the arguments decided, and the name where there is no other pool, is asked for `again` once it was refused.
+fn pool_plan(drivers: &Drivers, args: &InitArgs, taken: &[&str], again: bool) -> Result<Option<StoragePoolsPost>> {
     let none = || Error::usage("the daemon has no storage driver; `hutch plugin list` shows why");
     let mut default = drivers.default(STORAGE).ok_or_else(none)?;
     if let Some(driver) = &args.storage_backend {
         is_one_of(driver, &drivers.names(STORAGE)).map_err(Error::usage)?;
         default = driver;
     }
+    let fixed = args.storage_backend.is_some() && !again;
     let name = match taken {
-        [] => DEFAULT_POOL.to_owned(),
+        [] if !again => DEFAULT_POOL.to_owned(),
         taken => {
             let default = [DEFAULT_POOL, default].into_iter().find(|name| !taken.contains(name));
             name("storage pool", default.unwrap_or(NONE), taken, 63)?
@@ -322,15 +351,15 @@ fn pool_plan(drivers: &Drivers, args: &InitArgs, taken: &[&str]) -> Result<Optio
         return Ok(None);
     }
     loop {
-        let driver = match args.storage_backend {
-            Some(_) => default.to_owned(),
-            None => drivers.choose("Storage driver of the new pool", STORAGE, default)?,
+        let driver = match fixed {
+            true => default.to_owned(),
+            false => drivers.choose("Storage driver of the new pool", STORAGE, default)?,
         };
         let mut config = Config::new();
         if let Some(missing) = drivers.required(STORAGE, &driver, &mut config)? {
             let message = format!("{driver} makes no pool without {}", shown(&missing));
             default = match drivers.simple(STORAGE) {
-                Some(other) if args.storage_backend.is_none() => other,
+                Some(other) if !fixed => other,
                 _ => return Err(Error::usage(message)),
             };
             eprintln!("{message}");
@@ -459,7 +488,7 @@ async fn make<T: Named + Serialize>(
     client: &Client,
     collection: &str,
     first: Option<T>,
-    again: impl Fn() -> Result<Option<T>>,
+    again: impl Fn(bool) -> Result<Option<T>>,
 ) -> Result<Option<String>> {
     let mut plan = first;
     while let Some(post) = plan {
@@ -472,7 +501,7 @@ async fn make<T: Named + Serialize>(
             Err(error) if is_refusal(&error) => eprintln!("{}", report(&error)),
             Err(error) => return Err(error),
         }
-        plan = again()?;
+        plan = again(true)?;
     }
     Ok(None)
 }
@@ -525,6 +554,29 @@ mod tests {
         drivers.fresh.push("a".into());
         assert_eq!(drivers.default(NETWORK), Some("onto"));
         assert_eq!(drivers.default(STORAGE), None);
+    }
+
+    #[test]
+    fn a_device_that_is_there_keeps_its_name_and_its_options() {
+        let profile: Profile = serde_json::from_value(serde_json::json!({ "devices": {
+            "disk0": { "type": "disk", "path": "/", "pool": "old", "size": "5GiB" },
+            "data": { "type": "disk", "path": "/srv", "source": "/srv" },
+            "lan": { "type": "nic", "nictype": "bridged", "parent": "br0", "mtu": "1400" },
+        } }))
+        .unwrap();
+        let (name, disk) = changed(&profile, "disk", ("root", root_disk("new")));
+        assert_eq!(
+            (name.as_str(), disk["pool"].as_str(), disk["size"].as_str()),
+            ("disk0", "new", "5GiB")
+        );
+        let (name, nic) = changed(&profile, "nic", ("eth0", nic("n1")));
+        assert_eq!(
+            (name.as_str(), nic["network"].as_str(), nic["mtu"].as_str()),
+            ("lan", "n1", "1400")
+        );
+        assert!(!nic.contains_key("parent") && !nic.contains_key("nictype"));
+        let (name, disk) = changed(&Profile::default(), "disk", ("root", root_disk("new")));
+        assert_eq!((name, disk), ("root".to_owned(), root_disk("new")));
     }
 
     #[test]
